@@ -1,0 +1,2 @@
+//! pg_doorman
+fn main() {}
