@@ -1,5 +1,6 @@
 //! pg_doorman.
 pub mod auth;
-pub mod config;
-pub mod daemon;
+pub mod net;
+pub mod pool;
+pub mod server;
 pub mod wire;

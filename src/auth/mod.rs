@@ -1,1 +1,45 @@
-//! auth
+//! Who may log in, and how the pooler logs in itself: the password side of
+//! PostgreSQL's client authentication, without a socket, a thread or a pool.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`verifier`] | what is stored instead of a password: nothing, an MD5 hash, a SCRAM verifier |
+//! | [`md5`] | the MD5 challenge, asked of a client and answered to a server |
+//! | [`scram`] | SCRAM-SHA-256, both parties |
+//! | [`keys`] | the secrets that travel between the parts, wiped when dropped |
+//! | [`credentials`] | what the pooler knows to log in to PostgreSQL |
+//! | [`hba`] | which rule decides about a client, and what it says |
+//! | [`challenge`] | rule and verifier together: what the client is asked for |
+//! | [`crypto`] | the few primitives of OpenSSL all of this stands on |
+//!
+//! Everything here takes bytes and gives bytes. Whatever goes wrong, the
+//! client reads one and the same sentence, [`refusal`]; the reason is for the
+//! log. No error, log sentence or `Debug` output of this room contains a
+//! password, a key, a hash or a salt.
+
+pub mod challenge;
+pub mod credentials;
+pub mod crypto;
+pub mod hba;
+pub mod keys;
+pub mod md5;
+pub mod scram;
+pub mod verifier;
+
+pub use challenge::{Challenge, Doom, Login, StandIn, login};
+pub use credentials::{ServerCredentials, ServerSecret};
+pub use keys::{ClientKey, Password, ServerKey};
+pub use md5::Md5Challenge;
+pub use scram::{ClientExchange, MockSecret, Outcome, PassThrough, ScramError, ServerExchange};
+pub use verifier::{Md5Hash, ScramVerifier, Verifier, VerifierError};
+
+/// The SQLSTATE of every failed login: `invalid_password`.
+pub const REFUSAL_SQLSTATE: &str = "28P01";
+
+/// What a client is told when its login fails, whatever the reason: the
+/// sentence PostgreSQL uses for a wrong password and for an unknown user.
+///
+/// To be sent with severity FATAL and [`REFUSAL_SQLSTATE`].
+pub fn refusal(user: &str) -> String {
+    format!("password authentication failed for user \"{user}\"")
+}

@@ -1,0 +1,157 @@
+//! The primitives of OpenSSL that logins stand on, with their edges taken off:
+//! comparison that does not panic on lengths, base64 that accepts one spelling
+//! only, and one small error.
+//!
+//! It knows no protocol. Invariant: nothing in here panics on any input, and
+//! no comparison takes longer the more of a secret was right.
+
+use std::fmt;
+
+use openssl::base64;
+use openssl::error::ErrorStack;
+use openssl::hash::{MessageDigest, hash};
+use openssl::memcmp;
+use openssl::pkey::PKey;
+use openssl::rand::rand_bytes;
+use openssl::sha;
+use openssl::sign::Signer;
+use zeroize::Zeroizing;
+
+/// The length of a SHA-256 digest and of every SCRAM-SHA-256 key, in bytes.
+pub const DIGEST_LENGTH: usize = 32;
+
+/// OpenSSL refused to compute: the algorithm is forbidden on this machine (MD5
+/// in FIPS mode), or there is no entropy or memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CryptoError(String);
+
+impl fmt::Display for CryptoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OpenSSL could not compute: {}", self.0)
+    }
+}
+
+impl std::error::Error for CryptoError {}
+
+impl From<ErrorStack> for CryptoError {
+    fn from(stack: ErrorStack) -> Self {
+        // The stack can be empty, and then prints as nothing useful.
+        match stack.errors().first() {
+            Some(first) => CryptoError(first.reason().unwrap_or("unknown reason").to_owned()),
+            None => CryptoError("no reason given".to_owned()),
+        }
+    }
+}
+
+/// SHA-256 of `data`.
+pub(crate) fn sha256(data: &[u8]) -> [u8; DIGEST_LENGTH] {
+    sha::sha256(data)
+}
+
+/// MD5 of the parts, one after the other.
+pub(crate) fn md5(parts: &[&[u8]]) -> Result<[u8; 16], CryptoError> {
+    // One of the parts can be a password.
+    let mut joined = Zeroizing::new(Vec::with_capacity(parts.iter().map(|p| p.len()).sum()));
+    for part in parts {
+        joined.extend_from_slice(part);
+    }
+    let digest = hash(MessageDigest::md5(), &joined)?;
+    <[u8; 16]>::try_from(&digest[..]).map_err(|_| CryptoError("short digest".to_owned()))
+}
+
+/// HMAC-SHA-256 of the parts, one after the other.
+pub(crate) fn hmac(key: &[u8], parts: &[&[u8]]) -> Result<[u8; DIGEST_LENGTH], CryptoError> {
+    let key = PKey::hmac(key)?;
+    let mut signer = Signer::new(MessageDigest::sha256(), &key)?;
+    for part in parts {
+        signer.update(part)?;
+    }
+    let mut tag = [0; DIGEST_LENGTH];
+    match signer.sign(&mut tag)? {
+        DIGEST_LENGTH => Ok(tag),
+        _ => Err(CryptoError("short digest".to_owned())),
+    }
+}
+
+/// `a` XOR `b`.
+pub(crate) fn xor(a: &[u8; DIGEST_LENGTH], b: &[u8; DIGEST_LENGTH]) -> [u8; DIGEST_LENGTH] {
+    std::array::from_fn(|i| a[i] ^ b[i])
+}
+
+/// Whether two byte strings are equal, in a time that depends on their lengths
+/// only.
+pub(crate) fn equal(a: &[u8], b: &[u8]) -> bool {
+    // OpenSSL's comparison panics on different lengths, which are no secret.
+    a.len() == b.len() && memcmp::eq(a, b)
+}
+
+/// `N` bytes nobody can guess.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], CryptoError> {
+    let mut bytes = [0; N];
+    rand_bytes(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Base64 with padding and without line breaks (RFC 4648, section 4). Input
+/// here is short: keys, salts and nonces.
+pub(crate) fn base64_encode(bytes: &[u8]) -> String {
+    base64::encode_block(bytes)
+}
+
+/// The bytes that `text` is the one base64 spelling of, or `None`.
+///
+/// OpenSSL alone would take surrounding blanks, padding in the middle and
+/// stray low bits. One value having one spelling is what makes the comparison
+/// of a channel-binding value, or of a salt, exact.
+pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
+    let body = text
+        .strip_suffix("==")
+        .or_else(|| text.strip_suffix('='))
+        .unwrap_or(text);
+    let alphabet = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
+    if text.len() % 4 != 0 || !body.bytes().all(alphabet) {
+        return None;
+    }
+    let bytes = base64::decode_block(text).ok()?;
+    (base64::encode_block(&bytes) == text).then_some(bytes)
+}
+
+/// As [`base64_decode`], for the values that are exactly one digest long.
+pub(crate) fn base64_digest(text: &str) -> Option<[u8; DIGEST_LENGTH]> {
+    let bytes = Zeroizing::new(base64_decode(text)?);
+    <[u8; DIGEST_LENGTH]>::try_from(&bytes[..]).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hmac_agrees_with_rfc_4231_case_2() {
+        let tag = hmac(b"Jefe", &[b"what do ya want ", b"for nothing?"]).unwrap();
+        assert_eq!(
+            base64_encode(&tag),
+            "W9zBRr9gdU5qBCQmCJV1x1oAPwidJzmDnexYuWTsOEM="
+        );
+    }
+
+    #[test]
+    fn base64_has_one_spelling_per_value() {
+        assert_eq!(base64_decode("").as_deref(), Some(&b""[..]));
+        assert_eq!(base64_decode("biws").as_deref(), Some(&b"n,,"[..]));
+        assert_eq!(base64_decode("aQ==").as_deref(), Some(&b"i"[..]));
+        for wrong in [
+            "aR==", "aQ=", "aQ", "aQ==aQ==", " aQ==", "aQ==\n", "====", "=", "==", "===", "a===",
+            "biw-", "bi\0s", "biwß",
+        ] {
+            assert_eq!(base64_decode(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn comparing_different_lengths_is_false_and_no_panic() {
+        assert!(!equal(b"a", b"ab"));
+        assert!(!equal(b"ab", b"ac"));
+        assert!(equal(b"", b""));
+    }
+}

@@ -1,0 +1,137 @@
+//! SCRAM-SHA-256 (RFC 5802, RFC 7677; PostgreSQL manual, "SASL
+//! Authentication"): the server's party towards our clients, and the client's
+//! towards PostgreSQL.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `message` | the four messages, read |
+//! | `server` | we ask a client for its proof and recover its ClientKey |
+//! | `mock` | the same for a user who does not exist: looks alike, always fails |
+//! | `client` | we log in to PostgreSQL, by password or by the recovered key |
+//!
+//! Without channel binding so far. SCRAM-SHA-256-PLUS has its places: the gs2
+//! header is read in `message` and refused by its flag there, and the value
+//! `c=` is compared in `server` against header and binding data, of which the
+//! latter is empty now.
+//!
+//! Invariant: any bytes give a message or an error, of bounded size and in
+//! bounded time; each step is taken once and in order.
+
+mod client;
+mod message;
+mod mock;
+mod server;
+
+use std::fmt;
+
+pub use client::{ClientExchange, PassThrough};
+pub use mock::{MOCK_ITERATIONS, MockSecret};
+pub use server::{Outcome, ServerExchange};
+
+use super::crypto::CryptoError;
+
+/// The name of the mechanism in AuthenticationSASL and SASLInitialResponse.
+pub const MECHANISM: &str = "SCRAM-SHA-256";
+
+/// The longest SASL message that is read, in bytes; PostgreSQL's own limit for
+/// clients (`PG_MAX_SASL_MESSAGE_LENGTH`).
+pub const MAX_MESSAGE_LENGTH: usize = 1024;
+
+/// Random bytes in a nonce of ours, before base64; as PostgreSQL.
+const NONCE_BYTES: usize = 18;
+
+/// Why an exchange ended before its time. For the log: a client reads only
+/// [`refusal`](super::refusal).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScramError {
+    /// The peer's message is longer than [`MAX_MESSAGE_LENGTH`].
+    TooLong,
+    /// The peer's message does not follow the grammar of RFC 5802; says where.
+    Malformed(&'static str),
+    /// The peer demands what is not supported; says what.
+    Unsupported(&'static str),
+    /// The nonce is not the one of this exchange.
+    Nonce,
+    /// The channel-binding value repeats another gs2 header than the one sent
+    /// before.
+    ChannelBinding,
+    /// A step was taken twice or too early.
+    OutOfOrder,
+    /// PostgreSQL has another salt than the verifier the keys were proven
+    /// against.
+    SaltDiffers,
+    /// PostgreSQL has another iteration count than the verifier the keys were
+    /// proven against.
+    IterationsDiffer {
+        /// In the pooler's verifier.
+        ours: u32,
+        /// In PostgreSQL's.
+        theirs: u32,
+    },
+    /// PostgreSQL refused the proof; its own word for it (RFC 5802, section 7).
+    ServerRefused(String),
+    /// The server did not prove that it knows the verifier.
+    ServerSignature,
+    /// The exchange by password failed; the reason.
+    WithPassword(String),
+    /// OpenSSL could not compute.
+    Crypto(CryptoError),
+}
+
+impl fmt::Display for ScramError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong => write!(
+                f,
+                "the SCRAM message is longer than {MAX_MESSAGE_LENGTH} bytes"
+            ),
+            Self::Malformed(place) => write!(f, "malformed SCRAM message: {place}"),
+            Self::Unsupported(what) => write!(f, "SCRAM: {what} is not supported"),
+            Self::Nonce => f.write_str("the SCRAM nonce is not the one of this exchange"),
+            Self::ChannelBinding => {
+                f.write_str("the SCRAM channel-binding value does not match the exchange")
+            }
+            Self::OutOfOrder => f.write_str("a SCRAM message came out of order"),
+            Self::SaltDiffers => f.write_str(
+                "PostgreSQL stores another SCRAM verifier for this user (the salt differs): \
+                 copy pg_authid.rolpassword into the pooler's configuration again, \
+                 or set server_password",
+            ),
+            Self::IterationsDiffer { ours, theirs } => write!(
+                f,
+                "PostgreSQL stores another SCRAM verifier for this user ({theirs} iterations, \
+                 the pooler's has {ours}): copy pg_authid.rolpassword into the pooler's \
+                 configuration again, or set server_password"
+            ),
+            Self::ServerRefused(word) => write!(f, "PostgreSQL refused the SCRAM proof: {word}"),
+            Self::ServerSignature => f.write_str(
+                "the server did not prove that it knows this user's SCRAM verifier; \
+                 it may not be the PostgreSQL it is taken for",
+            ),
+            Self::WithPassword(reason) => write!(f, "SCRAM with the password failed: {reason}"),
+            Self::Crypto(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ScramError {}
+
+impl From<CryptoError> for ScramError {
+    fn from(error: CryptoError) -> Self {
+        Self::Crypto(error)
+    }
+}
+
+/// A fresh nonce, or our part of one: printable, without a comma.
+fn nonce() -> Result<String, CryptoError> {
+    let bytes: [u8; NONCE_BYTES] = super::crypto::random()?;
+    Ok(super::crypto::base64_encode(&bytes))
+}
+
+/// What both parties sign (RFC 5802, section 3, AuthMessage).
+fn auth_message(first_bare: &str, server_first: &str, final_without_proof: &str) -> Vec<u8> {
+    format!("{first_bare},{server_first},{final_without_proof}").into_bytes()
+}
+
+#[cfg(test)]
+mod tests;

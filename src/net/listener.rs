@@ -1,0 +1,157 @@
+//! A listening socket: made, inherited, accepted from.
+//!
+//! Does not know who serves what it accepts.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::address::Address;
+use super::unix_listener::SocketFile;
+
+/// A listening socket and where it listens.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    address: Address,
+    /// The file of a Unix socket, removed when this listener is dropped.
+    _file: Option<SocketFile>,
+}
+
+impl Listener {
+    /// Listens on every address each of `hosts` stands for. `*` stands for all IPv4 and IPv6 addresses,
+    /// the empty string for none.
+    ///
+    /// # Errors
+    /// Which host could not be resolved or bound, and why.
+    pub fn bind_tcp(hosts: &[String], port: u16, backlog: i32) -> io::Result<Vec<Listener>> {
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for host in hosts.iter().map(|host| host.trim()) {
+            let found: Vec<SocketAddr> = if host == "*" {
+                vec![
+                    SocketAddr::from(([0_u8; 4], port)),
+                    SocketAddr::from(([0_u16; 8], port)),
+                ]
+            } else if host.is_empty() {
+                Vec::new()
+            } else {
+                let bare = host.trim_start_matches('[').trim_end_matches(']');
+                (bare, port)
+                    .to_socket_addrs()
+                    .map_err(|error| named(&format!("could not resolve \"{host}\""), &error))?
+                    .collect()
+            };
+            for address in found {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+        }
+        addresses
+            .into_iter()
+            .map(|address| {
+                bind(address, backlog)
+                    .map_err(|error| named(&format!("could not listen on {address}"), &error))
+            })
+            .collect()
+    }
+
+    /// Takes over a socket that listens already.
+    ///
+    /// # Errors
+    /// If the descriptor is no listening stream socket.
+    pub fn inherit(fd: OwnedFd) -> io::Result<Listener> {
+        let socket = Socket::from(fd);
+        if !socket.is_listener()? {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the inherited descriptor is not a listening socket",
+            ));
+        }
+        socket.set_cloexec(true)?;
+        let local = socket.local_addr()?;
+        let address = match (local.as_socket(), local.as_pathname()) {
+            (Some(address), _) => Address::Tcp(address),
+            (None, Some(path)) => Address::Unix(path.to_owned()),
+            (None, None) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "the inherited socket is neither TCP nor Unix",
+                ));
+            }
+        };
+        Ok(Listener {
+            socket,
+            address,
+            _file: None,
+        })
+    }
+
+    pub(super) fn on_unix(socket: Socket, file: SocketFile) -> Listener {
+        Listener {
+            socket,
+            address: Address::Unix(file.path().to_owned()),
+            _file: Some(file),
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Waits for a connection: its socket and where it comes from.
+    ///
+    /// # Errors
+    /// Those of `accept`; `Interrupted` when this thread was woken.
+    pub fn accept(&self) -> io::Result<(Socket, Address)> {
+        use super::wait::{Interest, Woken, wait};
+        if !matches!(
+            wait(Some((self.socket.as_fd(), Interest::READ)), None, None)?,
+            Woken::Ready { .. }
+        ) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let (socket, peer) = self.socket.accept()?;
+        let address = match (&self.address, peer.as_socket()) {
+            (Address::Tcp(_), Some(peer)) => Address::Tcp(peer),
+            (own, _) => own.clone(),
+        };
+        Ok((socket, address))
+    }
+}
+
+fn named(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+fn bind(address: SocketAddr, backlog: i32) -> io::Result<Listener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        // `*` and `localhost` stand for both families, each with a socket of its own.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    // Two threads may both have seen the same connection attempt; the one that comes late must not
+    // block in accept.
+    socket.set_nonblocking(true)?;
+    Ok(Listener {
+        socket,
+        address: Address::Tcp(address),
+        _file: None,
+    })
+}

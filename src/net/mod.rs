@@ -1,0 +1,17 @@
+//! Sockets and the one place where a thread waits for them.
+//!
+//! Knows nothing of PostgreSQL's messages. All sockets are used with `MSG_DONTWAIT`, so the only call in
+//! which a thread of this program blocks on a peer is [`wait::wait`].
+
+pub mod address;
+pub mod buffer;
+pub mod clock;
+pub mod dialogue;
+pub mod listener;
+pub mod stream;
+pub mod thread;
+pub mod unix_listener;
+pub mod wait;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+//! A connected socket, TCP or Unix: read, write, and end without losing the last words.
+//!
+//! Never blocks, except in [`Stream::finish`], which is bounded. Owns its descriptor: whoever has the
+//! `Stream` is the only one in this process who reads or writes it.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, sendmsg, shutdown};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+
+use super::buffer::Buffer;
+use super::clock::Moment;
+use super::wait::{self, Interest, Woken};
+
+/// How the sockets of clients and servers are set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SocketOptions {
+    /// `TCP_NODELAY`.
+    pub no_delay: bool,
+    /// `TCP_KEEPIDLE`; `None` switches keepalives off.
+    pub keepalive_idle: Option<Duration>,
+    /// `TCP_KEEPINTVL`.
+    pub keepalive_interval: Duration,
+    /// `TCP_KEEPCNT`.
+    pub keepalive_count: u32,
+    /// `TCP_USER_TIMEOUT`; `None` leaves the kernel's.
+    pub user_timeout: Option<Duration>,
+    /// `SO_LINGER`; `None` leaves the kernel's, which delivers the last words.
+    pub linger: Option<Duration>,
+    /// `SO_RCVBUF` and `SO_SNDBUF` of TCP sockets; 0 lets the kernel tune.
+    pub tcp_buffer: usize,
+    /// `SO_RCVBUF` and `SO_SNDBUF` of Unix sockets; 0 leaves the kernel's.
+    pub unix_buffer: usize,
+}
+
+/// What a read gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing yet.
+    Nothing,
+    /// The peer has ended the connection.
+    End,
+}
+
+/// A connected socket.
+#[derive(Debug)]
+pub struct Stream {
+    fd: OwnedFd,
+    unix: bool,
+}
+
+impl Stream {
+    /// Takes an accepted or connected socket and sets it up. An option the kernel refuses is left as it
+    /// is: none of them decides over right or wrong.
+    pub fn new(socket: Socket, unix: bool, options: &SocketOptions) -> Stream {
+        let buffer = if unix {
+            options.unix_buffer
+        } else {
+            if options.no_delay {
+                let _ = socket.set_tcp_nodelay(true);
+            }
+            if let Some(idle) = options.keepalive_idle {
+                let keepalive = TcpKeepalive::new()
+                    .with_time(idle)
+                    .with_interval(options.keepalive_interval)
+                    .with_retries(options.keepalive_count);
+                let _ = socket.set_tcp_keepalive(&keepalive);
+            }
+            if options.user_timeout.is_some() {
+                let _ = socket.set_tcp_user_timeout(options.user_timeout);
+            }
+            if options.linger.is_some() {
+                let _ = socket.set_linger(options.linger);
+            }
+            options.tcp_buffer
+        };
+        if buffer > 0 {
+            let _ = socket.set_recv_buffer_size(buffer);
+            let _ = socket.set_send_buffer_size(buffer);
+        }
+        Stream {
+            fd: socket.into(),
+            unix,
+        }
+    }
+
+    /// Connects over TCP.
+    ///
+    /// # Errors
+    /// Those of `connect`, and `TimedOut` at the deadline.
+    pub fn connect_tcp(
+        address: &SocketAddr,
+        options: &SocketOptions,
+        deadline: Moment,
+    ) -> io::Result<Stream> {
+        let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
+        Stream::connect(&socket, &SockAddr::from(*address), deadline)?;
+        Ok(Stream::new(socket, false, options))
+    }
+
+    /// Connects to a Unix socket.
+    ///
+    /// # Errors
+    /// Those of `connect`, and `TimedOut` at the deadline.
+    pub fn connect_unix(
+        path: &Path,
+        options: &SocketOptions,
+        deadline: Moment,
+    ) -> io::Result<Stream> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        Stream::connect(&socket, &SockAddr::unix(path)?, deadline)?;
+        Ok(Stream::new(socket, true, options))
+    }
+
+    fn connect(socket: &Socket, address: &SockAddr, deadline: Moment) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        match socket.connect(address) {
+            Ok(()) => {}
+            // EAGAIN is what a Unix socket with a full backlog says.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR)) => {
+                let interest = Interest {
+                    read: false,
+                    write: true,
+                };
+                loop {
+                    match wait::wait(Some((socket.as_fd(), interest)), None, Some(deadline))? {
+                        Woken::Ready { .. } => break,
+                        Woken::Deadline => return Err(io::ErrorKind::TimedOut.into()),
+                        Woken::Told => {}
+                    }
+                }
+                if let Some(error) = socket.take_error()? {
+                    return Err(error);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        socket.set_nonblocking(false)
+    }
+
+    /// The descriptor, to wait on.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Whether this is a Unix socket.
+    pub fn is_unix(&self) -> bool {
+        self.unix
+    }
+
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// Those of `recv`: the connection is lost.
+    pub fn receive(&self, into: &mut [u8]) -> io::Result<Received> {
+        loop {
+            return match recv(self.fd.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => Ok(Received::End),
+                Ok(n) => Ok(Received::Bytes(n)),
+                Err(Errno::EAGAIN) => Ok(Received::Nothing),
+                Err(Errno::EINTR) => continue,
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+
+    /// Writes as much as fits and says how much that was.
+    ///
+    /// # Errors
+    /// Those of `send`: the connection is lost.
+    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            return match send(self.fd.as_raw_fd(), bytes, flags) {
+                Ok(n) => Ok(n),
+                Err(Errno::EAGAIN) => Ok(0),
+                Err(Errno::EINTR) => continue,
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+
+    /// Writes as much of the pieces as fits, in one call, and says how much that was.
+    ///
+    /// # Errors
+    /// Those of `sendmsg`: the connection is lost.
+    pub fn send_pieces(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        loop {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            return match sendmsg::<()>(self.fd.as_raw_fd(), pieces, &[], flags, None) {
+                Ok(n) => Ok(n),
+                Err(Errno::EAGAIN) => Ok(0),
+                Err(Errno::EINTR) => continue,
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+
+    /// Whether a connection that should be silent is: nothing to read, no end, no error.
+    pub fn is_silent(&self) -> bool {
+        let mut byte = [0];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        matches!(
+            recv(self.fd.as_raw_fd(), &mut byte, flags),
+            Err(Errno::EAGAIN)
+        )
+    }
+
+    /// Whether the peer has ended the connection and nothing it sent is left to read.
+    pub fn has_ended(&self) -> bool {
+        let mut byte = [0];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        match recv(self.fd.as_raw_fd(), &mut byte, flags) {
+            Ok(n) => n == 0,
+            Err(error) => !matches!(error, Errno::EAGAIN | Errno::EINTR),
+        }
+    }
+
+    /// Ends the connection so that `last` arrives: writes it, closes our half, and reads until the peer
+    /// has closed its own. A close with unread bytes would make the kernel send a reset, and a reset can
+    /// overtake what was written. Gives up after `limit`.
+    pub fn finish(self, mut last: &[u8], limit: Duration) {
+        let deadline = Moment::now().after(limit);
+        let mut sending = !last.is_empty();
+        if !sending {
+            let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Write);
+        }
+        let mut buffer = Buffer::borrow();
+        loop {
+            if sending {
+                match self.send(last) {
+                    Ok(n) => last = last.get(n..).unwrap_or_default(),
+                    Err(_) => return,
+                }
+                if last.is_empty() {
+                    sending = false;
+                    let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Write);
+                }
+            }
+            loop {
+                match self.receive(&mut buffer) {
+                    Ok(Received::Bytes(_)) if deadline > Moment::now() => {}
+                    Ok(Received::Nothing) => break,
+                    Ok(Received::End | Received::Bytes(_)) | Err(_) => return,
+                }
+            }
+            let interest = Interest {
+                read: true,
+                write: sending,
+            };
+            match wait::wait(Some((self.fd(), interest)), None, Some(deadline)) {
+                Ok(Woken::Ready { .. } | Woken::Told) => {}
+                Ok(Woken::Deadline) | Err(_) => return,
+            }
+        }
+    }
+}
+
+impl From<Stream> for OwnedFd {
+    fn from(stream: Stream) -> OwnedFd {
+        stream.fd
+    }
+}

@@ -1,0 +1,83 @@
+//! The Unix socket to listen on, and the rules for its file: a stale one is replaced, a live one is
+//! somebody else's, and at the end only our own is removed.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, umask};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::address::Address;
+use super::listener::Listener;
+
+/// The file of a listening Unix socket. Dropping it removes the file if it is still the one we made.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // A successor may have put its own socket at this path.
+        if let Ok(found) = fs::symlink_metadata(&self.path)
+            && (found.dev(), found.ino()) == (self.device, self.inode)
+        {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Listens on `DIRECTORY/.s.PGSQL.PORT`, whose file gets `mode`. Must run before other threads make
+/// files: it narrows the process's umask for a moment, so that the socket is never wider open than
+/// asked.
+///
+/// # Errors
+/// `AddrInUse` if somebody answers there or the path is not a socket; else what the kernel says, with
+/// the path.
+pub fn bind_unix(directory: &Path, port: u16, mode: u32, backlog: i32) -> io::Result<Listener> {
+    let path = Address::socket_file(directory, port);
+    let named = |error: io::Error| {
+        io::Error::new(
+            error.kind(),
+            format!("could not listen on {}: {error}", path.display()),
+        )
+    };
+    let taken = |why: &str| io::Error::new(io::ErrorKind::AddrInUse, why);
+    let address = SockAddr::unix(&path).map_err(named)?;
+    if let Ok(found) = fs::symlink_metadata(&path) {
+        if !found.file_type().is_socket() {
+            return Err(named(taken("a file that is not a socket is in the way")));
+        }
+        let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        if probe.connect(&address).is_ok() {
+            return Err(named(taken("another process is listening there")));
+        }
+        fs::remove_file(&path).map_err(named)?;
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let bound = socket.bind(&address);
+    umask(before);
+    bound.map_err(named)?;
+    let made = fs::symlink_metadata(&path).map_err(named)?;
+    let file = SocketFile {
+        path: path.clone(),
+        device: made.dev(),
+        inode: made.ino(),
+    };
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(named)?;
+    socket.listen(backlog).map_err(named)?;
+    socket.set_nonblocking(true)?;
+    Ok(Listener::on_unix(socket, file))
+}

@@ -1,0 +1,204 @@
+//! The one call in which a thread of this program waits for its peers.
+//!
+//! A thread must also wake up when it is told to: to move, to stop, to be cancelled. Of the two ways that
+//! cannot miss a wake-up this is the one that costs no descriptor: the wake-up signal is blocked in every
+//! thread at all times except inside `ppoll`, which unblocks it for as long as it waits. A signal that
+//! came a moment too early is pending and ends the next wait at once. The other way, an eventfd for each
+//! client, costs a descriptor and some 200 bytes of kernel memory for each of thousands of idle clients
+//! and one more entry in every poll; a signal costs its receiver about two microseconds, and only when
+//! there is something to tell.
+//!
+//! The signal is SIGURG: its default action is to be ignored, nothing here uses urgent data, and
+//! debuggers pass it on without stopping.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::time::TimeSpec;
+use nix::unistd::Pid;
+
+use super::clock::Moment;
+
+const WAKE_UP: Signal = Signal::SIGURG;
+
+extern "C" fn woken(_: libc::c_int) {}
+
+/// Blocks in the calling thread, and so in all threads it will start, the wake-up signal and those that
+/// one thread alone takes with `sigwait`. Must run before any other thread exists.
+///
+/// # Errors
+/// If the kernel refuses, which it does for no reason we know.
+pub fn prepare_process(taken_elsewhere: &SigSet) -> io::Result<()> {
+    let mut blocked = *taken_elsewhere;
+    blocked.add(WAKE_UP);
+    blocked.thread_block()?;
+    let action = SigAction::new(
+        SigHandler::Handler(woken),
+        SaFlags::empty(), // no SA_RESTART: the handler's only effect is that ppoll returns
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing, so it can interrupt anything.
+    #[allow(unsafe_code)]
+    unsafe { sigaction(WAKE_UP, &action) }?;
+    Ok(())
+}
+
+/// The signal mask a thread has while it waits: its own, with the wake-up signal let through.
+fn mask_while_waiting() -> &'static SigSet {
+    static MASK: OnceLock<SigSet> = OnceLock::new();
+    MASK.get_or_init(|| {
+        let mut mask = SigSet::thread_get_mask().unwrap_or_else(|_| SigSet::empty());
+        mask.remove(WAKE_UP);
+        mask
+    })
+}
+
+/// Wakes the thread with this number, in its current wait or in its next one. A thread that has ended in
+/// the meantime is not there to be woken, and that is fine: a number taken over by another thread of
+/// this process costs that one a look around.
+pub fn wake(thread: Pid) {
+    // SAFETY: tgkill takes three numbers; it fails for a thread that is not ours.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::syscall(
+            libc::SYS_tgkill,
+            libc::getpid(),
+            thread.as_raw(),
+            WAKE_UP as libc::c_int,
+        );
+    }
+}
+
+/// What a thread waits for on one socket. That the peer is gone is told in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Interest {
+    /// Bytes to read.
+    pub read: bool,
+    /// Room to write.
+    pub write: bool,
+}
+
+impl Interest {
+    /// Bytes to read, and nothing else.
+    pub const READ: Interest = Interest {
+        read: true,
+        write: false,
+    };
+}
+
+/// What a socket is ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Readiness {
+    /// There are bytes, or an end, or an error to read.
+    pub readable: bool,
+    /// There is room to write.
+    pub writable: bool,
+    /// The peer will send nothing more. There may still be bytes to read.
+    pub hung_up: bool,
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// A socket is ready.
+    Ready {
+        /// The client's socket.
+        client: Readiness,
+        /// The server's socket.
+        server: Readiness,
+    },
+    /// The deadline passed.
+    Deadline,
+    /// Somebody called [`wake`]: look at what you were told.
+    Told,
+}
+
+fn entry(socket: Option<(BorrowedFd<'_>, Interest)>) -> libc::pollfd {
+    let (fd, mut events) = (-1, libc::POLLRDHUP);
+    let Some((socket, interest)) = socket else {
+        // The kernel passes over a negative descriptor.
+        return libc::pollfd {
+            fd,
+            events,
+            revents: 0,
+        };
+    };
+    if interest.read {
+        events |= libc::POLLIN;
+    }
+    if interest.write {
+        events |= libc::POLLOUT;
+    }
+    libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events,
+        revents: 0,
+    }
+}
+
+fn readiness(entry: libc::pollfd) -> Readiness {
+    let has = |flags: libc::c_short| entry.revents & flags != 0;
+    let gone = has(libc::POLLERR | libc::POLLHUP | libc::POLLNVAL);
+    Readiness {
+        readable: gone || has(libc::POLLIN),
+        writable: has(libc::POLLOUT),
+        hung_up: gone || has(libc::POLLRDHUP),
+    }
+}
+
+/// Waits until one of the sockets is ready, the deadline has passed, or somebody wakes this thread.
+///
+/// # Errors
+/// Those of `ppoll`; an interruption is none.
+pub fn wait(
+    client: Option<(BorrowedFd<'_>, Interest)>,
+    server: Option<(BorrowedFd<'_>, Interest)>,
+    deadline: Option<Moment>,
+) -> io::Result<Woken> {
+    let used = 1 + libc::nfds_t::from(server.is_some());
+    let mut entries = [entry(client), entry(server)];
+    let timeout = deadline.map(|deadline| *TimeSpec::from_duration(deadline.remaining()).as_ref());
+    let timeout = timeout
+        .as_ref()
+        .map_or(std::ptr::null(), std::ptr::from_ref);
+    // nix's ppoll knows neither POLLRDHUP nor lets it pass through its flags.
+    // SAFETY: the array outlives the call and has `used` entries or more; the mask is initialised; the
+    // timeout is null or points to a value that outlives the call.
+    #[allow(unsafe_code)]
+    let ready = unsafe {
+        libc::ppoll(
+            entries.as_mut_ptr(),
+            used,
+            timeout,
+            mask_while_waiting().as_ref(),
+        )
+    };
+    match Errno::result(ready) {
+        Ok(0) => Ok(Woken::Deadline),
+        Ok(_) => Ok(Woken::Ready {
+            client: readiness(entries[0]),
+            server: readiness(entries[1]),
+        }),
+        Err(Errno::EINTR) => Ok(Woken::Told),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits for one socket that is nobody's client or server, up to `limit`: whether it became ready.
+///
+/// # Errors
+/// Those of `ppoll`.
+pub fn wait_briefly(fd: BorrowedFd<'_>, interest: Interest, limit: Duration) -> io::Result<bool> {
+    let deadline = Moment::now().after(limit);
+    loop {
+        match wait(Some((fd, interest)), None, Some(deadline))? {
+            Woken::Ready { .. } => return Ok(true),
+            Woken::Deadline => return Ok(false),
+            Woken::Told => {}
+        }
+    }
+}

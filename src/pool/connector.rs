@@ -1,0 +1,37 @@
+//! The thread that makes one connection for a pool and hands it in.
+
+use std::io;
+use std::sync::Arc;
+
+use super::pool::Pool;
+use crate::net::thread;
+use crate::server::login;
+use crate::server::target::Target;
+
+/// Bytes of stack: name resolution by plug-ins of the C library needs the most.
+const STACK: usize = 512 * 1024;
+
+/// Starts a thread that connects to `target` and hands the outcome to the pool. Connections it makes
+/// belong to `epoch`.
+///
+/// # Errors
+/// If the thread cannot be started.
+pub(super) fn start(pool: &Arc<Pool>, target: Target, number: u64, epoch: u64) -> io::Result<()> {
+    let pool = Arc::clone(pool);
+    std::thread::Builder::new()
+        .stack_size(STACK)
+        .spawn(move || {
+            thread::name(&format!("s{number} {}@{}", pool.user, pool.database));
+            let made = login::connect(&target, number);
+            if let Ok(connection) = &made {
+                log::info!(
+                    "[{}@{}] new server connection #{number} to {target} pid={}",
+                    pool.user,
+                    pool.database,
+                    connection.backend.key.process_id
+                );
+            }
+            pool.connected(made, epoch);
+        })
+        .map(drop)
+}

@@ -1,0 +1,17 @@
+//! Who gets which server connection, and when.
+//!
+//! A pool belongs to one user of one database. It does not know the client protocol: it deals in
+//! connections and in those who wait for one. No I/O happens under its lock.
+
+pub mod connector;
+pub mod janitor;
+pub mod plan;
+#[allow(clippy::module_inception, reason = "the file is the party: one pool")]
+pub mod pool;
+pub mod pools;
+pub mod statements;
+pub mod totals;
+pub mod waiter;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,146 @@
+//! How one pool is to be run: the settings that concern it, worked out.
+//!
+//! A plan is replaced as a whole at a reload and is never changed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::auth::{ClientKey, ServerCredentials, ServerSecret, Verifier};
+use crate::net::stream::SocketOptions;
+use crate::server::target::Target;
+
+/// When a server connection goes back to the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Mode {
+    /// After each transaction.
+    Transaction,
+    /// When the client leaves.
+    Session,
+}
+
+impl Mode {
+    /// The word for it in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::Transaction => "transaction",
+            Mode::Session => "session",
+        }
+    }
+}
+
+/// With what the pool logs in to PostgreSQL.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Login {
+    /// With what the configuration says.
+    Given(ServerCredentials),
+    /// With what clients prove when they log in themselves.
+    PassThrough {
+        /// The user, here and there.
+        user: String,
+        /// What the configuration stores of the user's password.
+        verifier: Verifier,
+    },
+}
+
+impl Login {
+    /// The credentials, given the key that a client has proved, if one has.
+    pub fn credentials(&self, proved: Option<&ClientKey>) -> ServerCredentials {
+        match self {
+            Login::Given(credentials) => credentials.clone(),
+            Login::PassThrough { user, verifier } => ServerCredentials {
+                user: user.clone(),
+                secret: match verifier {
+                    Verifier::None => ServerSecret::None,
+                    Verifier::Md5(hash) => ServerSecret::Md5Hash(hash.clone()),
+                    Verifier::Scram(scram) => proved
+                        .and_then(|key| scram.pass_through(key.clone()))
+                        .map_or(ServerSecret::None, ServerSecret::ScramKeys),
+                },
+            },
+        }
+    }
+}
+
+/// How one pool is to be run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Server connections at most.
+    pub size: usize,
+    /// Server connections that are kept warm.
+    pub min_size: usize,
+    /// When connections go back.
+    pub mode: Mode,
+    /// How long a client may wait for a connection, all in all.
+    pub query_wait_timeout: Duration,
+    /// How long a connection may lie idle.
+    pub idle_timeout: Option<Duration>,
+    /// How old a connection may get.
+    pub server_lifetime: Option<Duration>,
+    /// After lying idle for this long a connection is tried before it is used.
+    pub idle_check: Option<Duration>,
+    /// Whether the connection that lay idle longest is lent first.
+    pub round_robin: bool,
+    /// Connections that are made at the same time, at most.
+    pub parallel_creates: usize,
+    /// Whether what clients leave behind is undone.
+    pub clean: bool,
+    /// Whether prepared statements of clients follow them from one connection to the next.
+    pub prepared_statements: bool,
+    /// Statements kept on one connection.
+    pub prepared_per_server: usize,
+    /// Where PostgreSQL is.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The database's name there.
+    pub server_database: String,
+    /// With what to log in.
+    pub login: Login,
+    /// Startup parameters set by the operator, `application_name` apart.
+    pub startup_parameters: BTreeMap<String, String>,
+    /// The `application_name` of connections nobody has used yet.
+    pub application_name: String,
+    /// How long connecting and logging in may take.
+    pub connect_timeout: Duration,
+    /// How sockets are set up.
+    pub sockets: SocketOptions,
+    /// Whether a changed parameter of a client is worth a line in the log.
+    pub log_parameter_changes: bool,
+}
+
+impl Plan {
+    /// Where and as whom to connect.
+    pub fn target(&self, proved: Option<&ClientKey>) -> Target {
+        let mut parameters: Vec<(String, String)> = self
+            .startup_parameters
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        if !self
+            .startup_parameters
+            .keys()
+            .any(|name| name.eq_ignore_ascii_case("application_name"))
+        {
+            parameters.push(("application_name".into(), self.application_name.clone()));
+        }
+        Target {
+            host: self.host.clone(),
+            port: self.port,
+            database: self.server_database.clone(),
+            credentials: self.login.credentials(proved),
+            parameters,
+            sockets: self.sockets,
+            timeout: self.connect_timeout,
+        }
+    }
+
+    /// Whether connections made by this plan are as good as those made by `other`.
+    pub fn leads_to_same_server(&self, other: &Plan) -> bool {
+        self.host == other.host
+            && self.port == other.port
+            && self.server_database == other.server_database
+            && self.login == other.login
+            && self.startup_parameters == other.startup_parameters
+            && self.application_name == other.application_name
+    }
+}

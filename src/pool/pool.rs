@@ -1,0 +1,600 @@
+//! One pool: the connections of one user to one database, and the queue for them.
+//!
+//! Strictly first come, first served: while anybody waits, a connection that comes back, or is new, is
+//! put into the hands of who has waited longest. Connections are made by threads of their own
+//! ([`super::connector`]), so a waiting client waits in one place whatever it is waiting for, and can be
+//! cancelled, moved or hung up on there.
+//!
+//! Invariant, under the lock: `idle` is empty or nobody waits or the pool is paused; and
+//! `idle + lent + connecting` is the number of server connections there are or will be.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::connector;
+use super::plan::Plan;
+use super::totals::{Totals, Work};
+use super::waiter::{Heard, Waiter};
+use crate::auth::ClientKey;
+use crate::net::clock::Moment;
+use crate::server::backend::Connection;
+use crate::server::login::ConnectError;
+use crate::server::parameters::Parameters;
+
+/// Sets of startup settings whose effect a pool remembers.
+const KNOWN_SETTINGS: usize = 256;
+
+/// Settings as a client sent them.
+pub type Settings = Vec<(String, String)>;
+
+/// What a set of startup settings comes to on this pool's servers.
+#[derive(Debug, Clone)]
+pub struct Effect {
+    /// What PostgreSQL reports then.
+    pub reported: Arc<Parameters>,
+    /// The settings among them that PostgreSQL does not report.
+    pub unreported: Arc<Parameters>,
+}
+
+/// Why no connection was to be had.
+#[derive(Debug, Clone)]
+pub enum NoConnection {
+    /// `query_wait_timeout` passed.
+    TimedOut,
+    /// None could be made.
+    Failed(Arc<ConnectError>),
+    /// The pool no longer exists.
+    Closed,
+    /// The one who waited was told something else and has left the queue.
+    Left,
+}
+
+/// How a request for a connection was met.
+#[derive(Debug)]
+pub enum Request {
+    /// At once.
+    Met(Connection),
+    /// By a place in the queue; go on with [`Pool::wait`].
+    Queued,
+}
+
+/// A pool as `SHOW POOLS` shows it.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The plan in force.
+    pub plan: Arc<Plan>,
+    /// Connections nobody uses.
+    pub idle: usize,
+    /// Connections in use.
+    pub lent: usize,
+    /// Connections being made.
+    pub connecting: usize,
+    /// Clients in the queue.
+    pub waiting: usize,
+    /// How long the first in the queue has waited.
+    pub longest_wait: Duration,
+    /// Whether PAUSE is in force.
+    pub paused: bool,
+    /// What it has done.
+    pub totals: Totals,
+}
+
+#[derive(Debug)]
+struct Queued {
+    waiter: Arc<Waiter>,
+    since: Moment,
+}
+
+#[derive(Debug)]
+struct State {
+    plan: Arc<Plan>,
+    /// The one that came back last is at the back.
+    idle: VecDeque<Connection>,
+    /// The one who has waited longest is at the front.
+    queue: VecDeque<Queued>,
+    lent: usize,
+    connecting: usize,
+    epoch: u64,
+    paused: bool,
+    closed: bool,
+    proved: Option<ClientKey>,
+    reported: Option<Arc<Parameters>>,
+    known: HashMap<Settings, Effect>,
+    totals: Totals,
+    last_failure: Option<Moment>,
+}
+
+/// One pool.
+#[derive(Debug)]
+pub struct Pool {
+    /// The database's name as clients know it.
+    pub database: String,
+    /// The user.
+    pub user: String,
+    /// Where the numbers of server connections come from.
+    numbers: Arc<AtomicU64>,
+    state: Mutex<State>,
+}
+
+/// After a failed attempt to connect nobody tries again for this long, unless a new client asks.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+impl Pool {
+    /// An empty pool. `numbers` gives server connections their numbers.
+    pub fn new(database: &str, user: &str, plan: Plan, numbers: Arc<AtomicU64>) -> Arc<Pool> {
+        Arc::new(Pool {
+            database: database.to_owned(),
+            user: user.to_owned(),
+            numbers,
+            state: Mutex::new(State {
+                plan: Arc::new(plan),
+                idle: VecDeque::new(),
+                queue: VecDeque::new(),
+                lent: 0,
+                connecting: 0,
+                epoch: 0,
+                paused: false,
+                closed: false,
+                proved: None,
+                reported: None,
+                known: HashMap::new(),
+                totals: Totals::default(),
+                last_failure: None,
+            }),
+        })
+    }
+
+    /// The plan in force.
+    pub fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.state.lock().plan)
+    }
+
+    /// Asks for a connection: it is there, or the waiter gets a place in the queue.
+    ///
+    /// # Errors
+    /// [`NoConnection::Closed`].
+    pub fn request(self: &Arc<Pool>, waiter: &Arc<Waiter>) -> Result<Request, NoConnection> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(NoConnection::Closed);
+        }
+        if state.queue.is_empty()
+            && !state.paused
+            && let Some(connection) = state.take_idle()
+        {
+            state.lent += 1;
+            return Ok(Request::Met(connection));
+        }
+        waiter.arrive();
+        state.queue.push_back(Queued {
+            waiter: Arc::clone(waiter),
+            since: Moment::now(),
+        });
+        self.serve(&mut state, true);
+        Ok(Request::Queued)
+    }
+
+    /// Waits in the queue until there is a connection, until `deadline`, or until `told` says that there
+    /// is something else to do. `told` is asked whenever the waiter's bell has rung, and once a while.
+    ///
+    /// # Errors
+    /// [`NoConnection`]: the place in the queue is lost.
+    pub fn wait(
+        self: &Arc<Pool>,
+        waiter: &Arc<Waiter>,
+        deadline: Moment,
+        told: impl Fn() -> bool,
+    ) -> Result<Connection, NoConnection> {
+        // A client that hangs up while it waits is noticed within this time.
+        const LOOK_UP: Duration = Duration::from_millis(250);
+        let why = loop {
+            let until = Moment::now().after(LOOK_UP).min(deadline);
+            match waiter.listen(until, &told) {
+                Heard::Connection(connection) => return Ok(connection),
+                Heard::Failure(error) => return Err(NoConnection::Failed(error)),
+                Heard::Bell => {}
+            }
+            if told() {
+                break NoConnection::Left;
+            }
+            let state = self.state.lock();
+            if state.closed {
+                break NoConnection::Closed;
+            }
+            if deadline <= Moment::now() {
+                break NoConnection::TimedOut;
+            }
+        };
+        self.leave_queue(waiter, why)
+    }
+
+    fn leave_queue(
+        self: &Arc<Pool>,
+        waiter: &Arc<Waiter>,
+        why: NoConnection,
+    ) -> Result<Connection, NoConnection> {
+        self.state
+            .lock()
+            .queue
+            .retain(|queued| !Arc::ptr_eq(&queued.waiter, waiter));
+        match (waiter.leave(), why) {
+            (None, why) => Err(why),
+            // It came in the last moment: whoever only ran out of time is glad of it.
+            (Some(connection), NoConnection::TimedOut) => Ok(connection),
+            (Some(connection), why) => {
+                self.give_back(connection, &Work::default());
+                Err(why)
+            }
+        }
+    }
+
+    /// Puts a waiter who got a dead connection back to the front of the queue.
+    ///
+    /// # Errors
+    /// [`NoConnection::Closed`].
+    pub fn request_again(self: &Arc<Pool>, waiter: &Arc<Waiter>) -> Result<Request, NoConnection> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(NoConnection::Closed);
+        }
+        if !state.paused
+            && let Some(connection) = state.take_idle()
+        {
+            state.lent += 1;
+            return Ok(Request::Met(connection));
+        }
+        waiter.arrive();
+        state.queue.push_front(Queued {
+            waiter: Arc::clone(waiter),
+            since: Moment::now(),
+        });
+        self.serve(&mut state, true);
+        Ok(Request::Queued)
+    }
+
+    /// Takes back a clean connection and adds what was done with it.
+    pub fn give_back(self: &Arc<Pool>, mut connection: Connection, work: &Work) {
+        let now = Moment::now();
+        connection.backend.used_at = now;
+        let mut state = self.state.lock();
+        state.totals.all.add(work);
+        state.lent -= 1;
+        let unwanted = state.reason_to_close(&connection, now);
+        let Some(reason) = unwanted else {
+            if state.queue.is_empty() || state.paused {
+                state.idle.push_back(connection);
+            } else {
+                state.idle.push_back(connection);
+                self.serve(&mut state, false);
+            }
+            return;
+        };
+        self.serve(&mut state, false);
+        drop(state);
+        connection.close(reason);
+    }
+
+    /// Notes that a lent connection is gone for good, and adds what was done with it.
+    pub fn write_off(self: &Arc<Pool>, work: &Work) {
+        let mut state = self.state.lock();
+        state.totals.all.add(work);
+        state.lent -= 1;
+        self.serve(&mut state, false);
+    }
+
+    /// Adds to the totals what a session did while it kept its connection.
+    pub fn add_work(&self, work: &Work) {
+        self.state.lock().totals.all.add(work);
+    }
+
+    /// Matches the queue with what is idle and starts making what is missing. `eager`: a client has just
+    /// asked, so a failure a moment ago is no reason not to try.
+    fn serve(self: &Arc<Pool>, state: &mut State, eager: bool) {
+        if state.closed || state.paused {
+            return;
+        }
+        while !state.queue.is_empty() {
+            let Some(connection) = state.take_idle() else {
+                break;
+            };
+            let Some(first) = state.queue.pop_front() else {
+                break;
+            };
+            match first.waiter.hand(connection) {
+                Ok(()) => state.lent += 1,
+                Err(connection) => state.idle.push_back(connection),
+            }
+        }
+        let rested = state
+            .last_failure
+            .is_none_or(|at| at.elapsed() >= PAUSE_AFTER_FAILURE);
+        let missing = state.queue.len().saturating_sub(state.connecting);
+        if eager || rested {
+            self.connect(state, missing);
+        }
+    }
+
+    /// Starts making up to `count` connections, as the limits allow.
+    fn connect(self: &Arc<Pool>, state: &mut State, count: usize) {
+        let room = state.plan.size.saturating_sub(state.total());
+        let parallel = state.plan.parallel_creates.saturating_sub(state.connecting);
+        for _ in 0..count.min(room).min(parallel) {
+            state.connecting += 1;
+            let target = state.plan.target(state.proved.as_ref());
+            let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = connector::start(self, target, number, state.epoch) {
+                state.connecting -= 1;
+                let error = Arc::new(ConnectError::Broken(format!(
+                    "the pooler could not start a thread: {error}"
+                )));
+                state.fail_queue(&error);
+                return;
+            }
+        }
+    }
+
+    /// Takes in what a connector has made, or why it could not.
+    pub(super) fn connected(self: &Arc<Pool>, made: Result<Connection, ConnectError>, epoch: u64) {
+        let mut state = self.state.lock();
+        state.connecting -= 1;
+        match made {
+            Ok(mut connection) => {
+                let now = Moment::now();
+                state.last_failure = None;
+                connection.backend.epoch = epoch;
+                connection.backend.expires_at = state
+                    .plan
+                    .server_lifetime
+                    .map(|limit| now.after(spread(limit, connection.backend.id)));
+                connection.backend.idle_limit = state
+                    .plan
+                    .idle_timeout
+                    .map(|limit| spread(limit, connection.backend.id));
+                // The same set for all, so that equal ones are found equal by their address.
+                match &state.reported {
+                    Some(known) if **known == *connection.backend.reported => {
+                        connection.backend.reported = Arc::clone(known);
+                    }
+                    _ => {
+                        state.reported = Some(Arc::clone(&connection.backend.reported));
+                        state.known.clear();
+                    }
+                }
+                if let Some(reason) = state.reason_to_close(&connection, now) {
+                    self.serve(&mut state, false);
+                    drop(state);
+                    return connection.close(reason);
+                }
+                state.idle.push_back(connection);
+                self.serve(&mut state, false);
+            }
+            Err(error) => {
+                log::warn!(
+                    "[{}@{}] could not connect to PostgreSQL at {}:{}: {error}",
+                    self.user,
+                    self.database,
+                    state.plan.host,
+                    state.plan.port
+                );
+                state.last_failure = Some(Moment::now());
+                // While there are other connections, one of them will come back.
+                if state.total() == 0 {
+                    state.fail_queue(&Arc::new(error));
+                }
+            }
+        }
+    }
+
+    /// Puts another plan into force.
+    pub fn change_plan(self: &Arc<Pool>, plan: Plan) {
+        let mut state = self.state.lock();
+        if *state.plan == plan {
+            return;
+        }
+        let same_server = state.plan.leads_to_same_server(&plan);
+        if state.plan.login != plan.login {
+            state.proved = None;
+        }
+        state.plan = Arc::new(plan);
+        let leaving = if same_server {
+            Vec::new()
+        } else {
+            state.reported = None;
+            state.known.clear();
+            state.start_epoch()
+        };
+        self.serve(&mut state, true);
+        drop(state);
+        close_all(leaving, "the configuration of its pool changed");
+    }
+
+    /// Ends the pool: nobody gets a connection from it any more.
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let leaving = state.start_epoch();
+        for queued in &state.queue {
+            queued.waiter.ring();
+        }
+        drop(state);
+        close_all(leaving, "its pool was removed");
+    }
+
+    /// Whether the pool has ended.
+    pub fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    /// Lends nothing until [`Pool::resume`].
+    pub fn pause(&self) {
+        self.state.lock().paused = true;
+    }
+
+    /// Lends again.
+    pub fn resume(self: &Arc<Pool>) {
+        let mut state = self.state.lock();
+        state.paused = false;
+        self.serve(&mut state, true);
+    }
+
+    /// Closes idle connections now and lent ones when they come back.
+    pub fn reconnect(&self) {
+        let leaving = self.state.lock().start_epoch();
+        close_all(leaving, "RECONNECT");
+    }
+
+    /// Closes every idle connection.
+    pub fn drain(&self) {
+        let leaving: Vec<_> = self.state.lock().idle.drain(..).collect();
+        close_all(leaving, "the pooler is shutting down");
+    }
+
+    /// Closes up to `quota` connections that are too old or have lain idle too long, the oldest first,
+    /// keeps `min_pool_size` warm, and tries again for those who wait. Returns how many it closed.
+    pub fn maintain(self: &Arc<Pool>, quota: usize) -> usize {
+        let now = Moment::now();
+        let mut state = self.state.lock();
+        let mut leaving = Vec::new();
+        let mut place = 0;
+        while place < state.idle.len() && leaving.len() < quota {
+            let backend = &state.idle[place].backend;
+            let spare = state.total() > state.plan.min_size;
+            if backend.has_expired(now) || (backend.is_stale(now) && spare) {
+                leaving.extend(state.idle.remove(place));
+            } else {
+                place += 1;
+            }
+        }
+        self.serve(&mut state, false);
+        if !state.closed
+            && !state.paused
+            && state
+                .last_failure
+                .is_none_or(|at| at.elapsed() >= PAUSE_AFTER_FAILURE)
+        {
+            let missing = state.plan.min_size.saturating_sub(state.total());
+            self.connect(&mut state, missing);
+        }
+        drop(state);
+        let closed = leaving.len();
+        close_all(leaving, "expired");
+        closed
+    }
+
+    /// Ends a period of the averages.
+    pub fn end_period(&self) {
+        self.state.lock().totals.end_period();
+    }
+
+    /// Notes the key a client has proved to have.
+    pub fn note_proved_key(&self, key: ClientKey) {
+        self.state.lock().proved = Some(key);
+    }
+
+    /// What PostgreSQL reports on a fresh connection; `None` before the first.
+    pub fn reported(&self) -> Option<Arc<Parameters>> {
+        self.state.lock().reported.clone()
+    }
+
+    /// What these startup settings come to, if that is known.
+    pub fn known_effect(&self, settings: &Settings) -> Option<Effect> {
+        self.state.lock().known.get(settings).cloned()
+    }
+
+    /// Remembers what startup settings come to.
+    pub fn learn_effect(&self, settings: Settings, effect: Effect) {
+        let mut state = self.state.lock();
+        if state.known.len() >= KNOWN_SETTINGS {
+            state.known.clear();
+        }
+        state.known.insert(settings, effect);
+    }
+
+    /// The pool as it stands.
+    pub fn snapshot(&self) -> Snapshot {
+        let state = self.state.lock();
+        Snapshot {
+            plan: Arc::clone(&state.plan),
+            idle: state.idle.len(),
+            lent: state.lent,
+            connecting: state.connecting,
+            waiting: state.queue.len(),
+            longest_wait: state
+                .queue
+                .iter()
+                .map(|queued| queued.since.elapsed())
+                .max()
+                .unwrap_or_default(),
+            paused: state.paused,
+            totals: state.totals.clone(),
+        }
+    }
+
+    /// Looks at each idle connection.
+    pub fn for_each_idle(&self, mut look: impl FnMut(&Connection)) {
+        for connection in &self.state.lock().idle {
+            look(connection);
+        }
+    }
+}
+
+impl State {
+    fn total(&self) -> usize {
+        self.idle.len() + self.lent + self.connecting
+    }
+
+    fn take_idle(&mut self) -> Option<Connection> {
+        if self.plan.round_robin {
+            self.idle.pop_front()
+        } else {
+            self.idle.pop_back()
+        }
+    }
+
+    fn start_epoch(&mut self) -> Vec<Connection> {
+        self.epoch += 1;
+        self.idle.drain(..).collect()
+    }
+
+    /// Why a connection that has come back should not be kept.
+    fn reason_to_close(&self, connection: &Connection, now: Moment) -> Option<&'static str> {
+        if self.closed {
+            Some("its pool was removed")
+        } else if connection.backend.epoch != self.epoch {
+            Some("it belongs to an earlier configuration or was told to reconnect")
+        } else if self.total() >= self.plan.size {
+            Some("the pool has become smaller")
+        } else if connection.backend.has_expired(now) && self.queue.is_empty() {
+            // With clients in the queue the moment is bad for making a new one.
+            Some("server_lifetime")
+        } else {
+            None
+        }
+    }
+
+    fn fail_queue(&mut self, error: &Arc<ConnectError>) {
+        for queued in self.queue.drain(..) {
+            queued.waiter.fail(Arc::clone(error));
+        }
+    }
+}
+
+fn close_all(connections: Vec<Connection>, reason: &str) {
+    for connection in connections {
+        connection.close(reason);
+    }
+}
+
+/// A limit give or take a fifth, so that connections made together do not leave together.
+fn spread(limit: Duration, number: u64) -> Duration {
+    // Fibonacci hashing: neighbouring numbers land far apart, evenly.
+    let fraction = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let thousandths = 800 + ((fraction * 400) >> 32);
+    limit
+        .checked_mul(u32::try_from(thousandths).unwrap_or(1000))
+        .map_or(limit, |scaled| scaled / 1000)
+}

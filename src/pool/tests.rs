@@ -1,0 +1,1 @@
+//! Pools against connections made of socket pairs.

@@ -1,0 +1,96 @@
+//! What a pool has done, in numbers that only grow.
+//!
+//! Kept under the pool's lock, which is taken at the end of each transaction anyway.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What one use of a connection adds to its pool's totals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Work {
+    /// Transactions finished.
+    pub transactions: u64,
+    /// Queries finished: ReadyForQuery messages.
+    pub queries: u64,
+    /// Bytes from clients.
+    pub received: u64,
+    /// Bytes to clients.
+    pub sent: u64,
+    /// Time in transactions, in microseconds.
+    pub transaction_micros: u64,
+    /// Time in queries, in microseconds.
+    pub query_micros: u64,
+    /// Time clients waited for a connection, in microseconds.
+    pub wait_micros: u64,
+    /// ErrorResponses from PostgreSQL.
+    pub errors: u64,
+}
+
+impl Work {
+    /// Adds `more`.
+    pub fn add(&mut self, more: &Work) {
+        self.transactions += more.transactions;
+        self.queries += more.queries;
+        self.received += more.received;
+        self.sent += more.sent;
+        self.transaction_micros += more.transaction_micros;
+        self.query_micros += more.query_micros;
+        self.wait_micros += more.wait_micros;
+        self.errors += more.errors;
+    }
+
+    /// What has come since `earlier`.
+    pub fn since(&self, earlier: &Work) -> Work {
+        Work {
+            transactions: self.transactions.saturating_sub(earlier.transactions),
+            queries: self.queries.saturating_sub(earlier.queries),
+            received: self.received.saturating_sub(earlier.received),
+            sent: self.sent.saturating_sub(earlier.sent),
+            transaction_micros: self
+                .transaction_micros
+                .saturating_sub(earlier.transaction_micros),
+            query_micros: self.query_micros.saturating_sub(earlier.query_micros),
+            wait_micros: self.wait_micros.saturating_sub(earlier.wait_micros),
+            errors: self.errors.saturating_sub(earlier.errors),
+        }
+    }
+
+    /// What this is in one second, if it took `period`; times become averages of one transaction, query
+    /// or wait.
+    pub fn average(&self, period: Duration) -> Work {
+        let seconds = period.as_secs().max(1);
+        let each = |sum: u64, count: u64| sum.checked_div(count).unwrap_or(0);
+        Work {
+            transactions: self.transactions / seconds,
+            queries: self.queries / seconds,
+            received: self.received / seconds,
+            sent: self.sent / seconds,
+            transaction_micros: each(self.transaction_micros, self.transactions),
+            query_micros: each(self.query_micros, self.queries),
+            wait_micros: each(self.wait_micros, self.transactions),
+            errors: self.errors / seconds,
+        }
+    }
+}
+
+/// A pool's totals, and those of the last full period.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Since the beginning.
+    pub all: Work,
+    /// Averages over the last full period.
+    pub recent: Work,
+    at_period_start: Work,
+}
+
+/// Seconds over which averages are taken.
+pub const PERIOD: Duration = Duration::from_secs(15);
+
+impl Totals {
+    /// Ends a period: from now on `recent` speaks of it.
+    pub fn end_period(&mut self) {
+        self.recent = self.all.since(&self.at_period_start).average(PERIOD);
+        self.at_period_start = self.all;
+    }
+}

@@ -1,0 +1,292 @@
+//! Connecting to PostgreSQL and logging in.
+//!
+//! Linear and blocking, within one deadline: it runs in a thread of its own and nobody's session waits
+//! inside it. Ends with a connection that has said ReadyForQuery, or with the reason why there is none.
+
+use std::fmt;
+use std::io;
+use std::net::ToSocketAddrs;
+use std::sync::Arc;
+
+use super::backend::{Backend, BackendKey, Connection};
+use super::messages::{self, NoMessage, Taken};
+use super::parameters::Parameters;
+use super::prepared::Prepared;
+use super::target::Target;
+use super::traces::Traces;
+use crate::auth::ClientExchange;
+use crate::net::address::Address;
+use crate::net::clock::Moment;
+use crate::net::dialogue::{Broken, Dialogue};
+use crate::net::stream::Stream;
+use crate::wire::backend::{self, Authentication, TransactionStatus};
+use crate::wire::error::ErrorFields;
+use crate::wire::frontend;
+
+/// The longest message that makes sense before the first ReadyForQuery, in bytes.
+const LONGEST: usize = 64 * 1024;
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// The host name stands for no address.
+    Resolve(String),
+    /// The pooler itself is out of descriptors.
+    OutOfDescriptors(io::Error),
+    /// The socket could not be connected.
+    Connect(io::Error),
+    /// PostgreSQL refused, in these words.
+    Refused(ErrorFields),
+    /// PostgreSQL asks for something the pooler does not have or cannot do.
+    Credentials(String),
+    /// The conversation broke off.
+    Broken(String),
+    /// It took longer than `connect_timeout`.
+    TimedOut,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectError::Resolve(why) => write!(f, "could not resolve the host: {why}"),
+            ConnectError::OutOfDescriptors(error) => write!(
+                f,
+                "the pooler is out of file descriptors ({error}); raise its limit (ulimit -n, LimitNOFILE=)"
+            ),
+            ConnectError::Connect(error) => write!(f, "could not connect: {error}"),
+            ConnectError::Refused(fields) => fields.fmt(f),
+            ConnectError::Credentials(why) | ConnectError::Broken(why) => f.write_str(why),
+            ConnectError::TimedOut => write!(f, "timed out (connect_timeout)"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+impl From<NoMessage> for ConnectError {
+    fn from(error: NoMessage) -> ConnectError {
+        match error {
+            NoMessage::Broken(broken) => broken.into(),
+            NoMessage::Malformed(what) => ConnectError::Broken(format!(
+                "the server does not speak PostgreSQL's protocol: {what}"
+            )),
+        }
+    }
+}
+
+impl From<Broken> for ConnectError {
+    fn from(broken: Broken) -> ConnectError {
+        match broken {
+            Broken::Deadline => ConnectError::TimedOut,
+            Broken::Ended => {
+                ConnectError::Broken("the server closed the connection during login".into())
+            }
+            other => ConnectError::Broken(format!("the connection was lost during login: {other}")),
+        }
+    }
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> ConnectError {
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => ConnectError::OutOfDescriptors(error),
+            _ if error.kind() == io::ErrorKind::TimedOut => ConnectError::TimedOut,
+            _ => ConnectError::Connect(error),
+        }
+    }
+}
+
+/// Connects and logs in. The connection is number `id`.
+///
+/// # Errors
+/// [`ConnectError`].
+pub fn connect(target: &Target, id: u64) -> Result<Connection, ConnectError> {
+    let deadline = Moment::now().after(target.timeout);
+    let (stream, address) = open(target, deadline)?;
+    let never = || false;
+    let mut dialogue = Dialogue {
+        stream,
+        inbox: Vec::new(),
+        deadline: Some(deadline),
+        told_to_stop: &never,
+    };
+    let mut packet = Vec::new();
+    let user = target.credentials.user.as_bytes();
+    let first = [
+        (&b"user"[..], user),
+        (&b"database"[..], target.database.as_bytes()),
+    ];
+    let rest = target
+        .parameters
+        .iter()
+        .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    frontend::startup(&mut packet, first.into_iter().chain(rest));
+    dialogue.send(&packet)?;
+    authenticate(&mut dialogue, target)?;
+    let (key, reported) = await_ready(&mut dialogue, address)?;
+    if !dialogue.inbox.is_empty() {
+        return Err(ConnectError::Broken(
+            "the server sent more than a ReadyForQuery after login".into(),
+        ));
+    }
+    let now = Moment::now();
+    Ok(Connection {
+        backend: Box::new(Backend {
+            id,
+            key: Arc::new(key),
+            connected_at: now,
+            used_at: now,
+            expires_at: None,
+            idle_limit: None,
+            epoch: 0,
+            reported: Arc::new(reported),
+            applied: Arc::default(),
+            traces: Traces::NONE,
+            status: TransactionStatus::Idle,
+            prepared: Prepared::default(),
+            transactions: 0,
+            queries: 0,
+            bytes_received: 0,
+            bytes_sent: 0,
+        }),
+        stream: dialogue.stream,
+    })
+}
+
+fn open(target: &Target, deadline: Moment) -> Result<(Stream, Address), ConnectError> {
+    if let Some(path) = target.socket_file() {
+        let stream = Stream::connect_unix(&path, &target.sockets, deadline)?;
+        return Ok((stream, Address::Unix(path)));
+    }
+    let addresses = (target.host.as_str(), target.port)
+        .to_socket_addrs()
+        .map_err(|error| ConnectError::Resolve(error.to_string()))?;
+    let mut failure = ConnectError::Resolve("it has no address".into());
+    for address in addresses {
+        match Stream::connect_tcp(&address, &target.sockets, deadline) {
+            Ok(stream) => return Ok((stream, Address::Tcp(address))),
+            Err(error) => failure = error.into(),
+        }
+    }
+    Err(failure)
+}
+
+/// The next message that is not a notice; an ErrorResponse is an error.
+fn next(dialogue: &mut Dialogue<'_>) -> Result<Taken, ConnectError> {
+    loop {
+        let message = messages::next(dialogue, LONGEST)?;
+        match message.kind {
+            backend::NOTICE_RESPONSE => {}
+            backend::ERROR_RESPONSE => {
+                return Err(ConnectError::Refused(ErrorFields::parse(&message.body)));
+            }
+            _ => return Ok(message),
+        }
+    }
+}
+
+fn authenticate(dialogue: &mut Dialogue<'_>, target: &Target) -> Result<(), ConnectError> {
+    let credentials = &target.credentials;
+    let lacking = |method: &str| {
+        ConnectError::Credentials(format!(
+            "PostgreSQL asks user \"{}\" for {method}, and the pooler knows {}; set server_username and \
+             server_password, or store a verifier of that kind",
+            credentials.user,
+            credentials.describe()
+        ))
+    };
+    let failed = |what: &dyn fmt::Display| ConnectError::Credentials(what.to_string());
+    let mut exchange: Option<ClientExchange> = None;
+    loop {
+        let message = next(dialogue)?;
+        if message.kind != backend::AUTHENTICATION {
+            return Err(unexpected(&message, "during authentication"));
+        }
+        let mut answer = Vec::new();
+        match Authentication::parse(&message.body) {
+            Some(Authentication::Ok) => return Ok(()),
+            Some(Authentication::Cleartext) => {
+                let password = credentials
+                    .cleartext()
+                    .ok_or_else(|| lacking("its password in clear text"))?;
+                frontend::password(&mut answer, password.expose().as_bytes());
+            }
+            Some(Authentication::Md5(salt)) => {
+                let response = credentials
+                    .md5_response(salt)
+                    .map_err(|error| failed(&error))?
+                    .ok_or_else(|| lacking("MD5"))?;
+                frontend::password(&mut answer, response.as_bytes());
+            }
+            Some(Authentication::Sasl(mechanisms)) => {
+                if !mechanisms.contains(&&b"SCRAM-SHA-256"[..]) {
+                    return Err(lacking("a SASL mechanism other than SCRAM-SHA-256"));
+                }
+                let mut started = credentials
+                    .scram_exchange()
+                    .map_err(|error| failed(&error))?
+                    .ok_or_else(|| lacking("SCRAM-SHA-256"))?;
+                let first = started.first().map_err(|error| failed(&error))?;
+                frontend::sasl_initial_response(&mut answer, "SCRAM-SHA-256", &first);
+                exchange = Some(started);
+            }
+            Some(Authentication::SaslContinue(data)) => {
+                let going = exchange
+                    .as_mut()
+                    .ok_or_else(|| unexpected(&message, "outside a SASL exchange"))?;
+                let response = going.continue_(data).map_err(|error| failed(&error))?;
+                frontend::sasl_response(&mut answer, &response);
+            }
+            Some(Authentication::SaslFinal(data)) => {
+                exchange
+                    .take()
+                    .ok_or_else(|| unexpected(&message, "outside a SASL exchange"))?
+                    .finish(data)
+                    .map_err(|error| failed(&error))?;
+            }
+            Some(Authentication::Other(method)) => {
+                return Err(lacking(&format!("authentication method {method}")));
+            }
+            None => return Err(unexpected(&message, "during authentication")),
+        }
+        dialogue.send(&answer)?;
+        zeroize::Zeroize::zeroize(&mut answer);
+    }
+}
+
+fn await_ready(
+    dialogue: &mut Dialogue<'_>,
+    address: Address,
+) -> Result<(BackendKey, Parameters), ConnectError> {
+    let mut reported = Parameters::default();
+    let mut key = None;
+    loop {
+        let message = next(dialogue)?;
+        match message.kind {
+            backend::PARAMETER_STATUS => {
+                if let Some((name, value)) = backend::parse_parameter_status(&message.body) {
+                    reported.set(&String::from_utf8_lossy(name), value);
+                }
+            }
+            backend::BACKEND_KEY_DATA => {
+                let Some((id, secret)) = message.body.split_first_chunk::<4>() else {
+                    return Err(unexpected(&message, "after authentication"));
+                };
+                key = Some((i32::from_be_bytes(*id), secret.to_vec()));
+            }
+            backend::READY_FOR_QUERY => {
+                // Some servers give no key; their backends cannot be cancelled.
+                let (process_id, secret) = key.unwrap_or((0, vec![0; 4]));
+                return Ok((BackendKey::new(address, process_id, secret), reported));
+            }
+            _ => return Err(unexpected(&message, "after authentication")),
+        }
+    }
+}
+
+fn unexpected(message: &Taken, when: &str) -> ConnectError {
+    ConnectError::Broken(format!(
+        "the server sent a message of type \"{}\" {when}",
+        message.kind.escape_ascii()
+    ))
+}

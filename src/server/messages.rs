@@ -1,0 +1,66 @@
+//! Reading whole messages in a conversation in turns, as logging in is, on either side of the pooler.
+
+use crate::net::dialogue::{Broken, Dialogue};
+use crate::wire::frame;
+
+/// A message taken out of the conversation.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its kind.
+    pub kind: u8,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+/// Why there is no next message.
+#[derive(Debug)]
+pub enum NoMessage {
+    /// The conversation broke off.
+    Broken(Broken),
+    /// What came is no message, or one longer than is sensible here.
+    Malformed(String),
+}
+
+impl std::fmt::Display for NoMessage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NoMessage::Broken(broken) => broken.fmt(f),
+            NoMessage::Malformed(what) => f.write_str(what),
+        }
+    }
+}
+
+impl From<Broken> for NoMessage {
+    fn from(broken: Broken) -> NoMessage {
+        NoMessage::Broken(broken)
+    }
+}
+
+/// Waits for the next message, whose body may have up to `longest` bytes.
+///
+/// # Errors
+/// [`NoMessage`].
+pub fn next(dialogue: &mut Dialogue<'_>, longest: usize) -> Result<Taken, NoMessage> {
+    loop {
+        let head =
+            frame::header(&dialogue.inbox).map_err(|bad| NoMessage::Malformed(bad.to_string()))?;
+        match head {
+            Some(head) if head.body > longest => {
+                return Err(NoMessage::Malformed(format!(
+                    "a message of type \"{}\" with {} bytes, where at most {longest} make sense",
+                    head.kind.escape_ascii(),
+                    head.body
+                )));
+            }
+            Some(head) if dialogue.inbox.len() >= head.whole() => {
+                let mut body = dialogue.take(head.whole());
+                body.drain(..frame::HEADER);
+                return Ok(Taken {
+                    kind: head.kind,
+                    body,
+                });
+            }
+            _ => dialogue.read_more()?,
+        }
+    }
+}

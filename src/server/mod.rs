@@ -1,0 +1,13 @@
+//! One connection to PostgreSQL: how it is made, what is set and prepared on it, how it is cleaned and
+//! cancelled.
+//!
+//! Knows neither who uses the connection nor how many there are.
+
+pub mod backend;
+pub mod cancel;
+pub mod login;
+pub mod messages;
+pub mod parameters;
+pub mod prepared;
+pub mod target;
+pub mod traces;

@@ -1,0 +1,137 @@
+//! Prepared statements as values: the text, the name it has on servers, and which of them one connection
+//! has.
+//!
+//! A statement is compared in full, text and parameter types; its number only names it. No number ever
+//! means two texts.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::traces::Traces;
+
+/// What a statement's name on a server begins with.
+pub const PREFIX: &str = "DOORMAN_";
+
+/// A statement that clients have prepared.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statement {
+    /// Its number, unique in this process and among its successors.
+    pub number: u64,
+    /// The body of its Parse after the name: the text with its NUL, and the parameter types.
+    pub definition: Vec<u8>,
+    /// What running it may leave behind, by the words in its text.
+    pub traces: Traces,
+}
+
+impl Statement {
+    /// Its name on a server.
+    pub fn server_name(&self) -> String {
+        format!("{PREFIX}{}", self.number)
+    }
+}
+
+/// The statements one server connection has, by number, bounded, the least recently used leaving first.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Number of each statement, with the tick of its last use.
+    statements: HashMap<u64, u64>,
+    tick: u64,
+    /// Statements that were dropped from the list and still stand on the server.
+    surplus: Vec<u64>,
+}
+
+impl Prepared {
+    /// Whether the connection has the statement; notes its use if so.
+    pub fn touch(&mut self, number: u64) -> bool {
+        self.tick += 1;
+        match self.statements.get_mut(&number) {
+            Some(used) => {
+                *used = self.tick;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Notes that a Parse for the statement is on its way. With more than `limit` statements the least
+    /// recently used eighth is put aside to be closed. True if the statement still stood on the server,
+    /// put aside, and needs no Parse.
+    pub fn add(&mut self, number: u64, limit: usize) -> bool {
+        self.tick += 1;
+        self.statements.insert(number, self.tick);
+        let place = self.surplus.iter().position(|&n| n == number);
+        if let Some(place) = place {
+            self.surplus.swap_remove(place);
+        }
+        if self.statements.len() > limit.max(1) {
+            let mut by_age: Vec<(u64, u64)> = self
+                .statements
+                .iter()
+                .map(|(&n, &used)| (used, n))
+                .collect();
+            by_age.sort_unstable();
+            // Never the one just added.
+            let leaving = (limit / 8).max(1).min(by_age.len() - 1);
+            for &(_, number) in &by_age[..leaving] {
+                self.statements.remove(&number);
+                self.surplus.push(number);
+            }
+        }
+        place.is_some()
+    }
+
+    /// Notes that the Parse of the statement failed.
+    pub fn forget(&mut self, number: u64) {
+        self.statements.remove(&number);
+    }
+
+    /// Notes that the server has forgotten all statements.
+    pub fn clear(&mut self) {
+        self.statements.clear();
+        self.surplus.clear();
+    }
+
+    /// Takes one of the statements that are to be closed.
+    pub fn take_surplus(&mut self) -> Option<u64> {
+        self.surplus.pop()
+    }
+
+    /// Gives back a statement whose Close did not happen.
+    pub fn put_back_surplus(&mut self, number: u64) {
+        self.surplus.push(number);
+    }
+
+    /// How many statements the connection has.
+    pub fn len(&self) -> usize {
+        self.statements.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.statements.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_recently_used_leave_first_and_stay_on_record_until_closed() {
+        let mut prepared = Prepared::default();
+        for number in 0..4 {
+            assert!(!prepared.add(number, 4));
+        }
+        assert!(prepared.touch(0));
+        prepared.add(4, 4);
+        assert!(prepared.touch(0) && prepared.touch(4));
+        assert!(!prepared.touch(1));
+        assert!(prepared.add(1, 4), "it still stood on the server");
+        assert_eq!(
+            prepared.take_surplus(),
+            Some(2),
+            "1 made room for itself: {prepared:?}"
+        );
+    }
+}

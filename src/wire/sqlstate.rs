@@ -1,0 +1,33 @@
+//! The SQLSTATEs this program uses in words of its own, by the names of the PostgreSQL manual, appendix A.
+
+/// A five-character SQLSTATE.
+pub type SqlState = &'static str;
+
+/// connection_failure: the server connection was lost.
+pub const CONNECTION_FAILURE: SqlState = "08006";
+/// protocol_violation.
+pub const PROTOCOL_VIOLATION: SqlState = "08P01";
+/// feature_not_supported.
+pub const FEATURE_NOT_SUPPORTED: SqlState = "0A000";
+/// invalid_authorization_specification: refused by a host-based rule.
+pub const INVALID_AUTHORIZATION: SqlState = "28000";
+/// invalid_password.
+pub const INVALID_PASSWORD: SqlState = "28P01";
+/// invalid_catalog_name: no such database, hence no such pool.
+pub const INVALID_CATALOG_NAME: SqlState = "3D000";
+/// syntax_error, on the console.
+pub const SYNTAX_ERROR: SqlState = "42601";
+/// insufficient_resources: the pooler itself is short of something.
+pub const INSUFFICIENT_RESOURCES: SqlState = "53000";
+/// too_many_connections.
+pub const TOO_MANY_CONNECTIONS: SqlState = "53300";
+/// query_canceled.
+pub const QUERY_CANCELED: SqlState = "57014";
+/// admin_shutdown.
+pub const ADMIN_SHUTDOWN: SqlState = "57P01";
+/// system_error, used for console commands that do not exist.
+pub const SYSTEM_ERROR: SqlState = "58000";
+/// The pooler is being shut down (the code the clients of pg_doorman know).
+pub const POOLER_SHUTDOWN: SqlState = "58006";
+/// internal_error.
+pub const INTERNAL_ERROR: SqlState = "XX000";
