@@ -2,11 +2,13 @@
 //! File"): strictly the first that matches transport, database, user and
 //! address. Rules after it are not looked at, whatever its method.
 //!
-//! The file is read elsewhere; here are plain rules and the matching.
-//! Invariant: no rule, no entry.
+//! The rules are read in [`config`](crate::config); here they are asked.
+//! Invariant: where there are rules, no rule means no entry.
 
 use std::fmt;
 use std::net::IpAddr;
+
+use crate::config::{Hba, Method, Rule, Transport as Spoken};
 
 /// The client a verdict is asked about.
 #[derive(Debug, Clone, Copy)]
@@ -32,62 +34,6 @@ pub enum Transport {
     Tcp,
 }
 
-/// One rule, as meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
-    /// The line it stands on, counted from 1.
-    pub line: usize,
-    /// Which connections it is about.
-    pub connection: ConnectionKind,
-    /// Databases, any of which matches.
-    pub databases: Vec<NamePattern>,
-    /// Users, any of whom matches.
-    pub users: Vec<NamePattern>,
-    /// The network address and the length of its prefix in bits, or `None`
-    /// for every address.
-    pub network: Option<(IpAddr, u8)>,
-    /// What it says.
-    pub method: Method,
-}
-
-/// The first field of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConnectionKind {
-    /// `local`: Unix-domain sockets.
-    Local,
-    /// `host`: TCP, with or without TLS.
-    Host,
-    /// `hostssl`: TCP with TLS.
-    HostSsl,
-    /// `hostnossl`: TCP without TLS.
-    HostNoSsl,
-}
-
-/// A name of a database or user in a rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NamePattern {
-    /// `all`.
-    All,
-    /// `sameuser`, for databases: the database is called as the user is.
-    SameUser,
-    /// This name, exactly.
-    Exact(String),
-}
-
-/// The last field of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    /// `trust`: the client is who it says it is.
-    Trust,
-    /// `reject`: it may not come in.
-    Reject,
-    /// `md5`: a password, by MD5 or, when the stored verifier is one of SCRAM,
-    /// by SCRAM.
-    Md5,
-    /// `scram-sha-256`: a password, by SCRAM only.
-    ScramSha256,
-}
-
 /// What the rules say about a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -109,18 +55,36 @@ pub enum Verdict {
     NoRule,
 }
 
-/// What the rules say about `client`: the method of the first that matches.
-pub fn verdict(rules: &[Rule], client: &Client<'_>) -> Verdict {
+/// A password by whatever method its verifier allows.
+const ANY_PASSWORD: Verdict = Verdict::Password {
+    allow_md5: true,
+    allow_scram: true,
+};
+
+/// What is said about `client`: by the method of the first rule that matches,
+/// by the list of networks, or, where there is neither, that everybody may try.
+pub fn verdict(hba: &Hba, client: &Client<'_>) -> Verdict {
+    let rules = match hba {
+        Hba::Anyone => return ANY_PASSWORD,
+        Hba::Networks(networks) => {
+            let welcome = client
+                .address
+                .is_none_or(|address| networks.iter().any(|network| network.contains(address)));
+            return if welcome {
+                ANY_PASSWORD
+            } else {
+                Verdict::NoRule
+            };
+        }
+        Hba::Rules(rules) => rules,
+    };
     let Some(rule) = rules.iter().find(|rule| matches(rule, client)) else {
         return Verdict::NoRule;
     };
     match rule.method {
         Method::Trust => Verdict::Trust,
         Method::Reject => Verdict::Reject { line: rule.line },
-        Method::Md5 => Verdict::Password {
-            allow_md5: true,
-            allow_scram: true,
-        },
+        Method::Md5 | Method::Password => ANY_PASSWORD,
         Method::ScramSha256 => Verdict::Password {
             allow_md5: false,
             allow_scram: true,
@@ -158,101 +122,40 @@ impl fmt::Display for Client<'_> {
 }
 
 fn matches(rule: &Rule, client: &Client<'_>) -> bool {
-    connection_matches(rule.connection, client)
-        && network_matches(rule.network, client)
-        && any_name_matches(&rule.databases, client.database, client.user)
-        && any_name_matches(&rule.users, client.user, client.user)
-}
-
-/// Whether a rule of this kind is about the client's socket.
-pub fn connection_matches(kind: ConnectionKind, client: &Client<'_>) -> bool {
-    match (kind, client.transport) {
-        (ConnectionKind::Local, transport) => transport == Transport::Unix,
+    let transport = match (rule.transport, client.transport) {
+        (Spoken::Local, transport) => transport == Transport::Unix,
         (_, Transport::Unix) => false,
-        (ConnectionKind::Host, Transport::Tcp) => true,
-        (ConnectionKind::HostSsl, Transport::Tcp) => client.tls,
-        (ConnectionKind::HostNoSsl, Transport::Tcp) => !client.tls,
-    }
-}
-
-/// Whether the client's address is in the network; a rule without a network
-/// has no say about addresses.
-pub fn network_matches(network: Option<(IpAddr, u8)>, client: &Client<'_>) -> bool {
-    match (network, client.address) {
-        (None, _) => true,
-        (Some((network, prefix)), Some(address)) => in_network(address, network, prefix),
-        (Some(_), None) => false,
-    }
-}
-
-/// Whether one of the patterns matches `name`; `user` is whom `sameuser` means.
-pub fn any_name_matches(patterns: &[NamePattern], name: &str, user: &str) -> bool {
-    patterns.iter().any(|pattern| match pattern {
-        NamePattern::All => true,
-        NamePattern::SameUser => name == user,
-        NamePattern::Exact(exact) => exact == name,
-    })
-}
-
-/// Whether `address` is in the network of that prefix length (in bits).
-///
-/// An IPv4 client of a listener for both families arrives as `::ffff:a.b.c.d`.
-/// It is an IPv4 client all the same, so both sides are brought to that form
-/// first. A prefix longer than the address matches nothing.
-pub fn in_network(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
-    let (network, prefix) = match (network, network.to_canonical()) {
-        (IpAddr::V6(_), v4 @ IpAddr::V4(_)) if prefix >= 96 => (v4, prefix - 96),
-        (as_written, _) => (as_written, prefix),
+        (Spoken::Host, Transport::Tcp) => true,
+        (Spoken::HostSsl, Transport::Tcp) => client.tls,
+        (Spoken::HostNoSsl, Transport::Tcp) => !client.tls,
     };
-    match (address.to_canonical(), network) {
-        (IpAddr::V4(address), IpAddr::V4(network)) if prefix <= 32 => {
-            let differing = u32::from(address) ^ u32::from(network);
-            differing.checked_shr(32 - u32::from(prefix)).unwrap_or(0) == 0
-        }
-        (IpAddr::V6(address), IpAddr::V6(network)) if prefix <= 128 => {
-            let differing = u128::from(address) ^ u128::from(network);
-            differing.checked_shr(128 - u32::from(prefix)).unwrap_or(0) == 0
-        }
-        _ => false,
-    }
+    let network = match (&rule.address, client.address) {
+        (None, _) => true,
+        (Some(network), Some(address)) => network.contains(address),
+        (Some(_), None) => false,
+    };
+    transport && network && rule.names(client.database, client.user)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
 
-    const MD5: Verdict = Verdict::Password {
-        allow_md5: true,
-        allow_scram: true,
-    };
     const SCRAM: Verdict = Verdict::Password {
         allow_md5: false,
         allow_scram: true,
     };
 
-    fn rule(
-        line: usize,
-        connection: ConnectionKind,
-        database: &str,
-        user: &str,
-        network: &str,
-        method: Method,
-    ) -> Rule {
-        let pattern = |name: &str| match name {
-            "all" => NamePattern::All,
-            "sameuser" => NamePattern::SameUser,
-            name => NamePattern::Exact(name.into()),
-        };
-        Rule {
-            line,
-            connection,
-            databases: database.split(',').map(pattern).collect(),
-            users: user.split(',').map(pattern).collect(),
-            network: network
-                .split_once('/')
-                .map(|(ip, prefix)| (ip.parse().unwrap(), prefix.parse().unwrap())),
-            method,
-        }
+    fn rules(text: &str) -> Hba {
+        let file = format!(
+            "[general]\nadmin_username = \"a\"\nadmin_password = \"b\"\n\
+             pg_hba = {{ content = \"\"\"\n{text}\n\"\"\" }}\n[pools]\n"
+        );
+        config::parse(&file, std::path::Path::new("test.toml"))
+            .unwrap()
+            .general
+            .hba
     }
 
     fn tcp(address: &str) -> Client<'static> {
@@ -277,130 +180,56 @@ mod tests {
 
     #[test]
     fn the_first_match_decides_and_no_later_rule_is_asked() {
-        let rules = [
-            rule(1, ConnectionKind::Host, "all", "root", "", Method::Trust),
-            rule(
-                2,
-                ConnectionKind::Host,
-                "all",
-                "all",
-                "10.1.0.0/16",
-                Method::Reject,
-            ),
-            rule(
-                3,
-                ConnectionKind::Host,
-                "shop",
-                "app",
-                "10.0.0.0/8",
-                Method::ScramSha256,
-            ),
-            rule(4, ConnectionKind::Host, "all", "all", "", Method::Md5),
-            rule(5, ConnectionKind::Host, "all", "all", "", Method::Trust),
-        ];
-        assert_eq!(
-            verdict(&rules, &tcp("10.1.2.3")),
-            Verdict::Reject { line: 2 }
+        let hba = rules(
+            "host all root all trust\n\
+             host all all 10.1.0.0/16 reject\n\
+             host shop app 10.0.0.0/8 scram-sha-256\n\
+             host all all all md5\n\
+             host all all all trust",
         );
-        assert_eq!(verdict(&rules, &tcp("10.2.2.3")), SCRAM);
-        assert_eq!(verdict(&rules, &tcp("11.1.2.3")), MD5);
-        assert_eq!(verdict(&rules, &unix()), Verdict::NoRule);
-        assert_eq!(verdict(&[], &tcp("10.1.2.3")), Verdict::NoRule);
+        assert!(matches!(
+            verdict(&hba, &tcp("10.1.2.3")),
+            Verdict::Reject { .. }
+        ));
+        assert_eq!(verdict(&hba, &tcp("10.2.2.3")), SCRAM);
+        assert_eq!(verdict(&hba, &tcp("11.1.2.3")), ANY_PASSWORD);
+        assert_eq!(verdict(&hba, &unix()), Verdict::NoRule);
+        assert_eq!(verdict(&rules(""), &tcp("10.1.2.3")), Verdict::NoRule);
     }
 
     #[test]
     fn local_is_unix_and_host_is_tcp_with_or_without_tls() {
-        use ConnectionKind::*;
         let plain = tcp("192.0.2.1");
         let tls = Client { tls: true, ..plain };
         let table = [
-            (Local, true, false, false),
-            (Host, false, true, true),
-            (HostSsl, false, false, true),
-            (HostNoSsl, false, true, false),
+            ("local all all trust", true, false, false),
+            ("host all all all trust", false, true, true),
+            ("hostssl all all all trust", false, false, true),
+            ("hostnossl all all all trust", false, true, false),
         ];
-        for (kind, on_unix, on_tcp, on_tls) in table {
-            assert_eq!(connection_matches(kind, &unix()), on_unix, "{kind:?}");
-            assert_eq!(connection_matches(kind, &plain), on_tcp, "{kind:?}");
-            assert_eq!(connection_matches(kind, &tls), on_tls, "{kind:?}");
+        for (text, on_unix, on_tcp, on_tls) in table {
+            let hba = rules(text);
+            let trusts = |client| verdict(&hba, &client) == Verdict::Trust;
+            assert_eq!(trusts(unix()), on_unix, "{text}");
+            assert_eq!(trusts(plain), on_tcp, "{text}");
+            assert_eq!(trusts(tls), on_tls, "{text}");
         }
     }
 
     #[test]
-    fn lists_and_sameuser_match_names_exactly() {
-        let lists = rule(
-            1,
-            ConnectionKind::Host,
-            "a,shop",
-            "b,app",
-            "",
-            Method::Trust,
-        );
-        assert_eq!(verdict(&[lists], &tcp("::1")), Verdict::Trust);
-        let same = rule(
-            1,
-            ConnectionKind::Host,
-            "sameuser",
-            "all",
-            "",
-            Method::Trust,
-        );
-        let client = tcp("::1");
-        assert_eq!(
-            verdict(std::slice::from_ref(&same), &client),
-            Verdict::NoRule
-        );
-        let own = Client {
-            database: "app",
-            ..client
-        };
-        assert_eq!(verdict(&[same], &own), Verdict::Trust);
-        let upper = rule(1, ConnectionKind::Host, "SHOP", "all", "", Method::Trust);
-        assert_eq!(verdict(&[upper], &client), Verdict::NoRule);
-    }
-
-    #[test]
-    fn networks_match_by_their_prefix() {
-        let inside = |address: &str, network: &str, prefix| {
-            in_network(address.parse().unwrap(), network.parse().unwrap(), prefix)
-        };
-        assert!(inside("10.255.0.1", "10.0.0.0", 8));
-        assert!(!inside("11.0.0.1", "10.0.0.0", 8));
-        assert!(inside("203.0.113.9", "0.0.0.0", 0));
-        assert!(inside("203.0.113.9", "203.0.113.9", 32));
-        assert!(!inside("203.0.113.8", "203.0.113.9", 32));
-        assert!(inside("2001:db8::1", "2001:db8::", 32));
-        assert!(inside("2001:db8::1", "::", 0));
-        assert!(!inside("2001:db9::1", "2001:db8::", 32));
-        assert!(inside("::1", "::1", 128));
-        assert!(
-            !inside("127.0.0.1", "::", 0),
-            "an IPv6 rule is not about IPv4"
-        );
-        assert!(
-            !inside("::1", "0.0.0.0", 0),
-            "an IPv4 rule is not about IPv6"
-        );
-        assert!(
-            !inside("10.0.0.1", "10.0.0.0", 33),
-            "an impossible prefix matches nothing"
-        );
-        assert!(!inside("::1", "::1", 129));
-    }
-
-    #[test]
     fn an_ipv4_client_of_an_ipv6_listener_is_an_ipv4_client() {
-        let inside = |network: &str, prefix| {
-            in_network(
-                "::ffff:10.1.2.3".parse().unwrap(),
-                network.parse().unwrap(),
-                prefix,
-            )
-        };
-        assert!(inside("10.0.0.0", 8));
-        assert!(!inside("11.0.0.0", 8));
-        assert!(inside("::ffff:10.0.0.0", 104));
-        assert!(!inside("::", 0));
+        let hba = rules("host all all 10.0.0.0/8 trust");
+        assert_eq!(verdict(&hba, &tcp("::ffff:10.1.2.3")), Verdict::Trust);
+        assert_eq!(verdict(&hba, &tcp("::ffff:11.1.2.3")), Verdict::NoRule);
+    }
+
+    #[test]
+    fn a_list_of_networks_concerns_tcp_only() {
+        let listed = Hba::Networks(vec![config::Cidr::parse("10.0.0.0/8").unwrap()]);
+        assert_eq!(verdict(&listed, &tcp("10.1.2.3")), ANY_PASSWORD);
+        assert_eq!(verdict(&listed, &tcp("11.1.2.3")), Verdict::NoRule);
+        assert_eq!(verdict(&listed, &unix()), ANY_PASSWORD);
+        assert_eq!(verdict(&Hba::Anyone, &tcp("11.1.2.3")), ANY_PASSWORD);
     }
 
     #[test]

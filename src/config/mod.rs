@@ -1,1 +1,92 @@
-//! config
+//! The configuration file, from TOML text to settings that can be relied on.
+//!
+//! Two representations, and a step between them:
+//!
+//! - `raw`: the document as typed, a tree in which every value knows its file and
+//!   line; `[include]` is merged here.
+//! - [`Settings`]: the document as meant, plain typed data with every default and
+//!   every override filled in.
+//! - The step is made by one definition per key (`keys/`): name, type, default,
+//!   range, reload class, effect and doc text. The same definitions give
+//!   [`show()`], the rows of `SHOW CONFIG`, and [`reference()`], the commented file
+//!   `etc/pg_doorman.toml`.
+//!
+//! This room knows nothing of what happens at run time: it opens no socket and
+//! logs in nobody. The invariant: [`load`] returns either settings that are right
+//! as a whole, or an [`Error`] that tells everything that is wrong, each with
+//! file, line, key and reason, and never a secret.
+
+mod access;
+mod cidr;
+mod definition;
+mod duration;
+mod hba;
+mod keys;
+mod kind;
+mod nearest;
+mod password;
+mod problem;
+mod raw;
+mod reader;
+mod reference;
+mod secret;
+mod setting;
+mod settings;
+mod show;
+mod size;
+mod startup;
+mod tls_modes;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+pub use cidr::Cidr;
+pub use definition::{Definition, Effect, Preset, Reload};
+pub use hba::{DatabaseMatch, Hba, Method, Rule, Transport, UserMatch};
+pub use keys::TABLES;
+pub use keys::auth_query::AuthQuery;
+pub use keys::general::General;
+pub use keys::pool::Pool;
+pub use keys::upgrade::Upgrade;
+pub use keys::user::User;
+pub use keys::web::Web;
+pub use kind::{Kind, Zero};
+pub use password::{Password, PasswordKind};
+pub use problem::{Error, ErrorKind, Place, Problem, Warning};
+pub use reference::reference;
+pub use secret::Secret;
+pub use setting::{ClientTlsMode, PoolMode, ServerTlsMode};
+pub use settings::Settings;
+pub use show::{Row, show};
+
+use problem::Report;
+
+/// Reads a configuration file and everything it includes.
+///
+/// # Errors
+/// If the file cannot be read, is not TOML, or says something wrong; see
+/// [`ErrorKind`]. All that is wrong in the document is told at once.
+pub fn load(path: &Path) -> Result<Settings, Error> {
+    let mut report = Report::default();
+    let document = raw::read(path, &mut report)?;
+    finish(&document, path, report)
+}
+
+/// Reads a configuration from a text, as if it stood in the file `path`.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(text: &str, path: &Path) -> Result<Settings, Error> {
+    let mut report = Report::default();
+    let document = raw::parse(text.as_bytes(), path, &mut report);
+    report.stop()?;
+    finish(&document, path, report)
+}
+
+fn finish(document: &raw::Document, path: &Path, mut report: Report) -> Result<Settings, Error> {
+    let mut settings = settings::build(document, path, &mut report);
+    settings.warnings = report.finish()?;
+    Ok(settings)
+}

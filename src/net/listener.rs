@@ -5,19 +5,17 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::address::Address;
-use super::unix_listener::SocketFile;
 
 /// A listening socket and where it listens.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
     address: Address,
-    /// The file of a Unix socket, removed when this listener is dropped.
-    _file: Option<SocketFile>,
 }
 
 impl Listener {
@@ -82,18 +80,13 @@ impl Listener {
                 ));
             }
         };
-        Ok(Listener {
-            socket,
-            address,
-            _file: None,
-        })
+        Ok(Listener { socket, address })
     }
 
-    pub(super) fn on_unix(socket: Socket, file: SocketFile) -> Listener {
+    pub(super) fn on_unix(socket: Socket, path: PathBuf) -> Listener {
         Listener {
             socket,
-            address: Address::Unix(file.path().to_owned()),
-            _file: Some(file),
+            address: Address::Unix(path),
         }
     }
 
@@ -152,6 +145,5 @@ fn bind(address: SocketAddr, backlog: i32) -> io::Result<Listener> {
     Ok(Listener {
         socket,
         address: Address::Tcp(address),
-        _file: None,
     })
 }

@@ -155,6 +155,18 @@ impl Stream {
         self.unix
     }
 
+    /// Another handle to the same connection, for a conversation that somebody who only borrows the
+    /// stream has to lead.
+    ///
+    /// # Errors
+    /// If the process is out of descriptors.
+    pub fn try_clone(&self) -> io::Result<Stream> {
+        Ok(Stream {
+            fd: self.fd.try_clone()?,
+            unix: self.unix,
+        })
+    }
+
     /// Reads what is there.
     ///
     /// # Errors

@@ -20,13 +20,6 @@ pub struct SocketFile {
     inode: u64,
 }
 
-impl SocketFile {
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // A successor may have put its own socket at this path.
@@ -38,14 +31,20 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens on `DIRECTORY/.s.PGSQL.PORT`, whose file gets `mode`. Must run before other threads make
+/// Listens on `DIRECTORY/.s.PGSQL.PORT`, whose file gets `mode`; the file is gone when the second part of
+/// the answer is dropped. Must run before other threads make
 /// files: it narrows the process's umask for a moment, so that the socket is never wider open than
 /// asked.
 ///
 /// # Errors
 /// `AddrInUse` if somebody answers there or the path is not a socket; else what the kernel says, with
 /// the path.
-pub fn bind_unix(directory: &Path, port: u16, mode: u32, backlog: i32) -> io::Result<Listener> {
+pub fn bind_unix(
+    directory: &Path,
+    port: u16,
+    mode: u32,
+    backlog: i32,
+) -> io::Result<(Listener, SocketFile)> {
     let path = Address::socket_file(directory, port);
     let named = |error: io::Error| {
         io::Error::new(
@@ -79,5 +78,5 @@ pub fn bind_unix(directory: &Path, port: u16, mode: u32, backlog: i32) -> io::Re
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(named)?;
     socket.listen(backlog).map_err(named)?;
     socket.set_nonblocking(true)?;
-    Ok(Listener::on_unix(socket, file))
+    Ok((Listener::on_unix(socket, path.clone()), file))
 }

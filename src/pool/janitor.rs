@@ -21,34 +21,37 @@ pub struct Janitor {
     _home: Sender<()>,
 }
 
+/// What the janitor goes by: how often it closes connections, and how many at most over all pools.
+pub type Rules = dyn Fn() -> (Duration, Option<usize>) + Send;
+
 impl Janitor {
-    /// Starts the janitor: every `cycle` it closes up to `at_most` connections over all pools, without
-    /// limit if that is 0.
+    /// Starts the janitor; it asks for its rules at each round.
     ///
     /// # Errors
     /// If its thread cannot be started.
-    pub fn start(pools: Arc<Pools>, cycle: Duration, at_most: usize) -> io::Result<Janitor> {
+    pub fn start(pools: Arc<Pools>, rules: Box<Rules>) -> io::Result<Janitor> {
         let (home, called_home) = bounded(0);
         std::thread::Builder::new()
             .stack_size(256 * 1024)
             .spawn(move || {
                 thread::name("janitor");
-                work(&pools, cycle, at_most, &called_home);
+                work(&pools, &rules, &called_home);
             })?;
         Ok(Janitor { _home: home })
     }
 }
 
-fn work(pools: &Pools, cycle: Duration, at_most: usize, home: &Receiver<()>) {
-    let mut next_cycle = Moment::now().after(cycle);
+fn work(pools: &Pools, rules: &Rules, home: &Receiver<()>) {
+    let mut last_cycle = Moment::now();
     let mut next_period = Moment::now().after(PERIOD);
     let mut first = 0;
     loop {
         let now = Moment::now();
         let mut quota = 0;
-        if next_cycle <= now {
-            next_cycle = now.after(cycle);
-            quota = if at_most == 0 { usize::MAX } else { at_most };
+        let (cycle, at_most) = rules();
+        if now.since(last_cycle) >= cycle {
+            last_cycle = now;
+            quota = at_most.unwrap_or(usize::MAX);
         }
         let mut all = pools.all();
         if !all.is_empty() {

@@ -6,6 +6,7 @@
 pub mod connector;
 pub mod janitor;
 pub mod plan;
+pub mod plans;
 #[allow(clippy::module_inception, reason = "the file is the party: one pool")]
 pub mod pool;
 pub mod pools;

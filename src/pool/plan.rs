@@ -86,6 +86,8 @@ pub struct Plan {
     pub clean: bool,
     /// Whether prepared statements of clients follow them from one connection to the next.
     pub prepared_statements: bool,
+    /// Statements that are remembered although no client has them prepared.
+    pub prepared_cache: usize,
     /// Statements kept on one connection.
     pub prepared_per_server: usize,
     /// Where PostgreSQL is.

@@ -349,11 +349,11 @@ impl Pool {
                 connection.backend.expires_at = state
                     .plan
                     .server_lifetime
-                    .map(|limit| now.after(spread(limit, connection.backend.id)));
+                    .map(|limit| now.after(spread(limit, connection.backend.key.id)));
                 connection.backend.idle_limit = state
                     .plan
                     .idle_timeout
-                    .map(|limit| spread(limit, connection.backend.id));
+                    .map(|limit| spread(limit, connection.backend.key.id));
                 // The same set for all, so that equal ones are found equal by their address.
                 match &state.reported {
                     Some(known) if **known == *connection.backend.reported => {

@@ -4,7 +4,7 @@
 //! [`Connection`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -17,9 +17,56 @@ use crate::net::clock::Moment;
 use crate::net::stream::Stream;
 use crate::wire::backend::TransactionStatus;
 
-/// What it takes to cancel whatever a backend is running.
+/// A count that one thread keeps and any may read.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds `n`. Only whoever has the connection does, so no locked addition is needed.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Makes it `n`.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The count.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a server connection has done.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Tally {
+    /// Transactions run on it.
+    pub transactions: Count,
+    /// Queries run on it.
+    pub queries: Count,
+    /// Bytes that came from PostgreSQL.
+    pub bytes_received: Count,
+    /// Bytes that went to PostgreSQL.
+    pub bytes_sent: Count,
+    /// Statements that were prepared on it already when they were needed.
+    pub prepared_hits: Count,
+    /// Statements that were not.
+    pub prepared_misses: Count,
+    /// Statements that are prepared on it.
+    pub prepared_held: Count,
+}
+
+/// What may be known of a server connection while somebody else has it, and what it takes to cancel
+/// whatever it is running.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BackendKey {
+    /// Its number among all server connections of this process and its predecessors.
+    pub id: u64,
+    /// When it was logged in.
+    pub connected_at: Moment,
+    /// What it has done.
+    pub tally: Tally,
     /// Where the backend is.
     pub address: Address,
     /// Its process id.
@@ -33,9 +80,12 @@ pub struct BackendKey {
 }
 
 impl BackendKey {
-    /// The key of a backend.
-    pub fn new(address: Address, process_id: i32, secret: Vec<u8>) -> BackendKey {
+    /// The key of a backend that has just been logged in.
+    pub fn new(id: u64, address: Address, process_id: i32, secret: Vec<u8>) -> BackendKey {
         BackendKey {
+            id,
+            connected_at: Moment::now(),
+            tally: Tally::default(),
             address,
             process_id,
             secret,
@@ -62,12 +112,8 @@ impl BackendKey {
 /// The state of a server connection.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Backend {
-    /// Its number among all server connections of this process and its predecessors.
-    pub id: u64,
-    /// How to cancel it.
+    /// What others may know of it, and how to cancel it.
     pub key: Arc<BackendKey>,
-    /// When it was logged in.
-    pub connected_at: Moment,
     /// When it last came back to its pool.
     pub used_at: Moment,
     /// When it is too old to be lent again.
@@ -86,14 +132,6 @@ pub struct Backend {
     pub status: TransactionStatus,
     /// Statements prepared on it.
     pub prepared: Prepared,
-    /// Transactions run on it.
-    pub transactions: u64,
-    /// Queries run on it.
-    pub queries: u64,
-    /// Bytes that came from PostgreSQL.
-    pub bytes_received: u64,
-    /// Bytes that went to PostgreSQL.
-    pub bytes_sent: u64,
 }
 
 impl Backend {
@@ -103,6 +141,21 @@ impl Backend {
         if self.reported.get(&name) != Some(value) {
             Arc::make_mut(&mut self.reported).set(&name, value);
         }
+    }
+
+    /// Whether it has the statement. If not, one is noted as being on its way, and the caller has to send
+    /// the Parse; with more than `limit` statements the least recently used make room.
+    pub fn has_statement(&mut self, number: u64, limit: usize) -> bool {
+        let has = self.prepared.touch(number) || self.prepared.add(number, limit);
+        let tally = &self.key.tally;
+        let count = if has {
+            &tally.prepared_hits
+        } else {
+            &tally.prepared_misses
+        };
+        count.add(1);
+        tally.prepared_held.set(self.prepared.len() as u64);
+        has
     }
 
     /// Whether it lies in a transaction block.
@@ -117,7 +170,7 @@ impl Backend {
 
     /// Whether it has lain idle for too long. One that was never used has not.
     pub fn is_stale(&self, now: Moment) -> bool {
-        self.queries > 0
+        self.key.tally.queries.get() > 0
             && self
                 .idle_limit
                 .is_some_and(|limit| now.since(self.used_at) > limit)
@@ -139,7 +192,7 @@ impl Connection {
         log::info!(
             "server closed pid={}: {reason}, session={:?}",
             self.backend.key.process_id,
-            self.backend.connected_at.elapsed()
+            self.backend.key.connected_at.elapsed()
         );
         let mut terminate = Vec::new();
         crate::wire::frontend::bare(&mut terminate, crate::wire::frontend::TERMINATE);

@@ -123,7 +123,7 @@ pub fn connect(target: &Target, id: u64) -> Result<Connection, ConnectError> {
     frontend::startup(&mut packet, first.into_iter().chain(rest));
     dialogue.send(&packet)?;
     authenticate(&mut dialogue, target)?;
-    let (key, reported) = await_ready(&mut dialogue, address)?;
+    let (key, reported) = await_ready(&mut dialogue, id, address)?;
     if !dialogue.inbox.is_empty() {
         return Err(ConnectError::Broken(
             "the server sent more than a ReadyForQuery after login".into(),
@@ -132,9 +132,7 @@ pub fn connect(target: &Target, id: u64) -> Result<Connection, ConnectError> {
     let now = Moment::now();
     Ok(Connection {
         backend: Box::new(Backend {
-            id,
             key: Arc::new(key),
-            connected_at: now,
             used_at: now,
             expires_at: None,
             idle_limit: None,
@@ -144,10 +142,6 @@ pub fn connect(target: &Target, id: u64) -> Result<Connection, ConnectError> {
             traces: Traces::NONE,
             status: TransactionStatus::Idle,
             prepared: Prepared::default(),
-            transactions: 0,
-            queries: 0,
-            bytes_received: 0,
-            bytes_sent: 0,
         }),
         stream: dialogue.stream,
     })
@@ -256,6 +250,7 @@ fn authenticate(dialogue: &mut Dialogue<'_>, target: &Target) -> Result<(), Conn
 
 fn await_ready(
     dialogue: &mut Dialogue<'_>,
+    id: u64,
     address: Address,
 ) -> Result<(BackendKey, Parameters), ConnectError> {
     let mut reported = Parameters::default();
@@ -277,7 +272,7 @@ fn await_ready(
             backend::READY_FOR_QUERY => {
                 // Some servers give no key; their backends cannot be cancelled.
                 let (process_id, secret) = key.unwrap_or((0, vec![0; 4]));
-                return Ok((BackendKey::new(address, process_id, secret), reported));
+                return Ok((BackendKey::new(id, address, process_id, secret), reported));
             }
             _ => return Err(unexpected(&message, "after authentication")),
         }

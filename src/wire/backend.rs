@@ -15,6 +15,10 @@ pub const BIND_COMPLETE: u8 = b'2';
 pub const CLOSE_COMPLETE: u8 = b'3';
 /// CommandComplete.
 pub const COMMAND_COMPLETE: u8 = b'C';
+/// CopyData, from the server.
+pub const COPY_DATA_RESPONSE: u8 = b'd';
+/// CopyDone, from the server.
+pub const COPY_DONE_RESPONSE: u8 = b'c';
 /// CopyInResponse.
 pub const COPY_IN_RESPONSE: u8 = b'G';
 /// CopyOutResponse.

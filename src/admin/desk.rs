@@ -1,0 +1,155 @@
+//! The desk at which the console's commands are carried out.
+
+use std::sync::Arc;
+
+use super::commands::Command;
+use super::show;
+use super::table::{Table, Type};
+use crate::pool::pool::Pool;
+use crate::session::console::Console;
+use crate::session::house::House;
+use crate::wire::backend;
+use crate::wire::error::{Severity, error_response};
+use crate::wire::sqlstate::{self, SqlState};
+
+/// What only the process as a whole can do.
+pub trait Process: Send + Sync {
+    /// Reads the configuration again and puts it in force.
+    ///
+    /// # Errors
+    /// Why the old one stays in force.
+    fn reload(&self) -> Result<(), String>;
+
+    /// Begins an orderly shutdown.
+    fn shut_down(&self);
+
+    /// The log filter in force.
+    fn log_filter(&self) -> String;
+
+    /// Changes the log filter.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn set_log_filter(&self, filter: &str) -> Result<(), String>;
+}
+
+/// The desk.
+pub struct Desk {
+    house: Arc<House>,
+    process: Box<dyn Process>,
+}
+
+/// An error the console answers with.
+struct Complaint(SqlState, String);
+
+impl Desk {
+    /// A desk in this house.
+    pub fn new(house: Arc<House>, process: Box<dyn Process>) -> Desk {
+        Desk { house, process }
+    }
+
+    fn carry_out(&self, command: Command, out: &mut Vec<u8>) -> Result<(), Complaint> {
+        match command {
+            Command::Show(what) if what == "log_level" => {
+                let mut table = Table::new(&[("log_level", Type::Text)]);
+                table.row(vec![self.process.log_filter()]);
+                table.write(out, "SHOW");
+            }
+            Command::Show(what) => match show::show(&self.house, &what) {
+                Some(table) => table.write(out, "SHOW"),
+                None => {
+                    return Err(Complaint(
+                        sqlstate::SYSTEM_ERROR,
+                        "Unsupported SHOW query against the admin database".to_owned(),
+                    ));
+                }
+            },
+            Command::Reload => {
+                self.process
+                    .reload()
+                    .map_err(|why| Complaint(sqlstate::SYSTEM_ERROR, why))?;
+                backend::command_complete(out, "RELOAD");
+            }
+            Command::Pause(name) => {
+                self.for_each_pool(name.as_deref(), |pool| {
+                    pool.pause();
+                    log::info!("PAUSE: paused pool {}@{}", pool.user, pool.database);
+                })?;
+                backend::command_complete(out, "PAUSE");
+            }
+            Command::Resume(name) => {
+                self.for_each_pool(name.as_deref(), |pool| {
+                    pool.resume();
+                    log::info!("RESUME: resumed pool {}@{}", pool.user, pool.database);
+                })?;
+                backend::command_complete(out, "RESUME");
+            }
+            Command::Reconnect(name) => {
+                self.for_each_pool(name.as_deref(), |pool| {
+                    pool.reconnect();
+                    log::info!(
+                        "RECONNECT: reconnected pool {}@{}",
+                        pool.user,
+                        pool.database
+                    );
+                })?;
+                backend::command_complete(out, "RECONNECT");
+            }
+            Command::Shutdown => {
+                self.process.shut_down();
+                let mut table = Table::new(&[("success", Type::Text)]);
+                table.row(vec!["t".to_owned()]);
+                table.write(out, "SHUTDOWN");
+            }
+            Command::SetLogLevel(filter) => {
+                self.process
+                    .set_log_filter(&filter)
+                    .map_err(|why| Complaint(sqlstate::SYNTAX_ERROR, why))?;
+                backend::command_complete(out, "SET");
+            }
+            Command::SetOther(name) => {
+                return Err(Complaint(
+                    sqlstate::SYNTAX_ERROR,
+                    format!("Unknown SET parameter: {name}. Supported: log_level"),
+                ));
+            }
+            Command::Unknown => {
+                return Err(Complaint(
+                    sqlstate::SYSTEM_ERROR,
+                    "Unsupported query against the admin database".to_owned(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does something to the pools of one database, or to all.
+    fn for_each_pool(
+        &self,
+        database: Option<&str>,
+        action: impl Fn(&Arc<Pool>),
+    ) -> Result<(), Complaint> {
+        let mut any = database.is_none();
+        for pool in self.house.pools.all() {
+            if database.is_none_or(|name| name == pool.database) {
+                action(&pool);
+                any = true;
+            }
+        }
+        match database {
+            Some(name) if !any => Err(Complaint(
+                sqlstate::INVALID_CATALOG_NAME,
+                format!("No pool for database \"{name}\""),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Console for Desk {
+    fn answer(&self, command: &str, out: &mut Vec<u8>) {
+        if let Err(Complaint(code, words)) = self.carry_out(Command::parse(command), out) {
+            error_response(out, Severity::Error, code, &words);
+        }
+    }
+}

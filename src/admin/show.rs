@@ -1,0 +1,405 @@
+//! What the console shows: one function for each SHOW, each a table of what the registries hold.
+//!
+//! Column names and their order are those dashboards know; they are never changed, only added to.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::table::Table;
+use super::table::Type::{Int4, Numeric, Text};
+use crate::config;
+use crate::pool::plan::Plan;
+use crate::pool::pool::{Pool, Snapshot};
+use crate::pool::totals::Work;
+use crate::server::backend::BackendKey;
+use crate::session::house::House;
+use crate::session::registry::{Activity, Handle};
+
+/// The words after SHOW, with what they show.
+const SHOWS: [(&str, fn(&House) -> Table); 11] = [
+    ("help", help),
+    ("config", config),
+    ("databases", databases),
+    ("pools", pools),
+    ("clients", clients),
+    ("servers", servers),
+    ("connections", connections),
+    ("stats", stats),
+    ("version", version),
+    ("users", users),
+    ("lists", lists),
+];
+
+/// The table for `SHOW what` (lower case); `None` if there is no such thing.
+pub fn show(house: &House, what: &str) -> Option<Table> {
+    SHOWS
+        .iter()
+        .find(|(word, _)| *word == what)
+        .map(|(_, table)| table(house))
+}
+
+fn help(_: &House) -> Table {
+    let mut table = Table::new(&[("item", Text)]);
+    let shows: Vec<String> = SHOWS[1..]
+        .iter()
+        .map(|(word, _)| word.to_ascii_uppercase())
+        .collect();
+    for line in [
+        format!("SHOW HELP|LOG_LEVEL|{}", shows.join("|")),
+        "SET log_level = '<filter>'".to_owned(),
+        "RELOAD".to_owned(),
+        "PAUSE [<db>]".to_owned(),
+        "RESUME [<db>]".to_owned(),
+        "RECONNECT [<db>]".to_owned(),
+        "SHUTDOWN".to_owned(),
+    ] {
+        table.row(vec![line]);
+    }
+    table
+}
+
+fn config(house: &House) -> Table {
+    let mut table = Table::new(&[
+        ("key", Text),
+        ("value", Text),
+        ("default", Text),
+        ("changeable", Text),
+    ]);
+    for row in config::show(&house.settings()) {
+        let changeable = if row.changeable { "yes" } else { "no" };
+        table.row(vec![row.key, row.value, row.default, changeable.to_owned()]);
+    }
+    table
+}
+
+fn databases(house: &House) -> Table {
+    let mut table = Table::new(&[
+        ("name", Text),
+        ("host", Text),
+        ("port", Text),
+        ("database", Text),
+        ("force_user", Text),
+        ("pool_size", Int4),
+        ("min_pool_size", Int4),
+        ("reserve_pool", Int4),
+        ("pool_mode", Text),
+        ("max_connections", Int4),
+        ("current_connections", Int4),
+    ]);
+    for pool in house.pools.all() {
+        let now = pool.snapshot();
+        let plan = &now.plan;
+        table.row(vec![
+            pool.database.clone(),
+            plan.host.clone(),
+            plan.port.to_string(),
+            plan.server_database.clone(),
+            pool.user.clone(),
+            plan.size.to_string(),
+            plan.min_size.to_string(),
+            "0".to_owned(),
+            plan.mode.word().to_owned(),
+            plan.size.to_string(),
+            (now.idle + now.lent).to_string(),
+        ]);
+    }
+    table
+}
+
+/// The sessions of one pool, counted by what they do.
+#[derive(Default)]
+struct Clients {
+    idle: usize,
+    active: usize,
+    waiting: usize,
+    oldest_active: u128,
+}
+
+fn clients_of(sessions: &[Arc<Handle>], pool: &Pool) -> Clients {
+    let mut count = Clients::default();
+    for handle in sessions {
+        if handle.console || handle.user != pool.user || handle.database != pool.database {
+            continue;
+        }
+        match handle.activity() {
+            Activity::Idle | Activity::Login => count.idle += 1,
+            Activity::Active => {
+                count.active += 1;
+                let age = handle.active_for().as_millis();
+                count.oldest_active = count.oldest_active.max(age);
+            }
+            Activity::Waiting => count.waiting += 1,
+        }
+    }
+    count
+}
+
+fn pools(house: &House) -> Table {
+    let mut table = Table::new(&[
+        ("database", Text),
+        ("user", Text),
+        ("pool_mode", Text),
+        ("cl_idle", Numeric),
+        ("cl_active", Numeric),
+        ("cl_waiting", Numeric),
+        ("cl_cancel_req", Numeric),
+        ("sv_active", Numeric),
+        ("sv_idle", Numeric),
+        ("sv_used", Numeric),
+        ("sv_login", Numeric),
+        ("pool_size", Numeric),
+        ("maxwait", Numeric),
+        ("maxwait_us", Numeric),
+        ("avg_xact_time", Numeric),
+        ("paused", Text),
+        ("fallback_active", Text),
+        ("oldest_active_age_ms", Numeric),
+    ]);
+    let sessions = house.sessions.all();
+    for pool in house.pools.all() {
+        let now = pool.snapshot();
+        let clients = clients_of(&sessions, &pool);
+        let wait = now.longest_wait;
+        table.row(vec![
+            pool.database.clone(),
+            pool.user.clone(),
+            now.plan.mode.word().to_owned(),
+            clients.idle.to_string(),
+            clients.active.to_string(),
+            // Clients in login wait as well.
+            clients.waiting.max(now.waiting).to_string(),
+            "0".to_owned(),
+            now.lent.to_string(),
+            now.idle.to_string(),
+            "0".to_owned(),
+            now.connecting.to_string(),
+            now.plan.size.to_string(),
+            wait.as_secs().to_string(),
+            wait.subsec_micros().to_string(),
+            now.totals.recent.transaction_micros.to_string(),
+            u8::from(now.paused).to_string(),
+            "0".to_owned(),
+            clients.oldest_active.to_string(),
+        ]);
+    }
+    table
+}
+
+fn clients(house: &House) -> Table {
+    let mut table = Table::new(&[
+        ("client_id", Text),
+        ("database", Text),
+        ("user", Text),
+        ("application_name", Text),
+        ("addr", Text),
+        ("tls", Text),
+        ("state", Text),
+        ("wait", Text),
+        ("transaction_count", Numeric),
+        ("query_count", Numeric),
+        ("error_count", Numeric),
+        ("age_seconds", Numeric),
+    ]);
+    for handle in house.sessions.all() {
+        let (state, wait) = match handle.activity() {
+            Activity::Active => ("active", "idle"),
+            Activity::Waiting => ("waiting", "idle"),
+            Activity::Idle | Activity::Login => ("idle", "read"),
+        };
+        table.row(vec![
+            format!("#c{}", handle.id),
+            handle.database.clone(),
+            handle.user.clone(),
+            String::from_utf8_lossy(&handle.application_name).into_owned(),
+            handle.address.to_string(),
+            "false".to_owned(),
+            state.to_owned(),
+            wait.to_owned(),
+            handle.transactions.get().to_string(),
+            handle.queries.get().to_string(),
+            handle.errors.get().to_string(),
+            handle.connected_at.elapsed().as_secs().to_string(),
+        ]);
+    }
+    table
+}
+
+fn servers(house: &House) -> Table {
+    let mut table = Table::new(&[
+        ("server_id", Text),
+        ("server_process_id", Text),
+        ("database_name", Text),
+        ("user", Text),
+        ("application_name", Text),
+        ("tls", Text),
+        ("state", Text),
+        ("wait", Text),
+        ("transaction_count", Numeric),
+        ("query_count", Numeric),
+        ("bytes_sent", Numeric),
+        ("bytes_received", Numeric),
+        ("age_seconds", Numeric),
+        ("prepare_cache_hit", Numeric),
+        ("prepare_cache_miss", Numeric),
+        ("prepare_cache_size", Numeric),
+    ]);
+    let mut row = |key: &BackendKey, database: &str, user: &str, name: &[u8], state: &str| {
+        let tally = &key.tally;
+        let mut values = vec![
+            format!("0x{:08X}", key.id),
+            key.process_id.to_string(),
+            database.to_owned(),
+            user.to_owned(),
+            String::from_utf8_lossy(name).into_owned(),
+            "false".to_owned(),
+            state.to_owned(),
+            if state == "idle" { "idle" } else { "read" }.to_owned(),
+        ];
+        let (hits, misses) = (tally.prepared_hits.get(), tally.prepared_misses.get());
+        let numbers = [
+            tally.transactions.get(),
+            tally.queries.get(),
+            tally.bytes_sent.get(),
+            tally.bytes_received.get(),
+            key.connected_at.elapsed().as_secs(),
+            hits,
+            misses,
+            tally.prepared_held.get(),
+        ];
+        values.extend(numbers.map(|n| n.to_string()));
+        table.row(values);
+    };
+    for pool in house.pools.all() {
+        pool.for_each_idle(|connection| {
+            let backend = &connection.backend;
+            let name = backend.reported.get("application_name").unwrap_or_default();
+            row(&backend.key, &pool.database, &pool.user, name, "idle");
+        });
+    }
+    for handle in house.sessions.all() {
+        if let Some(key) = handle.running_on() {
+            let name = &handle.application_name;
+            row(&key, &handle.database, &handle.user, name, "active");
+        }
+    }
+    table
+}
+
+fn connections(house: &House) -> Table {
+    let mut table = Table::new(&[
+        ("total", Numeric),
+        ("errors", Numeric),
+        ("tls", Numeric),
+        ("plain", Numeric),
+        ("cancel", Numeric),
+    ]);
+    let arrivals = &house.arrivals;
+    let [total, plain, cancel] = [&arrivals.total, &arrivals.plain, &arrivals.cancel]
+        .map(|count| count.load(Ordering::Relaxed));
+    let errors = total.saturating_sub(plain + cancel);
+    table.row(
+        [total, errors, 0, plain, cancel]
+            .map(|n| n.to_string())
+            .to_vec(),
+    );
+    table
+}
+
+fn stats(house: &House) -> Table {
+    let mut table = Table::new(&[
+        ("database", Text),
+        ("user", Text),
+        ("total_xact_count", Numeric),
+        ("total_query_count", Numeric),
+        ("total_received", Numeric),
+        ("total_sent", Numeric),
+        ("total_xact_time", Numeric),
+        ("total_query_time", Numeric),
+        ("total_wait_time", Numeric),
+        ("total_errors", Numeric),
+        ("avg_xact_count", Numeric),
+        ("avg_query_count", Numeric),
+        ("avg_recv", Numeric),
+        ("avg_sent", Numeric),
+        ("avg_errors", Numeric),
+        ("avg_xact_time", Numeric),
+        ("avg_query_time", Numeric),
+        ("avg_wait_time", Numeric),
+    ]);
+    for pool in house.pools.all() {
+        let Snapshot { totals, .. } = pool.snapshot();
+        let (all, recent): (Work, Work) = (totals.all, totals.recent);
+        let mut row = vec![pool.database.clone(), pool.user.clone()];
+        let numbers = [
+            all.transactions,
+            all.queries,
+            all.received,
+            all.sent,
+            all.transaction_micros,
+            all.query_micros,
+            all.wait_micros,
+            all.errors,
+            recent.transactions,
+            recent.queries,
+            recent.received,
+            recent.sent,
+            recent.errors,
+            recent.transaction_micros,
+            recent.query_micros,
+            recent.wait_micros,
+        ];
+        row.extend(numbers.map(|n| n.to_string()));
+        table.row(row);
+    }
+    table
+}
+
+fn version(_: &House) -> Table {
+    let mut table = Table::new(&[("version", Text)]);
+    table.row(vec![format!("PgDoorman {}", env!("CARGO_PKG_VERSION"))]);
+    table
+}
+
+fn users(house: &House) -> Table {
+    let mut table = Table::new(&[("name", Text), ("pool_mode", Text)]);
+    for pool in house.pools.all() {
+        let plan: Arc<Plan> = pool.plan();
+        table.row(vec![pool.user.clone(), plan.mode.word().to_owned()]);
+    }
+    table
+}
+
+fn lists(house: &House) -> Table {
+    let mut table = Table::new(&[("list", Text), ("items", Int4)]);
+    let pools = house.pools.all();
+    let sessions = house.sessions.all();
+    let (mut free, mut used) = (0, 0);
+    for pool in &pools {
+        let now = pool.snapshot();
+        free += now.idle;
+        used += now.lent;
+    }
+    let busy = sessions
+        .iter()
+        .filter(|handle| matches!(handle.activity(), Activity::Active | Activity::Waiting))
+        .count();
+    // The console counts as a database, a user and a pool.
+    let rows = [
+        ("databases", pools.len() + 1),
+        ("users", pools.len() + 1),
+        ("pools", pools.len() + 1),
+        ("free_clients", sessions.len() - busy),
+        ("used_clients", busy),
+        ("login_clients", house.logins()),
+        ("free_servers", free),
+        ("used_servers", used),
+        ("dns_names", 0),
+        ("dns_zones", 0),
+        ("dns_queries", 0),
+        ("dns_pending", 0),
+    ];
+    for (list, items) in rows {
+        table.row(vec![list.to_owned(), items.to_string()]);
+    }
+    table
+}

@@ -1,0 +1,216 @@
+//! One definition per setting, from which everything else about it comes.
+//!
+//! The macro [`keys!`] turns a list of definitions into a struct with one field
+//! per key, the code that reads it, the rows of `SHOW CONFIG`, and the constant
+//! `KEYS` from which `reference` writes the commented file. The invariant: name,
+//! type, default, range, reload class, effect and doc text of a key are written
+//! in one place, under `keys/`.
+
+use super::kind::Kind;
+
+/// Everything about one key except its value.
+#[derive(Clone, Copy, Debug)]
+pub struct Definition {
+    /// The heading it stands under in the reference.
+    pub group: &'static str,
+    /// The key.
+    pub name: &'static str,
+    /// How its value may be written.
+    pub kind: Kind,
+    /// What holds when it is not written.
+    pub preset: Preset,
+    /// When a changed value takes effect.
+    pub reload: Reload,
+    /// Whether it does anything.
+    pub effect: Effect,
+    /// What it is for, in a sentence or two.
+    pub doc: &'static str,
+}
+
+/// What holds when a key is not written. Texts are TOML values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// This value.
+    Is(&'static str),
+    /// Nothing, which means this.
+    Unset {
+        /// What its absence means.
+        means: &'static str,
+        /// A value for the reference.
+        example: &'static str,
+    },
+    /// It must be written.
+    Required {
+        /// A value for the reference.
+        example: &'static str,
+    },
+    /// The value of the same key in a table further out.
+    Inherited {
+        /// Which one, e.g. `general.idle_timeout`.
+        from: &'static str,
+        /// A value for the reference.
+        example: &'static str,
+    },
+}
+
+/// When a changed value takes effect after `RELOAD`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// At once.
+    Live,
+    /// For clients that connect afterwards.
+    NewClients,
+    /// For server connections opened afterwards.
+    NewServers,
+    /// When the program is started again.
+    Restart,
+}
+
+impl Reload {
+    /// The words for the reference.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Reload::Live => "reload",
+            Reload::NewClients => "reload, for new clients",
+            Reload::NewServers => "reload, for new server connections",
+            Reload::Restart => "restart",
+        }
+    }
+}
+
+/// Whether a key does anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Yes.
+    Works,
+    /// It is accepted for the sake of existing files and does nothing, because.
+    Ignored(&'static str),
+    /// This is not in this version yet.
+    NotYet(&'static str),
+    /// It is the old name of this key.
+    Alias(&'static str),
+}
+
+/// Declares a table of the file. See the module's own words.
+///
+/// `pub struct T under P` names the struct and the type of the table further out
+/// from which `inherited()` fields are taken. `besides`
+/// lists keys without a field. `also` lists fields that are not keys, left at
+/// their default for `settings` to fill.
+macro_rules! keys {
+    (
+        $(#[$meta:meta])*
+        pub struct $table:ident under $parent:ty {
+            $(
+                group $group:literal {
+                    $(
+                        $(#[doc = $doc:literal])+
+                        $name:ident : $type:ty = $how:ident ( $($arg:expr),* ),
+                            $kind:expr, $reload:ident, $effect:expr;
+                    )*
+                }
+            )*
+        }
+        besides {
+            $(
+                group $other_group:literal {
+                    $(
+                        $(#[doc = $other_doc:literal])+
+                        $other:ident = $other_how:ident ( $($other_arg:expr),* ),
+                            $other_kind:expr, $other_reload:ident, $other_effect:expr;
+                    )*
+                }
+            )*
+        }
+        also {
+            $( $(#[$also_meta:meta])* $also:ident : $also_type:ty; )*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $table {
+            $($(
+                $(#[doc = $doc])+
+                pub $name: $type,
+            )*)*
+            $(
+                $(#[$also_meta])*
+                pub $also: $also_type,
+            )*
+        }
+
+        impl $table {
+            /// Every key that may stand in this table.
+            pub const KEYS: &'static [Definition] = &[
+                $($(
+                    Definition {
+                        group: $group,
+                        name: stringify!($name),
+                        kind: $kind,
+                        preset: keys!(@preset $how $($arg),*),
+                        reload: Reload::$reload,
+                        effect: $effect,
+                        doc: concat!($($doc),+),
+                    },
+                )*)*
+                $($(
+                    Definition {
+                        group: $other_group,
+                        name: stringify!($other),
+                        kind: $other_kind,
+                        preset: keys!(@preset $other_how $($other_arg),*),
+                        reload: Reload::$other_reload,
+                        effect: $other_effect,
+                        doc: concat!($($other_doc),+),
+                    },
+                )*)*
+            ];
+
+            /// Reads the table; what is wrong goes to the reader's report.
+            #[allow(unused_variables, reason = "a table that inherits nothing needs no parent")]
+            pub(in crate::config) fn read(reader: &mut Reader<'_>, parent: &$parent) -> Self {
+                $($( reader.check(stringify!($other)); )*)*
+                $table {
+                    $($(
+                        $name: match reader.value(stringify!($name)) {
+                            Some(value) => value,
+                            None => keys!(@absent $how reader parent $name),
+                        },
+                    )*)*
+                    $( $also: Default::default(), )*
+                }
+            }
+
+            /// Each field's key, text and default text.
+            #[allow(dead_code, reason = "not every table is shown")]
+            pub(in crate::config) fn rows(&self) -> Vec<(&'static str, String, String)> {
+                vec![
+                    $($(
+                        (
+                            stringify!($name),
+                            Setting::show(&self.$name, &$kind),
+                            default_text::<$type>(&keys!(@preset $how $($arg),*), &$kind),
+                        ),
+                    )*)*
+                ]
+            }
+        }
+    };
+
+    (@preset is $text:expr) => { Preset::Is($text) };
+    (@preset unset $means:expr, $example:expr) => {
+        Preset::Unset { means: $means, example: $example }
+    };
+    (@preset required $example:expr) => { Preset::Required { example: $example } };
+    (@preset inherited $from:expr, $example:expr) => {
+        Preset::Inherited { from: $from, example: $example }
+    };
+
+    (@absent inherited $reader:ident $parent:ident $name:ident) => { $parent.$name.clone() };
+    (@absent required $reader:ident $parent:ident $name:ident) => { Default::default() };
+    (@absent $how:ident $reader:ident $parent:ident $name:ident) => {
+        $reader.preset(stringify!($name))
+    };
+}
+
+pub(super) use keys;

@@ -1,0 +1,233 @@
+//! `[general]`: what holds for the whole program, and defaults for all pools.
+
+use super::super::hba::Hba;
+use super::prelude::*;
+
+keys! {
+    /// The `[general]` table. Durations and sizes that are `None` are off.
+    pub struct General under () {
+        group "Where clients connect" {
+            /// The addresses to listen on: one, several with commas, or a list.
+            /// Empty: no TCP, only the Unix socket.
+            host: Vec<String> = is("\"0.0.0.0\""), Kind::List, Restart, Works;
+            /// The port to listen on, also part of the Unix socket's name.
+            port: u16 = is("5432"), integer(1, 65_535), Restart, Works;
+            /// How many connections the kernel may hold that are not accepted yet.
+            /// 0: as many as max_connections.
+            backlog: Option<u32> = is("0"), integer_or_off(MANY), Restart, Works;
+            /// The directory of the Unix socket, whose name there is `.s.PGSQL.PORT`.
+            unix_socket_dir: Option<PathBuf> = unset("no Unix socket", "\"/run/pg_doorman\""),
+                Kind::Path, Restart, Works;
+            /// Who may connect to the Unix socket.
+            unix_socket_mode: u32 = is("\"0600\""), Kind::Permissions, Restart, Works;
+            /// How many clients may be connected, console sessions included. Those over
+            /// the limit are told 53300.
+            max_connections: usize = is("8192"), integer(1, MANY), Live, Works;
+            /// How long a client may take from its first byte to the end of its login.
+            client_login_timeout: Option<Duration> = is("\"60s\""),
+                duration_or_off(), NewClients, Works;
+        }
+        group "Console" {
+            /// The user of the console (database pgdoorman or pgbouncer).
+            admin_username: String = required("\"admin\""), Kind::Name, Live, Works;
+            /// The password of the console's user, in plain text.
+            admin_password: Secret = required("\"change-me\""), Kind::Secret, Live, Works;
+        }
+        group "Time limits" {
+            /// How long a new connection to PostgreSQL may take, from connecting to its
+            /// first ReadyForQuery.
+            connect_timeout: Duration = is("\"3s\""), duration(), NewServers, Works;
+            /// How long a client may wait for a server connection, all reasons of waiting
+            /// together.
+            query_wait_timeout: Duration = is("\"5s\""), duration_from_zero(), Live, Works;
+            /// How long a server connection may be unused before it is closed.
+            idle_timeout: Option<Duration> = is("\"10m\""), duration_or_off(), NewServers, Works;
+            /// How old a server connection may get; it is closed when it is next free.
+            server_lifetime: Option<Duration> = is("\"20m\""), duration_or_off(), NewServers, Works;
+            /// A server connection unused for longer than this is tried with an empty query
+            /// before a client gets it.
+            server_idle_check_timeout: Option<Duration> = is("\"60s\""),
+                duration_or_off(), Live, Works;
+            /// How long transactions may go on after SIGINT or SHUTDOWN.
+            shutdown_timeout: Duration = is("\"10s\""), duration_from_zero(), Live, Works;
+            /// How long a client may stand still in the middle of a large message it is sent.
+            proxy_copy_data_timeout: Duration = is("\"15s\""), duration(), Live, Works;
+        }
+        group "Server connections" {
+            /// How often connections past their time are closed and missing ones opened.
+            retain_connections_time: Duration = is("\"30s\""), duration(), Live, Works;
+            /// How many of them are closed at a time, over all pools. 0: all.
+            retain_connections_max: Option<usize> = is("3"), integer_or_off(MANY), Live, Works;
+            /// Which free connection is used first: true, the one unused longest; false, the
+            /// one used last.
+            server_round_robin: bool = is("false"), Kind::Bool, Live, Works;
+            /// How many connections a pool may be opening at the same time.
+            max_concurrent_creates: usize = is("4"), integer(1, MANY), Live, Works;
+            /// A second limit for the same; the smaller one counts.
+            scaling_max_parallel_creates: usize = is("2"), integer(1, MANY), Live, Works;
+        }
+        group "Log" {
+            /// Whether each login is logged.
+            log_client_connections: bool = is("false"), Kind::Bool, Live, Works;
+            /// Whether each client's leaving is logged, with its reason.
+            log_client_disconnections: bool = is("false"), Kind::Bool, Live, Works;
+            /// Logs go to syslog under this name instead of to standard error.
+            syslog_prog_name: Option<String> = unset("logs go to standard error", "\"pg_doorman\""),
+                Kind::Name, Restart, Works;
+        }
+        group "Process" {
+            /// Where a daemon (option -d) writes its process id.
+            daemon_pid_file: PathBuf = is("\"/tmp/pg_doorman.pid\""), Kind::Path, Restart, Works;
+        }
+        group "Sockets, to clients and to PostgreSQL" {
+            /// After how long a silence TCP asks whether the other side is still there.
+            tcp_keepalives_idle: Option<Duration> = is("5"), seconds(Zero::Off), NewClients, Works;
+            /// How long it waits before it asks again.
+            tcp_keepalives_interval: Option<Duration> = is("5"),
+                seconds(Zero::Off), NewClients, Works;
+            /// How often it asks before the connection counts as dead.
+            tcp_keepalives_count: Option<u32> = is("5"), integer_or_off(127), NewClients, Works;
+            /// How long closing a client's socket waits for unsent data. Set to 0, clients
+            /// read "connection reset" instead of the last error.
+            tcp_so_linger: Option<Duration> = unset("the system's way", "0"),
+                seconds(Zero::Value), NewClients, Works;
+            /// Whether small packets are sent at once.
+            tcp_no_delay: bool = is("true"), Kind::Bool, NewClients, Works;
+            /// How long sent data may stay unacknowledged before TCP gives up.
+            tcp_user_timeout: Option<Duration> = is("60"), seconds(Zero::Off), NewClients, Works;
+            /// The kernel's buffer for a TCP socket, each way. 0: the kernel decides.
+            tcp_socket_buffer_size: Option<u64> = is("0"), size_or_off(), NewClients, Works;
+            /// The kernel's buffer for a Unix socket, each way. 0: the kernel decides.
+            unix_socket_buffer_size: Option<u64> = is("\"1MB\""), size_or_off(), NewClients, Works;
+        }
+        group "Memory" {
+            /// How much memory the clients' unfinished messages may take together.
+            max_memory_usage: Option<u64> = is("\"256MB\""),
+                size_or_off(), NewClients, NotYet("the limit on memory");
+        }
+        group "Prepared statements" {
+            /// Whether prepared statements are kept across transactions.
+            prepared_statements: bool = is("true"), Kind::Bool, Live, NotYet(CACHE);
+            /// How many statements a pool remembers.
+            prepared_statements_cache_size: usize = is("8192"),
+                integer(0, MANY), Live, NotYet(CACHE);
+            /// How many statements are kept prepared on one server connection.
+            server_prepared_statements_cache_size: Option<usize> =
+                unset("as prepared_statements_cache_size", "1024"),
+                integer(0, MANY), NewServers, NotYet(CACHE);
+            /// How many unnamed statements are remembered for one client. 0: all.
+            client_anonymous_prepared_cache_size: Option<usize> =
+                unset("as prepared_statements_cache_size", "256"),
+                integer(0, MANY), NewClients, NotYet(CACHE);
+            /// How often unused statement texts are looked for, in seconds.
+            query_interner_gc_interval_seconds: usize = is("60"),
+                integer(1, MANY), Live, NotYet(CACHE);
+            /// How long the text of an unused unnamed statement is kept, in seconds.
+            query_interner_anon_idle_ttl_seconds: Option<usize> = is("60"),
+                integer_or_off(MANY), Live, NotYet(CACHE);
+            /// A query that is answered without asking PostgreSQL.
+            pooler_check_query: String = is("\";\""),
+                Kind::Text, Live, NotYet("answering it without PostgreSQL");
+        }
+        group "TLS for clients" {
+            /// Whether clients use TLS.
+            tls_mode: Option<ClientTlsMode> =
+                unset("allow, if there is a certificate", "\"disable\""),
+                Kind::OneOf(ClientTlsMode::WORDS), NewClients, NotYet(TLS);
+            /// The certificate shown to clients, with its chain (PEM).
+            tls_certificate: Option<PathBuf> = unset("no TLS", "\"/etc/pg_doorman/server.crt\""),
+                Kind::Path, NewClients, NotYet(TLS);
+            /// Its private key (PEM).
+            tls_private_key: Option<PathBuf> = unset("no TLS", "\"/etc/pg_doorman/server.key\""),
+                Kind::Path, NewClients, NotYet(TLS);
+            /// The authorities whose client certificates are accepted (PEM).
+            tls_ca_cert: Option<PathBuf> = unset("none", "\"/etc/pg_doorman/clients.crt\""),
+                Kind::Path, NewClients, NotYet(TLS);
+            /// How many TLS handshakes are begun in a second.
+            tls_rate_limit_per_second: Option<u32> = is("0"),
+                integer_or_off(MANY), Live, NotYet(TLS);
+        }
+        group "TLS to PostgreSQL" {
+            /// Whether server connections use TLS.
+            server_tls_mode: ServerTlsMode = is("\"allow\""),
+                Kind::OneOf(ServerTlsMode::WORDS), NewServers, NotYet(TLS);
+            /// The authorities that PostgreSQL's certificate must be signed by (PEM).
+            server_tls_ca_cert: Option<PathBuf> =
+                unset("none", "\"/etc/pg_doorman/postgres-ca.crt\""),
+                Kind::Path, NewServers, NotYet(TLS);
+            /// The certificate shown to PostgreSQL (PEM).
+            server_tls_certificate: Option<PathBuf> =
+                unset("none", "\"/etc/pg_doorman/client.crt\""),
+                Kind::Path, NewServers, NotYet(TLS);
+            /// Its private key (PEM).
+            server_tls_private_key: Option<PathBuf> =
+                unset("none", "\"/etc/pg_doorman/client.key\""),
+                Kind::Path, NewServers, NotYet(TLS);
+        }
+    }
+    besides {
+        group "Who may log in" {
+            /// Rules as in PostgreSQL's pg_hba.conf: the text itself, { path = "FILE" }, or
+            /// { content = "TEXT" }.
+            pg_hba =
+                unset("everybody may try to log in", "{ path = \"/etc/pg_doorman/pg_hba.conf\" }"),
+                Kind::Own("the text, or a table with path or content"), Live, Works;
+            /// The older form: networks from which TCP clients may log in. Not together with
+            /// pg_hba.
+            hba = unset("from everywhere", "[\"10.0.0.0/8\"]"),
+                Kind::Own("a list of networks"), Live, Works;
+        }
+        group "Parameters" {
+            /// Parameters that every server connection is started with, whatever clients say.
+            startup_parameters = unset("none", "{ statement_timeout = \"30s\" }"),
+                Kind::Own("a table of texts"), NewServers, Works;
+        }
+        group "Accepted, without effect" {
+            /// Whether clients' parameters are set on the server connection they get.
+            sync_server_parameters = is("false"),
+                Kind::Bool, Live, Ignored("clients' parameters are always in effect");
+            /// The size from which a server's message is passed on in pieces.
+            message_size_to_be_stream = is("\"1MB\""),
+                size_or_off(), Live, Ignored(ALWAYS_STREAMED);
+            /// How full a pool may be and still open connections without waiting, in percent.
+            scaling_warm_pool_ratio = is("20"), integer(0, 100), Live, Ignored(STRICT_QUEUE);
+            /// How often a client tries again before it waits.
+            scaling_fast_retries = is("10"), integer(0, MANY), Live, Ignored(STRICT_QUEUE);
+            /// The old name of client_anonymous_prepared_cache_size.
+            client_prepared_statements_cache_size = unset("see there", "256"),
+                integer(0, MANY), NewClients, Alias("client_anonymous_prepared_cache_size");
+            /// Threads of the async runtime.
+            worker_threads = is("4"), Kind::Any, Restart, Ignored(RUNTIME);
+            /// Whether those are bound to processors.
+            worker_cpu_affinity_pinning = is("false"), Kind::Any, Restart, Ignored(RUNTIME);
+            /// Their stack.
+            worker_stack_size = unset("the system's", "\"8MB\""),
+                Kind::Any, Restart, Ignored(RUNTIME);
+            /// Its threads for blocking calls.
+            max_blocking_threads = unset("its own", "64"), Kind::Any, Restart, Ignored(RUNTIME);
+            /// How often its shared queue is looked at.
+            tokio_global_queue_interval = unset("its own", "5"),
+                Kind::Any, Restart, Ignored(RUNTIME);
+            /// How often it looks for events.
+            tokio_event_interval = unset("its own", "1"), Kind::Any, Restart, Ignored(RUNTIME);
+            /// Where Patroni answers.
+            patroni_api_urls = unset("none", "[\"http://10.0.0.1:8008\"]"),
+                Kind::Any, Live, Ignored(PATRONI);
+            /// How long a failed server is not tried.
+            fallback_cooldown = unset("its own", "\"30s\""), Kind::Any, Live, Ignored(PATRONI);
+            /// How long Patroni may take to answer.
+            patroni_api_timeout = unset("its own", "\"5s\""), Kind::Any, Live, Ignored(PATRONI);
+            /// How long connecting to another member may take.
+            fallback_connect_timeout = unset("its own", "\"5s\""),
+                Kind::Any, Live, Ignored(PATRONI);
+            /// How old a connection to another member may get.
+            fallback_lifetime = unset("its own", "\"30s\""), Kind::Any, Live, Ignored(PATRONI);
+        }
+    }
+    also {
+        /// Who may log in, from `pg_hba` or `hba`.
+        hba: Hba;
+        /// Parameters of every server connection, names in canonical spelling.
+        startup_parameters: BTreeMap<String, String>;
+    }
+}

@@ -1,0 +1,53 @@
+//! The settings, one file per table: each key is defined here and nowhere else.
+
+pub mod auth_query;
+pub mod general;
+pub mod include;
+pub mod pool;
+pub mod talos;
+pub mod upgrade;
+pub mod user;
+pub mod web;
+
+use super::definition::Definition;
+
+/// Every table with its keys, in the order of the reference.
+pub const TABLES: &[(&str, &[Definition])] = &[
+    ("[general]", general::General::KEYS),
+    ("[pools.NAME]", pool::Pool::KEYS),
+    ("[[pools.NAME.users]]", user::User::KEYS),
+    ("[pools.NAME.auth_query]", auth_query::AuthQuery::KEYS),
+    ("[web]", web::Web::KEYS),
+    ("[upgrade]", upgrade::Upgrade::KEYS),
+    ("[include]", include::Include::KEYS),
+    ("[talos]", talos::Talos::KEYS),
+];
+
+/// What every table's file needs.
+mod prelude {
+    pub(super) use super::super::definition::{Definition, Effect::*, Preset, Reload, keys};
+    pub(super) use super::super::kind::{
+        Kind, MANY, Zero, duration, duration_from_zero, duration_or_off, integer, integer_or_off,
+        seconds, size_or_off,
+    };
+    pub(super) use super::super::password::Password;
+    pub(super) use super::super::reader::{Reader, default_text};
+    pub(super) use super::super::secret::Secret;
+    pub(super) use super::super::setting::{ClientTlsMode, PoolMode, ServerTlsMode, Setting};
+    pub(super) use std::collections::BTreeMap;
+    pub(super) use std::path::PathBuf;
+    pub(super) use std::time::Duration;
+
+    pub(super) const TLS: &str = "TLS";
+    pub(super) const CACHE: &str = "the cache of prepared statements";
+    pub(super) const COORDINATOR: &str = "sharing of connections between the users of a database";
+    pub(super) const AUTH_QUERY: &str = "auth_query";
+    pub(super) const WEB: &str = "the metrics page";
+    pub(super) const UPGRADE: &str = "the binary upgrade";
+    pub(super) const RUNTIME: &str = "there is no async runtime here, each client has a thread";
+    pub(super) const PATRONI: &str = "there is no fallback to Patroni members";
+    pub(super) const UI: &str = "there is no web interface";
+    pub(super) const ALWAYS_STREAMED: &str = "large messages are always passed on in pieces";
+    pub(super) const STRICT_QUEUE: &str =
+        "a waiting client gets the next free connection in strict order";
+}

@@ -1,0 +1,150 @@
+//! `[pools.NAME]`: a database that clients can connect to.
+
+use super::auth_query::AuthQuery;
+use super::general::General;
+use super::prelude::*;
+use super::user::User;
+
+keys! {
+    /// A `[pools.NAME]` table, with what it inherits from `[general]` filled in.
+    pub struct Pool under General {
+        group "Where PostgreSQL is" {
+            /// PostgreSQL's host, or the directory of its Unix socket, which begins with /.
+            server_host: String = is("\"127.0.0.1\""), Kind::Name, NewServers, Works;
+            /// PostgreSQL's port.
+            server_port: u16 = is("5432"), integer(1, 65_535), NewServers, Works;
+            /// The database's name in PostgreSQL.
+            server_database: String = unset("the pool's name", "\"app\""),
+                Kind::Name, NewServers, Works;
+            /// The application_name that server connections start with.
+            application_name: String = is("\"pg_doorman\""), Kind::Text, NewServers, Works;
+        }
+        group "How connections are shared" {
+            /// How long a client keeps its server connection: until its transaction ends, or
+            /// until it leaves.
+            pool_mode: PoolMode = is("\"transaction\""), Kind::OneOf(PoolMode::WORDS), Live, Works;
+            /// As in `[general]`.
+            connect_timeout: Duration = inherited("general.connect_timeout", "\"3s\""),
+                duration(), NewServers, Works;
+            /// As in `[general]`.
+            idle_timeout: Option<Duration> = inherited("general.idle_timeout", "\"10m\""),
+                duration_or_off(), NewServers, Works;
+            /// As in `[general]`.
+            server_lifetime: Option<Duration> = inherited("general.server_lifetime", "\"20m\""),
+                duration_or_off(), NewServers, Works;
+            /// Whether what a client changed is undone before the next one gets the
+            /// connection. False is for clients that change nothing; an open transaction is
+            /// rolled back in any case.
+            cleanup_server_connections: bool = is("true"), Kind::Bool, Live, Works;
+            /// Whether each parameter change that PostgreSQL reports is logged.
+            log_client_parameter_status_changes: bool = is("false"), Kind::Bool, Live, Works;
+        }
+        group "Prepared statements" {
+            /// As in `[general]`.
+            prepared_statements_cache_size: usize =
+                inherited("general.prepared_statements_cache_size", "8192"),
+                integer(0, MANY), Live, NotYet(CACHE);
+            /// As in `[general]`.
+            server_prepared_statements_cache_size: Option<usize> =
+                inherited("general.server_prepared_statements_cache_size", "1024"),
+                integer(0, MANY), NewServers, NotYet(CACHE);
+        }
+        group "Limit for all users together" {
+            /// How many server connections all users of this pool may have together.
+            max_db_connections: Option<usize> = is("0"),
+                integer_or_off(MANY), Live, NotYet(COORDINATOR);
+            /// How old a free connection must be before another user may have it closed.
+            min_connection_lifetime: Duration = is("\"30s\""),
+                duration_from_zero(), Live, NotYet(COORDINATOR);
+            /// How many connections more there may be for a short time.
+            reserve_pool_size: usize = is("0"), integer(0, MANY), Live, NotYet(COORDINATOR);
+            /// How long a client waits before it may use one of those.
+            reserve_pool_timeout: Duration = is("\"3s\""),
+                duration_from_zero(), Live, NotYet(COORDINATOR);
+            /// How many connections of a user are never closed for another.
+            min_guaranteed_pool_size: usize = is("0"), integer(0, MANY), Live, NotYet(COORDINATOR);
+        }
+        group "TLS to PostgreSQL" {
+            /// As in `[general]`.
+            server_tls_mode: ServerTlsMode = inherited("general.server_tls_mode", "\"allow\""),
+                Kind::OneOf(ServerTlsMode::WORDS), NewServers, NotYet(TLS);
+            /// As in `[general]`.
+            server_tls_ca_cert: Option<PathBuf> =
+                inherited("general.server_tls_ca_cert", "\"/etc/pg_doorman/postgres-ca.crt\""),
+                Kind::Path, NewServers, NotYet(TLS);
+            /// As in `[general]`.
+            server_tls_certificate: Option<PathBuf> =
+                inherited("general.server_tls_certificate", "\"/etc/pg_doorman/client.crt\""),
+                Kind::Path, NewServers, NotYet(TLS);
+            /// As in `[general]`.
+            server_tls_private_key: Option<PathBuf> =
+                inherited("general.server_tls_private_key", "\"/etc/pg_doorman/client.key\""),
+                Kind::Path, NewServers, NotYet(TLS);
+        }
+    }
+    besides {
+        group "Parameters" {
+            /// Parameters of this pool's server connections; those of `[general]` are added.
+            startup_parameters = unset("those of [general]", "{ work_mem = \"64MB\" }"),
+                Kind::Own("a table of texts"), NewServers, Works;
+        }
+        group "Who may log in" {
+            /// The users, each in a table `[[pools.NAME.users]]`.
+            users = unset("none", "[]"), Kind::Own("a list of tables"), Live, Works;
+            /// A query that finds the passwords of further users, in a table
+            /// `[pools.NAME.auth_query]`.
+            auth_query = unset("only the users of this file", "{}"),
+                Kind::Own("a table"), Live, NotYet(AUTH_QUERY);
+        }
+        group "Accepted, without effect" {
+            /// See `[general]`.
+            scaling_warm_pool_ratio = unset("see [general]", "20"),
+                integer(0, 100), Live, Ignored(STRICT_QUEUE);
+            /// See `[general]`.
+            scaling_fast_retries = unset("see [general]", "10"),
+                integer(0, MANY), Live, Ignored(STRICT_QUEUE);
+            /// See `[general]`.
+            patroni_api_urls = unset("see [general]", "[\"http://10.0.0.1:8008\"]"),
+                Kind::Any, Live, Ignored(PATRONI);
+            /// See `[general]`.
+            fallback_cooldown = unset("see [general]", "\"30s\""),
+                Kind::Any, Live, Ignored(PATRONI);
+            /// See `[general]`.
+            patroni_api_timeout = unset("see [general]", "\"5s\""),
+                Kind::Any, Live, Ignored(PATRONI);
+            /// See `[general]`.
+            fallback_connect_timeout = unset("see [general]", "\"5s\""),
+                Kind::Any, Live, Ignored(PATRONI);
+            /// See `[general]`.
+            fallback_lifetime = unset("see [general]", "\"30s\""),
+                Kind::Any, Live, Ignored(PATRONI);
+        }
+    }
+    also {
+        /// The name clients use as database.
+        name: String;
+        /// How long a client may wait for a server connection.
+        query_wait_timeout: Duration;
+        /// From which idle time on a connection is tried before use; `None`: never.
+        server_idle_check_timeout: Option<Duration>;
+        /// Whether the connection unused longest is used first.
+        server_round_robin: bool;
+        /// How many connections may be opened at the same time: the smaller one of
+        /// `max_concurrent_creates` and `scaling_max_parallel_creates`.
+        max_concurrent_creates: usize;
+        /// Parameters of server connections, those of `[general]` included, names in
+        /// canonical spelling.
+        startup_parameters: BTreeMap<String, String>;
+        /// The users, in the order of the file.
+        users: Vec<User>;
+        /// The `auth_query` table, if there is one.
+        auth_query: Option<AuthQuery>;
+    }
+}
+
+impl Pool {
+    /// The user of this name.
+    pub fn user(&self, name: &str) -> Option<&User> {
+        self.users.iter().find(|user| user.username == name)
+    }
+}

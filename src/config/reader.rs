@@ -1,0 +1,214 @@
+//! Reads one table of the document by its definitions.
+//!
+//! Finds the value of a key (also under an old name), checks it by its kind,
+//! says what has no effect, and names unknown keys. The invariant: every key
+//! written in a table is either read by its definition or told to be unknown.
+
+use super::definition::{Definition, Effect, Preset};
+use super::keys;
+use super::kind::{Kind, Value};
+use super::nearest::nearest;
+use super::problem::{Place, Report, word};
+use super::raw::{self, Node, Table};
+use super::setting::Setting;
+
+/// A table being read.
+pub(super) struct Reader<'a> {
+    table: &'a Table,
+    definitions: &'static [Definition],
+    /// The path of the table, e.g. `pools.shop`.
+    path: String,
+    place: Place,
+    pub report: &'a mut Report,
+}
+
+impl<'a> Reader<'a> {
+    /// Starts on a table. Unknown and missing keys are told here.
+    pub fn new(
+        table: &'a Table,
+        definitions: &'static [Definition],
+        path: impl Into<String>,
+        place: &Place,
+        report: &'a mut Report,
+    ) -> Self {
+        let mut reader = Reader {
+            table,
+            definitions,
+            path: path.into(),
+            place: place.clone(),
+            report,
+        };
+        reader.tell_unknown();
+        reader.tell_missing();
+        reader
+    }
+
+    /// The checked value of a key; `None` if it is not written, or wrong.
+    pub fn value<T: Setting>(&mut self, name: &'static str) -> Option<T> {
+        let definition = self.definition(name)?;
+        let value = self.checked(definition)?;
+        let taken = T::take(value);
+        if taken.is_none() {
+            self.fail(name, "this value does not fit");
+        }
+        taken
+    }
+
+    /// Checks a key that has no field.
+    pub fn check(&mut self, name: &'static str) {
+        if let Some(definition) = self.definition(name) {
+            if let Kind::Own(_) = definition.kind {
+                if self.node(name).is_some() {
+                    self.tell_effect(definition);
+                }
+            } else {
+                self.checked(definition);
+            }
+        }
+    }
+
+    /// The default of a key.
+    pub fn preset<T: Setting>(&mut self, name: &'static str) -> T {
+        match self.definition(name) {
+            Some(definition) => preset(&definition.preset, &definition.kind).unwrap_or_default(),
+            None => T::default(),
+        }
+    }
+
+    /// The node of a key, if it is written.
+    pub fn node(&self, name: &str) -> Option<&'a Node> {
+        self.table.get(name).or_else(|| {
+            let is_old = |d: &&Definition| matches!(d.effect, Effect::Alias(new) if new == name);
+            self.table.get(self.definitions.iter().find(is_old)?.name)
+        })
+    }
+
+    /// Whether a key is written.
+    pub fn has(&self, name: &str) -> bool {
+        self.node(name).is_some()
+    }
+
+    /// The full name of a key.
+    pub fn key(&self, name: &str) -> String {
+        format!("{}.{}", self.path, word(name))
+    }
+
+    /// Tells that something is wrong with a key.
+    pub fn fail(&mut self, name: &str, reason: impl Into<String>) {
+        let place = self
+            .node(name)
+            .map_or(&self.place, |node| &node.place)
+            .clone();
+        let key = self.key(name);
+        self.report.fail(&place, key, reason);
+    }
+
+    /// Tells something about a key.
+    pub fn warn(&mut self, name: &str, text: impl Into<String>) {
+        let place = self
+            .node(name)
+            .map_or(&self.place, |node| &node.place)
+            .clone();
+        let key = self.key(name);
+        self.report.warn(&place, key, text);
+    }
+
+    fn definition(&self, name: &str) -> Option<&'static Definition> {
+        self.definitions
+            .iter()
+            .find(|definition| definition.name == name)
+    }
+
+    fn checked(&mut self, definition: &'static Definition) -> Option<Value> {
+        let node = self.node(definition.name)?;
+        match definition.kind.read(node) {
+            Ok(value) => {
+                if !is_off(&value) || !matches!(definition.effect, Effect::NotYet(_)) {
+                    self.tell_effect(definition);
+                }
+                Some(value)
+            }
+            Err(reason) => {
+                let reason = match definition.kind {
+                    Kind::OneOf(_) => format!("Invalid {}: {reason}", definition.name),
+                    _ => reason,
+                };
+                self.fail(definition.name, reason);
+                None
+            }
+        }
+    }
+
+    fn tell_effect(&mut self, definition: &Definition) {
+        let text = match definition.effect {
+            Effect::Works => return,
+            Effect::Ignored(reason) => format!("has no effect: {reason}"),
+            Effect::NotYet(what) => format!("has no effect: {what} is not in this version"),
+            Effect::Alias(new) if self.table.contains_key(new) => {
+                format!("has no effect: it is an old name of `{new}`, which is set too")
+            }
+            Effect::Alias(new) => format!("is an old name; write `{new}`"),
+        };
+        self.warn(definition.name, text);
+    }
+
+    fn tell_unknown(&mut self) {
+        for (name, node) in self.table {
+            if self.definition(name).is_none() {
+                let text = unknown(name, self.definitions);
+                self.report
+                    .warn(&node.place, format!("{}.{}", self.path, word(name)), text);
+            }
+        }
+    }
+
+    fn tell_missing(&mut self) {
+        for definition in self.definitions {
+            if matches!(definition.preset, Preset::Required { .. }) && !self.has(definition.name) {
+                self.fail(definition.name, "is required and not set");
+            }
+        }
+    }
+}
+
+/// What to say about a key that is not in `definitions`.
+pub(super) fn unknown(name: &str, definitions: &[Definition]) -> String {
+    let near = nearest(name, definitions.iter().map(|definition| definition.name));
+    let elsewhere: Vec<&str> = keys::TABLES
+        .iter()
+        .filter(|(_, keys)| keys.iter().any(|key| key.name == name))
+        .map(|(table, _)| *table)
+        .collect();
+    match near {
+        _ if !elsewhere.is_empty() => {
+            format!(
+                "unknown key here, ignored; `{name}` belongs in {}",
+                elsewhere.join(" or ")
+            )
+        }
+        Some(near) => format!("unknown key, ignored; did you mean `{near}`?"),
+        None => "unknown key, ignored".into(),
+    }
+}
+
+/// A key whose feature is missing may still say that it is not wanted.
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Off | Value::Bool(false) | Value::Number(0) => true,
+        Value::Text(text) => text.as_str() == "disable",
+        _ => false,
+    }
+}
+
+fn preset<T: Setting>(preset: &Preset, kind: &Kind) -> Option<T> {
+    let Preset::Is(text) = preset else {
+        return None;
+    };
+    let node = raw::parse_value(text)?;
+    T::take(kind.read(&node).ok()?)
+}
+
+/// The default as `SHOW CONFIG` prints it.
+pub(super) fn default_text<T: Setting>(definition: &Preset, kind: &Kind) -> String {
+    preset::<T>(definition, kind).map_or_else(|| "-".into(), |value| value.show(kind))
+}

@@ -1,0 +1,199 @@
+//! The commented reference file, written from the definitions.
+//!
+//! The invariant: every key of every table is in it, once per table, with its
+//! type, default, reload class and doc text; what is not a comment is a small
+//! configuration that works; and `etc/pg_doorman.toml` is equal to it (a test
+//! says so).
+
+use std::fmt::Write;
+
+use super::definition::{Definition, Effect, Preset};
+use super::keys::auth_query::AuthQuery;
+use super::keys::general::General;
+use super::keys::include::Include;
+use super::keys::pool::Pool;
+use super::keys::talos::Talos;
+use super::keys::upgrade::Upgrade;
+use super::keys::user::User;
+use super::keys::web::Web;
+
+/// The complete reference file.
+pub fn reference() -> String {
+    let mut out = String::from(HEAD);
+    table(
+        &mut out,
+        "general",
+        true,
+        "What holds for the whole program, and defaults for all pools.",
+        General::KEYS,
+    );
+    table(
+        &mut out,
+        "pools.app",
+        true,
+        "A database: clients connect to it by this name. One table for each.",
+        Pool::KEYS,
+    );
+    table(
+        &mut out,
+        "[pools.app.users]",
+        true,
+        "A user of the pool above. One table for each.",
+        User::KEYS,
+    );
+    table(
+        &mut out,
+        "pools.app.auth_query",
+        false,
+        "Where passwords of users who are not in this file come from. Not in this version.",
+        AuthQuery::KEYS,
+    );
+    table(
+        &mut out,
+        "web",
+        false,
+        "The metrics page; [prometheus] is its old name. Not in this version.",
+        Web::KEYS,
+    );
+    table(
+        &mut out,
+        "upgrade",
+        false,
+        "How a new binary takes over. Not in this version.",
+        Upgrade::KEYS,
+    );
+    table(
+        &mut out,
+        "include",
+        false,
+        "Further files of this configuration.",
+        Include::KEYS,
+    );
+    table(
+        &mut out,
+        "talos",
+        false,
+        "Accepted, without effect.",
+        Talos::KEYS,
+    );
+    out
+}
+
+const HEAD: &str = "\
+# pg_doorman: reference of all settings.
+#
+# This file is generated from the program's own definitions. Every setting is
+# here; those that are commented out show their default, or an example where there
+# is no default. What is not commented out is a small configuration that works:
+# it serves the database \"app\" of the PostgreSQL on this host to the user \"app\".
+# Before using it, change admin_password and the user's password: both are
+# \"change-me\" here.
+#
+# duration: a number of milliseconds, or text with a unit: \"500ms\", \"5s\", \"10m\",
+#           \"2h\", \"1d\".
+# size:     a number of bytes, or text with a unit (of 1024): \"64KB\", \"1MB\", \"2GB\".
+#
+# Each setting names what makes a change take effect: a reload (SIGHUP, or RELOAD
+# on the console), or a restart. `pg_doorman -t FILE` tests a configuration.
+";
+
+/// What the example sets: table, key, value.
+const EXAMPLE: &[(&str, &str, &str)] = &[
+    ("general", "host", "\"127.0.0.1\""),
+    ("general", "port", "6432"),
+    ("general", "admin_username", "\"admin\""),
+    ("general", "admin_password", "\"change-me\""),
+    ("pools.app", "server_host", "\"127.0.0.1\""),
+    ("pools.app", "server_port", "5432"),
+    ("[pools.app.users]", "username", "\"app\""),
+    // The password "change-me".
+    (
+        "[pools.app.users]",
+        "password",
+        "\"md56a60c7a5280cd2eab45b5809e7c48478\"",
+    ),
+    ("[pools.app.users]", "pool_size", "40"),
+];
+
+fn table(out: &mut String, name: &str, live: bool, about: &str, keys: &[Definition]) {
+    let mark = if live { "" } else { "#" };
+    let rule = "#".repeat(80);
+    // Writing to a String cannot fail.
+    let _ = write!(out, "\n{rule}\n# {about}\n{rule}\n\n{mark}[{name}]\n");
+    let mut group = "";
+    for key in keys.iter().filter(|key| !is_own_table(name, key.name)) {
+        if key.group != group {
+            group = key.group;
+            let _ = write!(out, "\n# --- {group} ---\n");
+        }
+        entry(out, name, key);
+    }
+}
+
+/// Keys that are shown as tables of their own.
+fn is_own_table(table: &str, key: &str) -> bool {
+    table == "pools.app" && (key == "users" || key == "auth_query")
+}
+
+fn entry(out: &mut String, table: &str, key: &Definition) {
+    out.push('\n');
+    // Backticks are for rustdoc.
+    comment(out, &key.doc.replace('`', ""));
+    let (default, value) = match key.preset {
+        Preset::Is(value) => (format!("Default: {value}."), value),
+        Preset::Unset { means, example } => (format!("Default: {means}."), example),
+        Preset::Required { example } => ("Required.".into(), example),
+        Preset::Inherited { from, example } => (format!("Default: that of {from}."), example),
+    };
+    let mut written = key.kind.describe();
+    if key.doc.contains(" 0: ") {
+        // The text says better what 0 means.
+        written = written.replace("; 0 means off", "");
+    }
+    comment(
+        out,
+        &format!(
+            "{}. {default} Changes with: {}.",
+            capital(&written),
+            key.reload.describe()
+        ),
+    );
+    match key.effect {
+        Effect::Works => {}
+        Effect::Ignored(reason) => comment(out, &format!("No effect: {reason}.")),
+        Effect::NotYet(what) => comment(
+            out,
+            &format!("No effect yet: {what} is not in this version."),
+        ),
+        Effect::Alias(new) => comment(out, &format!("Write {new} instead.")),
+    }
+    let _ = match EXAMPLE
+        .iter()
+        .find(|(t, k, _)| *t == table && *k == key.name)
+    {
+        Some((_, _, value)) => writeln!(out, "{} = {value}", key.name),
+        None => writeln!(out, "#{} = {value}", key.name),
+    };
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map(|first| first.to_ascii_uppercase().to_string() + letters.as_str())
+        .unwrap_or_default()
+}
+
+/// Wraps a text at 80 columns.
+fn comment(out: &mut String, text: &str) {
+    let mut line = String::from("#");
+    for word in text.split_whitespace() {
+        if line.len() + 1 + word.len() > 80 {
+            let _ = writeln!(out, "{line}");
+            line = String::from("#");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    let _ = writeln!(out, "{line}");
+}

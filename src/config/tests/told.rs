@@ -1,0 +1,249 @@
+//! What the operator is told: errors and warnings, and never a secret.
+
+use super::*;
+
+#[test]
+fn a_wrong_value_is_told_with_file_line_key_and_reason() {
+    assert_eq!(
+        with_general("query_wait_timeout = \"5 apples\"").unwrap_err(),
+        "test.toml:5: general.query_wait_timeout: \"5 apples\" is not a duration; \
+         write milliseconds or e.g. \"5s\" (units: ms, s, m, h, d)"
+    );
+    assert_eq!(
+        with_general("scaling_warm_pool_ratio = 101").unwrap_err(),
+        "test.toml:5: general.scaling_warm_pool_ratio must be 0-100"
+    );
+    assert_eq!(
+        with_general("scaling_max_parallel_creates = 0").unwrap_err(),
+        "test.toml:5: general.scaling_max_parallel_creates must be >= 1"
+    );
+    assert!(
+        with_general("port = 65536")
+            .unwrap_err()
+            .contains("general.port must be 1-65535")
+    );
+    assert!(
+        with_general("tls_mode = \"on\"")
+            .unwrap_err()
+            .contains("Invalid tls_mode: \"on\"")
+    );
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let text = SMALL
+        .replace("#GENERAL", "port = 0\nidle_timeout = true")
+        .replace("#POOL", "server_port = \"x\"")
+        .replace("pool_size = 10", "pool_size = 0\nmin_pool_size = -1");
+    let error = read(&text).unwrap_err();
+    let lines: Vec<&str> = error
+        .lines()
+        .map(|l| l.split(": ").next().unwrap())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "test.toml:5",
+            "test.toml:6",
+            "test.toml:9",
+            "test.toml:14",
+            "test.toml:15"
+        ],
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_required_and_missing_is_told_at_its_table() {
+    let error = read("[general]\n[pools.a]\n[[pools.a.users]]\n").unwrap_err();
+    for line in [
+        "test.toml:1: general.admin_username: is required and not set",
+        "test.toml:1: general.admin_password: is required and not set",
+        "test.toml:3: pools.a.users.0.username: is required and not set",
+        "test.toml:3: pools.a.users.0.password: is required and not set",
+        "test.toml:3: pools.a.users.0.pool_size: is required and not set",
+    ] {
+        assert!(error.contains(line), "{line} in {error}");
+    }
+    let error = read("").unwrap_err();
+    assert!(
+        error.contains("test.toml: general: the table [general] is missing"),
+        "{error}"
+    );
+    assert!(error.contains("the table [pools] is missing"), "{error}");
+}
+
+#[test]
+fn an_error_does_not_hide_the_misspelling_that_caused_it() {
+    let text = SMALL.replace("admin_password", "admin_pasword");
+    let error = parse(&text, Path::new("test.toml")).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("general.admin_password: is required"),
+        "{error}"
+    );
+    let told = error.warnings()[0].to_string();
+    assert!(told.contains("admin_pasword: unknown key, ignored; did you mean `admin_password`?"));
+    assert!(!told.contains("hunter2"));
+}
+
+#[test]
+fn an_unknown_key_is_a_warning_with_the_nearest_name_in_every_table() {
+    let text = SMALL
+        .replace(
+            "#GENERAL",
+            "query_wait_timeuot = 1\npool_mode = 'session'\ncolour = 1",
+        )
+        .replace("#POOL", "server_hots = 'x'")
+        + "pool_sise = 1\n[upgrade]\nmigrat = true\n[web]\nprot = 1\n[genral]\n";
+    let told = warnings(&read(&text).unwrap());
+    let expected = [
+        "test.toml:5: general.query_wait_timeuot: unknown key, ignored; \
+         did you mean `query_wait_timeout`?",
+        "test.toml:6: general.pool_mode: unknown key here, ignored; \
+         `pool_mode` belongs in [pools.NAME] or [[pools.NAME.users]]",
+        "test.toml:7: general.colour: unknown key, ignored",
+        "test.toml:10: pools.shop.server_hots: unknown key, ignored; did you mean `server_host`?",
+        "test.toml:16: pools.shop.users.0.pool_sise: unknown key, ignored; \
+         did you mean `pool_size`?",
+        "test.toml:18: upgrade.migrat: unknown key, ignored; did you mean `migrate`?",
+        "test.toml:20: web.prot: unknown key, ignored; did you mean `port`?",
+        "test.toml:21: genral: unknown table, ignored; did you mean `general`?",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn keys_without_effect_are_told_only_where_they_are_written() {
+    let text = "worker_threads = 8\nprepared_statements_cache_size = 100\nmax_memory_usage = 0\n\
+                client_prepared_statements_cache_size = 5";
+    let settings = with_general(text).unwrap();
+    assert_eq!(
+        settings.general.client_anonymous_prepared_cache_size,
+        Some(5)
+    );
+    let told = warnings(&settings).join("\n");
+    assert!(
+        told.contains("test.toml:5: general.worker_threads: has no effect"),
+        "{told}"
+    );
+    assert!(told.contains("test.toml:6: general.prepared_statements_cache_size: has no effect"));
+    assert!(
+        told.contains("test.toml:8: general.client_prepared_statements_cache_size: is an old name")
+    );
+    assert!(
+        !told.contains("max_memory_usage"),
+        "switching off what is not there is no news"
+    );
+}
+
+#[test]
+fn no_secret_is_ever_printed() {
+    let text = SMALL
+        .replace("#GENERAL", "port = 0\ncolour = 'hunter2'")
+        .replace("md5d41d8cd98f00b204e9800998ecf8427e", "hunter2")
+        + "server_username = 'u'\nserver_password = ['hunter2']\n\
+           [pools.shop.auth_query]\npassword = {x = 'hunter2'}\n";
+    let error = parse(&text, Path::new("test.toml")).unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("SELECT rolpassword FROM pg_authid"),
+        "{error}"
+    );
+
+    let text = format!("{SMALL}server_username = 'u'\nserver_password = 'hunter2'\n");
+    let settings = read(&text).unwrap();
+    let shown = format!("{settings:?} {:?}", show(&settings));
+    assert!(
+        !shown.contains("hunter2") && !shown.contains("d41d8c"),
+        "{shown}"
+    );
+    assert_eq!(settings.general.admin_password.expose(), "hunter2");
+}
+
+#[test]
+fn files_that_cannot_be_read_say_why() {
+    let error = load(Path::new("/nowhere/a.toml")).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "Could not open '/nowhere/a.toml': No such file or directory (os error 2)"
+    );
+    let error = load(Path::new("/nowhere/a.yml")).unwrap_err().to_string();
+    assert!(
+        error.starts_with("/nowhere/a.yml: this program reads TOML only"),
+        "{error}"
+    );
+}
+
+#[test]
+fn jwt_pam_auth_query_and_web_are_told_to_be_missing() {
+    let text = SMALL.replace(
+        "md5d41d8cd98f00b204e9800998ecf8427e",
+        "jwt-pkey-fpath:/key.pem",
+    ) + "auth_pam_service = 'x'\nserver_username = 'x'\nserver_password = 'jwt-priv-key-fpath:/k'\n\
+           [pools.shop.auth_query]\nquery = 'select 1'\nuser = 'x'\n\
+           [prometheus]\nenabled = true\nport = 9000\n";
+    let settings = read(&text).unwrap();
+    let told = warnings(&settings).join("\n");
+    for key in [
+        "0.password",
+        "0.server_password",
+        "auth_pam_service",
+        "shop.auth_query",
+        "prometheus",
+        "web.enabled",
+    ] {
+        assert_eq!(
+            told.matches(&format!("{key}: ")).count(),
+            1,
+            "{key} in {told}"
+        );
+    }
+    assert_eq!(settings.web.port, 9000);
+    assert_eq!(
+        settings.pools["shop"].auth_query.as_ref().unwrap().database,
+        "shop"
+    );
+    let error = read(&(text + "[web]\n")).unwrap_err();
+    assert!(
+        error.contains("old name of [web], which is there too"),
+        "{error}"
+    );
+}
+
+/// Not a search for bugs, but for the damage that a torn or mistyped file has.
+#[test]
+fn any_damage_to_a_file_gives_settings_or_an_error() {
+    let whole = reference().replace("\n#", "\n");
+    let small = SMALL.replace(
+        "#GENERAL",
+        "pg_hba = '''local all, \"a\" all trust\nhost all all ::1/128 md5'''\nhost = 'a,b'",
+    );
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 11).unwrap_or(0) % below
+    };
+    for (source, rounds) in [(small, 3000), (whole, 30)] {
+        for _ in 0..rounds {
+            let mut bytes = source.clone().into_bytes();
+            for _ in 0..=random(3) {
+                let at = random(bytes.len());
+                match random(4) {
+                    0 => bytes[at] = b"\"'[]{}=.,#\n\\09-\xff\0/"[random(18)],
+                    1 if bytes.len() > 1 => drop(bytes.remove(at)),
+                    2 => bytes.truncate(at + 1),
+                    _ => bytes.extend_from_within(at..(at + random(40)).min(bytes.len())),
+                }
+            }
+            let mut report = Report::default();
+            let document = raw::parse(&bytes, Path::new("torn.toml"), &mut report);
+            let _ = finish(&document, Path::new("torn.toml"), report);
+        }
+    }
+}

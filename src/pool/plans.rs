@@ -1,0 +1,88 @@
+//! From the settings to the plans of all pools.
+
+use std::collections::BTreeMap;
+
+use super::plan::{Login, Mode, Plan};
+use super::pools::Key;
+use crate::auth::{Password, ServerCredentials, ServerSecret, Verifier};
+use crate::config::{General, Pool, PoolMode, Settings, User};
+use crate::net::stream::SocketOptions;
+
+/// How sockets are set up.
+pub fn socket_options(general: &General) -> SocketOptions {
+    let bytes = |size: Option<u64>| usize::try_from(size.unwrap_or(0)).unwrap_or(0);
+    SocketOptions {
+        no_delay: general.tcp_no_delay,
+        keepalive_idle: general.tcp_keepalives_idle,
+        keepalive_interval: general.tcp_keepalives_interval.unwrap_or_default(),
+        keepalive_count: general.tcp_keepalives_count.unwrap_or_default(),
+        user_timeout: general.tcp_user_timeout,
+        linger: general.tcp_so_linger,
+        tcp_buffer: bytes(general.tcp_socket_buffer_size),
+        unix_buffer: bytes(general.unix_socket_buffer_size),
+    }
+}
+
+/// The plan of every user of every pool.
+pub fn plans(settings: &Settings) -> BTreeMap<Key, Plan> {
+    let sockets = socket_options(&settings.general);
+    let mut plans = BTreeMap::new();
+    for (database, pool) in &settings.pools {
+        for user in &pool.users {
+            let key = (database.clone(), user.username.clone());
+            plans.insert(key, plan(&settings.general, pool, user, sockets));
+        }
+    }
+    plans
+}
+
+fn plan(general: &General, pool: &Pool, user: &User, sockets: SocketOptions) -> Plan {
+    let mode = match user.pool_mode {
+        PoolMode::Transaction => Mode::Transaction,
+        PoolMode::Session => Mode::Session,
+    };
+    Plan {
+        size: user.pool_size,
+        min_size: user.min_pool_size,
+        mode,
+        query_wait_timeout: pool.query_wait_timeout,
+        idle_timeout: pool.idle_timeout,
+        server_lifetime: user.server_lifetime,
+        idle_check: pool.server_idle_check_timeout,
+        round_robin: pool.server_round_robin,
+        parallel_creates: pool.max_concurrent_creates,
+        clean: pool.cleanup_server_connections,
+        prepared_statements: general.prepared_statements && mode == Mode::Transaction,
+        prepared_cache: pool.prepared_statements_cache_size,
+        prepared_per_server: pool
+            .server_prepared_statements_cache_size
+            .unwrap_or(pool.prepared_statements_cache_size),
+        host: pool.server_host.clone(),
+        port: pool.server_port,
+        server_database: pool.server_database.clone(),
+        login: login(user),
+        startup_parameters: pool.startup_parameters.clone(),
+        application_name: pool.application_name.clone(),
+        connect_timeout: pool.connect_timeout,
+        sockets,
+        log_parameter_changes: pool.log_client_parameter_status_changes,
+    }
+}
+
+fn login(user: &User) -> Login {
+    match &user.server_password {
+        Some(password) => Login::Given(ServerCredentials {
+            user: user.server_name().to_owned(),
+            secret: ServerSecret::Password(Password::new(password.expose().to_owned())),
+        }),
+        None if user.server_name() == user.username => Login::PassThrough {
+            user: user.username.clone(),
+            // Its form was checked with the file; what cannot be used here proves nothing.
+            verifier: Verifier::parse(user.password.expose()).unwrap_or(Verifier::None),
+        },
+        None => Login::Given(ServerCredentials {
+            user: user.server_name().to_owned(),
+            secret: ServerSecret::None,
+        }),
+    }
+}

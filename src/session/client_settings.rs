@@ -1,0 +1,209 @@
+//! What the settings in a client's startup packet come to on its pool's servers.
+//!
+//! PostgreSQL itself says so: the settings are tried on a server connection once, and remembered for the
+//! next client that sends the same. What the client is told is what is in effect, and a setting that
+//! PostgreSQL refuses is refused in PostgreSQL's words.
+
+use std::sync::Arc;
+
+use super::lend::{NotLent, obtain};
+use crate::net::clock::Moment;
+use crate::net::dialogue::Dialogue;
+use crate::pool::plan::Plan;
+use crate::pool::pool::{Effect, Pool, Settings};
+use crate::pool::totals::Work;
+use crate::pool::waiter::Waiter;
+use crate::server::backend::{Backend, Connection};
+use crate::server::messages;
+use crate::server::parameters::{Parameters, set_statement};
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::error::ErrorFields;
+use crate::wire::{frontend, write};
+
+const APPLICATION_NAME: &str = "application_name";
+const CLIENT_ENCODING: &str = "client_encoding";
+
+/// The longest message that makes sense in answer to a setting, in bytes.
+const LONGEST: usize = 256 * 1024;
+
+/// The longest `application_name` PostgreSQL keeps (`NAMEDATALEN` less the NUL).
+const LONGEST_NAME: usize = 63;
+
+/// Why the settings cannot be had.
+#[derive(Debug)]
+pub enum Unsettled {
+    /// No server connection was to be had.
+    NotLent(NotLent),
+    /// PostgreSQL refuses a setting, in these words.
+    Refused(ErrorFields),
+    /// The server connection broke.
+    Lost(String),
+}
+
+/// Finds out what `wanted` comes to. `told` says whether the caller was told to stop.
+///
+/// # Errors
+/// [`Unsettled`].
+pub fn settle(
+    wanted: Settings,
+    pool: &Arc<Pool>,
+    waiter: &Arc<Waiter>,
+    told: &dyn Fn() -> bool,
+) -> Result<Effect, Unsettled> {
+    let plan = pool.plan();
+    let (mut name, mut settings) = (None, Settings::new());
+    for (key, value) in wanted {
+        let operators = plan
+            .startup_parameters
+            .keys()
+            .any(|fixed| fixed.eq_ignore_ascii_case(&key));
+        if operators {
+            continue;
+        }
+        if key.eq_ignore_ascii_case(APPLICATION_NAME) && is_plain_name(&value) {
+            name = Some(value);
+        } else {
+            settings.push((key, value));
+        }
+    }
+    let mut effect = find_out(settings, pool, &plan, waiter, told)?;
+    if let Some(name) = name
+        && effect.reported.get(APPLICATION_NAME) != Some(name.as_bytes())
+    {
+        Arc::make_mut(&mut effect.reported).set(APPLICATION_NAME, name.as_bytes());
+    }
+    Ok(effect)
+}
+
+/// Whether PostgreSQL would keep the name as it is, in every version and encoding.
+fn is_plain_name(name: &str) -> bool {
+    name.len() <= LONGEST_NAME && name.bytes().all(|b| (32..127).contains(&b))
+}
+
+fn find_out(
+    settings: Settings,
+    pool: &Arc<Pool>,
+    plan: &Plan,
+    waiter: &Arc<Waiter>,
+    told: &dyn Fn() -> bool,
+) -> Result<Effect, Unsettled> {
+    if let Some(reported) = pool.reported() {
+        if settings.is_empty() {
+            return Ok(Effect {
+                reported,
+                unreported: Arc::default(),
+            });
+        }
+        if let Some(known) = pool.known_effect(&settings) {
+            return Ok(known);
+        }
+    }
+    let deadline = Moment::now().after(plan.query_wait_timeout);
+    let lent = obtain(pool, waiter, deadline, told).map_err(Unsettled::NotLent)?;
+    let mut connection = lent.connection;
+    let tried = if settings.is_empty() {
+        Ok(())
+    } else {
+        try_on(&mut connection, &settings, deadline)
+    };
+    let effect = Effect {
+        reported: Arc::clone(&connection.backend.reported),
+        unreported: Arc::clone(&connection.backend.applied),
+    };
+    match tried {
+        Ok(()) | Err(Unsettled::Refused(_)) => pool.give_back(connection, &Work::default()),
+        Err(_) => {
+            drop(connection);
+            pool.write_off(&Work::default());
+        }
+    }
+    tried?;
+    if settings.is_empty() {
+        let reported = pool.reported().unwrap_or(effect.reported);
+        return Ok(Effect {
+            reported,
+            unreported: Arc::default(),
+        });
+    }
+    pool.learn_effect(settings, effect.clone());
+    Ok(effect)
+}
+
+/// Makes the settings on a connection that has just been lent, on top of a fresh connection's.
+fn try_on(
+    connection: &mut Connection,
+    settings: &Settings,
+    deadline: Moment,
+) -> Result<(), Unsettled> {
+    let is_encoding = |name: &str| name.eq_ignore_ascii_case(CLIENT_ENCODING);
+    let value_of = |(name, value): &(String, String)| (name.clone(), value.clone());
+    let mut stages: Vec<Settings> = Vec::new();
+    let (encoding, others): (Settings, Settings) = settings
+        .iter()
+        .map(value_of)
+        .partition(|(name, _)| is_encoding(name));
+    stages.push(encoding);
+    stages.push(others);
+    let stream = connection
+        .stream
+        .try_clone()
+        .map_err(|error| Unsettled::Lost(error.to_string()))?;
+    let mut dialogue = Dialogue {
+        stream,
+        inbox: Vec::new(),
+        deadline: Some(deadline),
+        told_to_stop: &|| false,
+    };
+    // What an earlier client's settings were is of no matter to this one.
+    let mut sql = vec![b"RESET ALL".to_vec()];
+    sql.extend(stages.iter().filter_map(|stage| {
+        set_statement(
+            stage
+                .iter()
+                .map(|(name, value)| (name.as_str(), Some(value.as_bytes()))),
+        )
+    }));
+    let backend = &mut connection.backend;
+    backend.applied = Arc::default();
+    for statement in sql {
+        run(&mut dialogue, backend, &statement)?;
+    }
+    let mut unreported = Parameters::default();
+    for (name, value) in settings {
+        if backend.reported.get(name).is_none() {
+            unreported.set(name, value.as_bytes());
+        }
+    }
+    backend.applied = Arc::new(unreported);
+    Ok(())
+}
+
+/// Runs one statement of the pooler's own to its ReadyForQuery.
+fn run(dialogue: &mut Dialogue<'_>, backend: &mut Backend, sql: &[u8]) -> Result<(), Unsettled> {
+    let mut query = Vec::new();
+    write::message(&mut query, frontend::QUERY, |out| write::c_string(out, sql));
+    dialogue
+        .send(&query)
+        .map_err(|broken| Unsettled::Lost(broken.to_string()))?;
+    let mut refused = None;
+    loop {
+        let message = messages::next(dialogue, LONGEST)
+            .map_err(|error| Unsettled::Lost(error.to_string()))?;
+        match message.kind {
+            backend::PARAMETER_STATUS => {
+                if let Some((name, value)) = backend::parse_parameter_status(&message.body) {
+                    backend.note_parameter(name, value);
+                }
+            }
+            backend::ERROR_RESPONSE => refused = Some(ErrorFields::parse(&message.body)),
+            backend::READY_FOR_QUERY => {
+                backend.status = TransactionStatus::parse(&message.body).unwrap_or_default();
+                return match refused {
+                    Some(fields) => Err(Unsettled::Refused(fields)),
+                    None => Ok(()),
+                };
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A console session: its server is the pooler itself.
+//!
+//! Only the simple protocol is spoken. What the commands are is not known here: a [`Console`] answers.
+
+use crate::net::dialogue::{Broken, Dialogue};
+use crate::server::messages::{self, NoMessage};
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::error::{Severity, error_response};
+use crate::wire::frame::c_string;
+use crate::wire::{frontend, sqlstate};
+
+/// The longest command, in bytes.
+const LONGEST: usize = 64 * 1024;
+
+/// Whoever knows the console's commands.
+pub trait Console: Send + Sync {
+    /// Appends the answer to one command: everything before the ReadyForQuery.
+    fn answer(&self, command: &str, out: &mut Vec<u8>);
+}
+
+/// Why a console session ended.
+#[derive(Debug)]
+pub enum ConsoleEnd {
+    /// The client said Terminate.
+    Left,
+    /// The connection broke off, or the thread was told to stop.
+    Broken(Broken),
+    /// The client did what the protocol, or the console, does not allow. It has been told.
+    Violation(String),
+}
+
+/// Answers commands until the client leaves.
+pub fn serve(dialogue: &mut Dialogue<'_>, console: &dyn Console) -> ConsoleEnd {
+    loop {
+        let message = match messages::next(dialogue, LONGEST) {
+            Ok(message) => message,
+            Err(NoMessage::Broken(broken)) => return ConsoleEnd::Broken(broken),
+            Err(NoMessage::Malformed(what)) => return refuse(dialogue, what),
+        };
+        let mut answer = Vec::new();
+        match message.kind {
+            frontend::TERMINATE => return ConsoleEnd::Left,
+            frontend::QUERY => {
+                let text = c_string(&message.body).map(|(text, _)| text);
+                let Some(Ok(command)) = text.map(std::str::from_utf8) else {
+                    return refuse(dialogue, "a command that is not UTF-8 text".into());
+                };
+                if command.trim().trim_end_matches(';').trim().is_empty() {
+                    backend::empty_query_response(&mut answer);
+                } else {
+                    console.answer(command, &mut answer);
+                }
+                backend::ready_for_query(&mut answer, TransactionStatus::Idle);
+            }
+            frontend::SYNC => backend::ready_for_query(&mut answer, TransactionStatus::Idle),
+            frontend::PARSE => error_response(
+                &mut answer,
+                Severity::Error,
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "the console speaks only the simple query protocol",
+            ),
+            frontend::BIND
+            | frontend::DESCRIBE
+            | frontend::EXECUTE
+            | frontend::CLOSE
+            | frontend::FLUSH => {}
+            other => {
+                let what = format!("invalid frontend message type \"{}\"", other.escape_ascii());
+                return refuse(dialogue, what);
+            }
+        }
+        if let Err(broken) = dialogue.send(&answer) {
+            return ConsoleEnd::Broken(broken);
+        }
+    }
+}
+
+fn refuse(dialogue: &mut Dialogue<'_>, what: String) -> ConsoleEnd {
+    let mut words = Vec::new();
+    error_response(
+        &mut words,
+        Severity::Fatal,
+        sqlstate::PROTOCOL_VIOLATION,
+        &what,
+    );
+    let _ = dialogue.send(&words);
+    ConsoleEnd::Violation(what)
+}

@@ -1,0 +1,103 @@
+//! How a session ends: the reasons, what the client is told, and what the log says.
+
+use std::fmt;
+
+use crate::wire::error::{Severity, error_response};
+use crate::wire::sqlstate::{self, SqlState};
+
+/// Why a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The client said Terminate.
+    Left,
+    /// The client closed the connection, or it broke.
+    Gone(String),
+    /// The client broke the protocol.
+    Violation(String),
+    /// The server ended the connection and has said why.
+    ServerLeft,
+    /// The server connection was lost without a word.
+    ServerLost(String),
+    /// Server and pooler no longer understand each other.
+    ServerConfused(String),
+    /// PostgreSQL refuses this client's settings on the connection it got.
+    SettingsRefused(String),
+    /// No server connection was to be had.
+    NoServer(String, SqlState),
+    /// The session's pool was removed from the configuration.
+    PoolRemoved,
+    /// The pooler is shutting down and the client's transaction is over.
+    Drained,
+    /// The pooler stops now.
+    Stopped,
+}
+
+impl Ending {
+    /// What the client is told: SQLSTATE and message. `None` if there is nobody to tell, or somebody has.
+    pub fn words(&self) -> Option<(SqlState, String)> {
+        Some(match self {
+            Ending::Left | Ending::Gone(_) | Ending::ServerLeft => return None,
+            Ending::Violation(what) => (sqlstate::PROTOCOL_VIOLATION, what.clone()),
+            Ending::ServerLost(how) => (
+                sqlstate::CONNECTION_FAILURE,
+                format!("server closed the connection unexpectedly: {how}"),
+            ),
+            Ending::ServerConfused(how) => (
+                sqlstate::CONNECTION_FAILURE,
+                format!("the pooler did not understand the server: {how}"),
+            ),
+            Ending::SettingsRefused(why) => (
+                sqlstate::CONNECTION_FAILURE,
+                format!("the session's settings could not be made on its server connection: {why}"),
+            ),
+            Ending::NoServer(why, code) => (code, why.clone()),
+            Ending::PoolRemoved => (
+                sqlstate::POOLER_SHUTDOWN,
+                "the pool of this session was removed from the pooler's configuration".to_owned(),
+            ),
+            Ending::Drained => (
+                sqlstate::POOLER_SHUTDOWN,
+                "pooler is shut down now".to_owned(),
+            ),
+            Ending::Stopped => (
+                sqlstate::ADMIN_SHUTDOWN,
+                "terminating connection due to administrator command".to_owned(),
+            ),
+        })
+    }
+
+    /// The client's last message, ready to be sent; empty if there is none.
+    pub fn message(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Some((code, words)) = self.words() {
+            error_response(&mut out, Severity::Fatal, code, &words);
+        }
+        out
+    }
+
+    /// Whether the log should have it at warning level: the pooler or PostgreSQL is in trouble.
+    pub fn is_trouble(&self) -> bool {
+        matches!(
+            self,
+            Ending::ServerLost(_)
+                | Ending::ServerConfused(_)
+                | Ending::SettingsRefused(_)
+                | Ending::NoServer(..)
+        )
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ending::Left => f.write_str("it said good-bye"),
+            Ending::Gone(how) => write!(f, "it is gone: {how}"),
+            Ending::Violation(what) => write!(f, "protocol violation: {what}"),
+            Ending::ServerLeft => f.write_str("PostgreSQL ended the connection"),
+            other => match other.words() {
+                Some((code, words)) => write!(f, "{words} ({code})"),
+                None => Ok(()),
+            },
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What all sessions share: the settings in force, the pools, the other sessions, and what stage the
+//! process is in.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use nix::unistd::Pid;
+use parking_lot::{Mutex, RwLock};
+
+use super::console::Console;
+use super::registry::{Registry, told};
+use crate::auth::MockSecret;
+use crate::config::Settings;
+use crate::net::thread;
+use crate::net::wait;
+use crate::pool::plans::plans;
+use crate::pool::pools::Pools;
+use crate::pool::statements::Statements;
+
+/// The stages of a process's life, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Stage {
+    /// Everybody is welcome.
+    Open,
+    /// Transactions finish; only the console takes new sessions.
+    Draining,
+    /// Everybody is told to leave.
+    Stopping,
+}
+
+/// Connections of clients since the start, by what became of them.
+#[derive(Debug, Default)]
+pub struct Arrivals {
+    /// All.
+    pub total: AtomicU64,
+    /// Those that asked for a session.
+    pub plain: AtomicU64,
+    /// Those that brought a CancelRequest.
+    pub cancel: AtomicU64,
+}
+
+/// What all sessions share.
+pub struct House {
+    settings: RwLock<Arc<Settings>>,
+    /// All pools.
+    pub pools: Arc<Pools>,
+    /// All prepared statements.
+    pub statements: Statements,
+    /// All sessions.
+    pub sessions: Registry,
+    /// What keeps mock logins of one user alike.
+    pub mock: MockSecret,
+    /// Who answers on the console.
+    pub console: OnceLock<Arc<dyn Console>>,
+    /// Connections since the start.
+    pub arrivals: Arrivals,
+    stage: AtomicU8,
+    admitted: AtomicUsize,
+    /// The threads of connections that have not logged in.
+    logging_in: Mutex<HashMap<u64, Pid>>,
+}
+
+/// A place among `max_connections`; dropping it frees it.
+#[derive(Debug)]
+pub struct Place(Arc<House>);
+
+impl std::fmt::Debug for House {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("House").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.admitted.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl House {
+    /// A house with these settings, its pools empty.
+    pub fn new(settings: Settings, mock: MockSecret) -> Arc<House> {
+        let pools = Arc::new(Pools::default());
+        pools.apply(plans(&settings));
+        Arc::new(House {
+            settings: RwLock::new(Arc::new(settings)),
+            pools,
+            statements: Statements::default(),
+            sessions: Registry::default(),
+            mock,
+            console: OnceLock::new(),
+            arrivals: Arrivals::default(),
+            stage: AtomicU8::new(Stage::Open as u8),
+            admitted: AtomicUsize::new(0),
+            logging_in: Mutex::default(),
+        })
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read())
+    }
+
+    /// Puts other settings in force, for sessions that live as for those to come.
+    pub fn change_settings(&self, settings: Settings) {
+        let plans = plans(&settings);
+        *self.settings.write() = Arc::new(settings);
+        self.pools.apply(plans);
+    }
+
+    /// The stage.
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Open,
+            1 => Stage::Draining,
+            _ => Stage::Stopping,
+        }
+    }
+
+    /// Goes on to a later stage and tells everybody.
+    pub fn enter(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+        let flag = match stage {
+            Stage::Open => return,
+            Stage::Draining => told::DRAIN,
+            Stage::Stopping => told::STOP,
+        };
+        self.tell_all(flag);
+        if stage == Stage::Stopping {
+            for thread in self.logging_in.lock().values() {
+                wait::wake(*thread);
+            }
+        }
+    }
+
+    /// Tells every session something.
+    pub fn tell_all(&self, flag: u32) {
+        for handle in self.sessions.all() {
+            handle.tell(flag);
+        }
+    }
+
+    /// A place for one more client, if there is one.
+    pub fn admit(self: &Arc<House>) -> Option<Place> {
+        let most = self.settings().general.max_connections;
+        self.admitted
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+                (now < most).then_some(now + 1)
+            })
+            .ok()
+            .map(|_| Place(Arc::clone(self)))
+    }
+
+    /// Notes that the calling thread is logging a client in.
+    pub fn login_begins(&self, id: u64) {
+        self.logging_in.lock().insert(id, thread::number());
+    }
+
+    /// Notes that it is no longer.
+    pub fn login_ends(&self, id: u64) {
+        self.logging_in.lock().remove(&id);
+    }
+
+    /// How many are logging in.
+    pub fn logins(&self) -> usize {
+        self.logging_in.lock().len()
+    }
+}

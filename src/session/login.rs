@@ -1,0 +1,632 @@
+//! A connection from its first byte to its session: the first packet, who it is, whether it may come in,
+//! and what it is told when it has.
+//!
+//! Linear, within `client_login_timeout`. Ends in a session to be driven, a console session, a
+//! CancelRequest that has been passed on, or a refusal in words.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::client_settings::{self, Unsettled};
+use super::driver::no_server;
+use super::house::{House, Place, Stage};
+use super::lend::NotLent;
+use super::registry::{Cancel, Handle, Identity, process_id, told};
+use super::session::Session;
+use crate::auth::challenge::{Challenge, StandIn};
+use crate::auth::hba::{self, Client, Transport};
+use crate::auth::md5::{self, Md5Challenge};
+use crate::auth::{self, ClientKey, Outcome, ServerExchange, Verifier};
+use crate::config::{PasswordKind, Settings};
+use crate::net::address::Address;
+use crate::net::clock::Moment;
+use crate::net::dialogue::{Broken, Dialogue};
+use crate::net::stream::Stream;
+use crate::pool::pool::Pool;
+use crate::pool::waiter::Waiter;
+use crate::server::cancel;
+use crate::server::messages::{self, NoMessage};
+use crate::server::parameters::Parameters;
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::error::{Severity, error_response};
+use crate::wire::frame::c_string;
+use crate::wire::frontend;
+use crate::wire::sqlstate::{self, SqlState};
+use crate::wire::startup::{self, FirstPacket, Startup};
+
+/// The names of the database that is the console.
+pub const CONSOLE_DATABASES: [&str; 2] = ["pgdoorman", "pgbouncer"];
+
+/// The longest password message, in bytes.
+const LONGEST_PASSWORD: usize = 64 * 1024;
+
+/// How long a CancelRequest may take to reach PostgreSQL.
+const CANCEL_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long words of refusal may take to arrive.
+const WORDS_LIMIT: Duration = Duration::from_secs(2);
+
+/// A client that has logged in.
+pub struct LoggedIn {
+    /// Its handle, entered in the registry.
+    pub handle: Arc<Handle>,
+    /// Its place among `max_connections`.
+    pub place: Place,
+    /// What it has logged in to.
+    pub session: What,
+}
+
+/// What a client has logged in to.
+pub enum What {
+    /// A pool.
+    Pool(Arc<Pool>, Box<Session>),
+    /// The console.
+    Console,
+}
+
+/// Why a connection comes to nothing.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Its business is done: it was a CancelRequest.
+    Done,
+    /// It broke off or was never a client; nobody to tell.
+    Silent(String),
+    /// The client is told this; the log may know more.
+    Words {
+        /// SQLSTATE.
+        code: SqlState,
+        /// For the client.
+        words: String,
+        /// For the log.
+        log: String,
+    },
+    /// The client is told in PostgreSQL's own words.
+    Forwarded(crate::wire::error::ErrorFields),
+}
+
+fn say(code: SqlState, words: impl Into<String>) -> Refusal {
+    let words = words.into();
+    Refusal::Words {
+        code,
+        log: words.clone(),
+        words,
+    }
+}
+
+impl From<Broken> for Refusal {
+    fn from(broken: Broken) -> Refusal {
+        match broken {
+            Broken::Deadline => say(
+                sqlstate::PROTOCOL_VIOLATION,
+                "canceling authentication due to timeout (client_login_timeout)",
+            ),
+            Broken::Told => say(
+                sqlstate::ADMIN_SHUTDOWN,
+                "terminating connection due to administrator command",
+            ),
+            Broken::Ended | Broken::Io(_) => Refusal::Silent(broken.to_string()),
+        }
+    }
+}
+
+impl From<NoMessage> for Refusal {
+    fn from(error: NoMessage) -> Refusal {
+        match error {
+            NoMessage::Broken(broken) => broken.into(),
+            NoMessage::Malformed(what) => say(sqlstate::PROTOCOL_VIOLATION, what),
+        }
+    }
+}
+
+/// Logs a connection in. On refusal the client has been told and the connection closed.
+pub fn log_in(
+    house: &Arc<House>,
+    id: u64,
+    stream: Stream,
+    address: &Address,
+) -> Result<(LoggedIn, Stream, Vec<u8>), Refusal> {
+    let settings = house.settings();
+    let told_to_stop = || house.stage() == Stage::Stopping;
+    let connected_at = Moment::now();
+    let mut dialogue = Dialogue {
+        stream,
+        inbox: Vec::new(),
+        deadline: settings
+            .general
+            .client_login_timeout
+            .map(|limit| connected_at.after(limit)),
+        told_to_stop: &told_to_stop,
+    };
+    let mut login = Login {
+        house,
+        settings: &settings,
+        id,
+        address,
+        connected_at,
+    };
+    match login.run(&mut dialogue) {
+        Ok(logged_in) => Ok((logged_in, dialogue.stream, dialogue.inbox)),
+        Err(refusal) => {
+            let mut last = Vec::new();
+            match &refusal {
+                Refusal::Words { code, words, .. } => {
+                    error_response(&mut last, Severity::Fatal, code, words);
+                }
+                Refusal::Forwarded(fields) => forward(&mut last, fields),
+                Refusal::Done | Refusal::Silent(_) => {}
+            }
+            if !last.is_empty() {
+                dialogue.stream.finish(&last, WORDS_LIMIT);
+            }
+            Err(refusal)
+        }
+    }
+}
+
+/// PostgreSQL's complaint about a client's setting: at login every error is fatal.
+fn forward(out: &mut Vec<u8>, fields: &crate::wire::error::ErrorFields) {
+    crate::wire::write::message(out, backend::ERROR_RESPONSE, |out| {
+        for (field, text) in [
+            (b'S', "FATAL"),
+            (b'V', "FATAL"),
+            (b'C', fields.code.as_str()),
+            (b'M', fields.message.as_str()),
+        ] {
+            out.push(field);
+            crate::wire::write::c_string(out, text.as_bytes());
+        }
+        out.push(0);
+    });
+}
+
+struct Login<'a> {
+    house: &'a Arc<House>,
+    settings: &'a Settings,
+    id: u64,
+    address: &'a Address,
+    connected_at: Moment,
+}
+
+impl Login<'_> {
+    fn run(&mut self, dialogue: &mut Dialogue<'_>) -> Result<LoggedIn, Refusal> {
+        let startup = match self.first_packet(dialogue)? {
+            FirstPacket::Cancel { process_id, secret } => {
+                self.house.arrivals.cancel.fetch_add(1, Ordering::Relaxed);
+                self.cancel(process_id, &secret);
+                return Err(Refusal::Done);
+            }
+            FirstPacket::Startup(startup) => startup,
+            FirstPacket::Ssl | FirstPacket::GssEnc => {
+                return Err(say(
+                    sqlstate::PROTOCOL_VIOLATION,
+                    "a second request for encryption",
+                ));
+            }
+        };
+        self.house.arrivals.plain.fetch_add(1, Ordering::Relaxed);
+        if startup.replication {
+            return Err(say(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "replication connections cannot be pooled; connect to PostgreSQL directly",
+            ));
+        }
+        if startup.minor > startup::NEWEST_MINOR || !startup.protocol_options.is_empty() {
+            let mut answer = Vec::new();
+            backend::negotiate_protocol_version(
+                &mut answer,
+                startup::NEWEST_MINOR,
+                &startup.protocol_options,
+            );
+            dialogue.send(&answer)?;
+        }
+        let place = self.house.admit().ok_or_else(|| {
+            say(
+                sqlstate::TOO_MANY_CONNECTIONS,
+                "sorry, too many clients already",
+            )
+        })?;
+        if CONSOLE_DATABASES.contains(&startup.database.as_str()) {
+            self.console(dialogue, startup, place)
+        } else {
+            self.pool(dialogue, startup, place)
+        }
+    }
+
+    fn first_packet(&self, dialogue: &mut Dialogue<'_>) -> Result<FirstPacket, Refusal> {
+        let (mut ssl, mut gss) = (false, false);
+        loop {
+            let length = loop {
+                match startup::length(&dialogue.inbox) {
+                    Ok(Some(length)) if dialogue.inbox.len() >= length => break length,
+                    Ok(_) => dialogue.read_more()?,
+                    // Whoever this is, it does not speak our protocol.
+                    Err(error) => return Err(Refusal::Silent(error.to_string())),
+                }
+            };
+            let packet = dialogue.take(length);
+            match startup::parse(&packet) {
+                Ok(FirstPacket::Ssl) if !ssl => ssl = true,
+                Ok(FirstPacket::GssEnc) if !gss => gss = true,
+                Ok(other) => return Ok(other),
+                Err(error @ startup::StartupError::Cancel) => {
+                    return Err(Refusal::Silent(error.to_string()));
+                }
+                Err(error @ startup::StartupError::Version(_)) => {
+                    return Err(say(sqlstate::FEATURE_NOT_SUPPORTED, error.to_string()));
+                }
+                Err(error) => return Err(say(sqlstate::PROTOCOL_VIOLATION, error.to_string())),
+            }
+            dialogue.send(b"N")?;
+        }
+    }
+
+    fn cancel(&self, process: i32, secret: &[u8]) {
+        let Some(handle) = self.house.sessions.by_cancel_key(process, secret) else {
+            log::debug!("[#c{}] cancel request for no session of ours", self.id);
+            return;
+        };
+        let Cancel::Send(key) = handle.cancel() else {
+            return;
+        };
+        let sockets = crate::pool::plans::socket_options(&self.settings.general);
+        let sent = cancel::send(&key, &sockets, CANCEL_LIMIT);
+        handle.cancel_done(&key);
+        match sent {
+            Ok(()) => log::info!(
+                "[{}@{} #c{}] cancel request forwarded to {} pid={}",
+                handle.user,
+                handle.database,
+                handle.id,
+                key.address,
+                key.process_id
+            ),
+            Err(error) => log::warn!(
+                "[{}@{} #c{}] cancel request could not be forwarded to {} pid={}: {error}",
+                handle.user,
+                handle.database,
+                handle.id,
+                key.address,
+                key.process_id
+            ),
+        }
+    }
+
+    fn hba_client<'b>(&self, startup: &'b Startup) -> Client<'b> {
+        Client {
+            transport: match self.address {
+                Address::Tcp(_) => Transport::Tcp,
+                Address::Unix(_) => Transport::Unix,
+            },
+            tls: false,
+            address: self.address.ip(),
+            database: &startup.database,
+            user: &startup.user,
+        }
+    }
+
+    fn pool(
+        &self,
+        dialogue: &mut Dialogue<'_>,
+        startup: Startup,
+        place: Place,
+    ) -> Result<LoggedIn, Refusal> {
+        if self.house.stage() != Stage::Open {
+            return Err(say(sqlstate::POOLER_SHUTDOWN, "pooler is shut down now"));
+        }
+        let Some(configured) = self.settings.pools.get(&startup.database) else {
+            return Err(say(
+                sqlstate::INVALID_CATALOG_NAME,
+                format!(
+                    "No connection pool configured for database: {}, user: {}. Please check your connection parameters.",
+                    startup.database, startup.user
+                ),
+            ));
+        };
+        let client = self.hba_client(&startup);
+        let verdict = hba::verdict(&self.settings.general.hba, &client);
+        if let Some(words) = hba::refusal(&verdict, &client) {
+            return Err(say(sqlstate::INVALID_AUTHORIZATION, words));
+        }
+        let verifier = configured
+            .user(&startup.user)
+            .map(|user| Verifier::parse(user.password.expose()).unwrap_or(Verifier::None));
+        let all_md5 = configured
+            .users
+            .iter()
+            .all(|user| user.password.kind() == PasswordKind::Md5);
+        let stand_in = if all_md5 && !configured.users.is_empty() {
+            StandIn::Md5
+        } else {
+            StandIn::Scram
+        };
+        let login = auth::login(
+            &verdict,
+            &startup.user,
+            verifier.as_ref(),
+            stand_in,
+            &self.house.mock,
+        )
+        .map_err(|error| say(sqlstate::INTERNAL_ERROR, error.to_string()))?
+        .ok_or_else(|| refused(&startup.user, "no rule lets it in"))?;
+        let doom = login.doom.map(|doom| doom.to_string());
+        let proved = self.prove(dialogue, &startup.user, login.challenge, doom)?;
+        let pool = self
+            .house
+            .pools
+            .find(&startup.database, &startup.user)
+            .ok_or_else(|| refused(&startup.user, "there is no such user"))?;
+        if let Some(key) = proved {
+            pool.note_proved_key(key);
+        }
+        let secret = random_secret()?;
+        let waiter = Arc::new(Waiter::default());
+        let told = || self.house.stage() == Stage::Stopping || dialogue.stream.has_ended();
+        let effect =
+            client_settings::settle(startup.settings, &pool, &waiter, &told).map_err(unsettled)?;
+        let handle = self.enter(Identity {
+            id: self.id,
+            secret: secret.clone(),
+            database: startup.database.clone(),
+            user: startup.user.clone(),
+            application_name: application_name(&effect.reported),
+            address: self.address.clone(),
+            connected_at: self.connected_at,
+            console: false,
+        });
+        self.greet(dialogue, &handle, &effect.reported)?;
+        let session = Session::new(
+            self.id,
+            secret,
+            startup.database,
+            startup.user,
+            self.address.clone(),
+            self.connected_at,
+            (&*pool.plan()).into(),
+            effect.reported,
+            effect.unreported,
+        );
+        Ok(LoggedIn {
+            handle,
+            place,
+            session: What::Pool(pool, Box::new(session)),
+        })
+    }
+
+    /// Lets the client prove who it is, and says it is in. Returns the key it proved to have, if the
+    /// method shows one.
+    fn prove(
+        &self,
+        dialogue: &mut Dialogue<'_>,
+        user: &str,
+        challenge: Challenge,
+        doom: Option<String>,
+    ) -> Result<Option<ClientKey>, Refusal> {
+        let doomed = |otherwise: &str| refused(user, doom.as_deref().unwrap_or(otherwise));
+        let mut answer = Vec::new();
+        let key = match challenge {
+            Challenge::Nothing => None,
+            Challenge::Md5(challenge) => {
+                backend::authentication_md5(&mut answer, challenge.salt());
+                dialogue.send(&answer)?;
+                let response = self.password_message(dialogue)?;
+                let right = challenge.check(&response).unwrap_or(false);
+                if !right {
+                    return Err(doomed("the password is wrong"));
+                }
+                None
+            }
+            Challenge::Scram(exchange) => {
+                let outcome = self.scram(dialogue, user, exchange)?;
+                let Outcome::Proven {
+                    server_final,
+                    client_key,
+                } = outcome
+                else {
+                    return Err(doomed("the password is wrong"));
+                };
+                backend::authentication_sasl_final(&mut answer, &server_final);
+                dialogue.send(&answer)?;
+                Some(client_key)
+            }
+        };
+        answer.clear();
+        backend::authentication_ok(&mut answer);
+        dialogue.send(&answer)?;
+        Ok(key)
+    }
+
+    fn password_message(&self, dialogue: &mut Dialogue<'_>) -> Result<Vec<u8>, Refusal> {
+        let message = messages::next(dialogue, LONGEST_PASSWORD)?;
+        match message.kind {
+            frontend::PASSWORD => Ok(message.body),
+            frontend::TERMINATE => Err(Refusal::Silent("it left during login".into())),
+            other => Err(say(
+                sqlstate::PROTOCOL_VIOLATION,
+                format!(
+                    "expected a password, got a message of type \"{}\"",
+                    other.escape_ascii()
+                ),
+            )),
+        }
+    }
+
+    fn scram(
+        &self,
+        dialogue: &mut Dialogue<'_>,
+        user: &str,
+        mut exchange: ServerExchange,
+    ) -> Result<Outcome, Refusal> {
+        let mut answer = Vec::new();
+        backend::authentication_sasl(&mut answer, &[auth::scram::MECHANISM]);
+        dialogue.send(&answer)?;
+        let first = self.password_message(dialogue)?;
+        let malformed = || {
+            say(
+                sqlstate::PROTOCOL_VIOLATION,
+                "malformed SASLInitialResponse message",
+            )
+        };
+        let (mechanism, rest) = c_string(&first).ok_or_else(malformed)?;
+        if mechanism != auth::scram::MECHANISM.as_bytes() {
+            return Err(say(
+                sqlstate::PROTOCOL_VIOLATION,
+                "client selected an invalid SASL authentication mechanism",
+            ));
+        }
+        let (length, data) = crate::wire::frame::int32(rest).ok_or_else(malformed)?;
+        if usize::try_from(length) != Ok(data.len()) {
+            return Err(malformed());
+        }
+        let failed = |error: auth::ScramError| refused(user, &error.to_string());
+        let server_first = exchange.client_first(data).map_err(failed)?;
+        answer.clear();
+        backend::authentication_sasl_continue(&mut answer, &server_first);
+        dialogue.send(&answer)?;
+        let last = self.password_message(dialogue)?;
+        exchange.client_final(&last).map_err(failed)
+    }
+
+    fn console(
+        &self,
+        dialogue: &mut Dialogue<'_>,
+        startup: Startup,
+        place: Place,
+    ) -> Result<LoggedIn, Refusal> {
+        let client = self.hba_client(&startup);
+        let verdict = hba::verdict(&self.settings.general.hba, &client);
+        if let Some(words) = hba::refusal(&verdict, &client) {
+            return Err(say(sqlstate::INVALID_AUTHORIZATION, words));
+        }
+        let general = &self.settings.general;
+        let crypto =
+            |error: auth::crypto::CryptoError| say(sqlstate::INTERNAL_ERROR, error.to_string());
+        let (challenge, doom) = if verdict == hba::Verdict::Trust {
+            (Challenge::Nothing, None)
+        } else if startup.user == general.admin_username && !general.admin_password.is_empty() {
+            let hash = md5::hash(general.admin_password.expose(), &startup.user).map_err(crypto)?;
+            (
+                Challenge::Md5(Md5Challenge::new(&hash).map_err(crypto)?),
+                None,
+            )
+        } else {
+            let mock = Md5Challenge::mock(&startup.user, &self.house.mock).map_err(crypto)?;
+            (
+                Challenge::Md5(mock),
+                Some("it is not the administrator of the console".to_owned()),
+            )
+        };
+        self.prove(dialogue, &startup.user, challenge, doom)?;
+        let secret = random_secret()?;
+        let name = startup
+            .settings
+            .iter()
+            .find(|(name, _)| name == "application_name")
+            .map_or("pg_doorman", |(_, value)| value.as_str());
+        let mut parameters = Parameters::default();
+        for (key, value) in [
+            ("application_name", name),
+            ("client_encoding", "UTF8"),
+            ("DateStyle", "ISO, MDY"),
+            ("integer_datetimes", "on"),
+            ("server_encoding", "UTF8"),
+            ("server_version", env!("CARGO_PKG_VERSION")),
+            ("standard_conforming_strings", "on"),
+            ("TimeZone", "Etc/UTC"),
+        ] {
+            parameters.set(key, value.as_bytes());
+        }
+        let handle = self.enter(Identity {
+            id: self.id,
+            secret,
+            database: startup.database,
+            user: startup.user,
+            application_name: name.as_bytes().to_vec(),
+            address: self.address.clone(),
+            connected_at: self.connected_at,
+            console: true,
+        });
+        self.greet(dialogue, &handle, &parameters)?;
+        Ok(LoggedIn {
+            handle,
+            place,
+            session: What::Console,
+        })
+    }
+
+    fn enter(&self, who: Identity) -> Arc<Handle> {
+        let handle = Arc::new(Handle::new(who));
+        self.house.sessions.enter(&handle);
+        // The stage may have changed since it was looked at, when nobody knew of this session.
+        match self.house.stage() {
+            Stage::Open => {}
+            Stage::Draining if handle.console => {}
+            Stage::Draining => handle.tell(told::DRAIN),
+            Stage::Stopping => handle.tell(told::STOP),
+        }
+        handle
+    }
+
+    /// ParameterStatus for each parameter, BackendKeyData, ReadyForQuery.
+    fn greet(
+        &self,
+        dialogue: &mut Dialogue<'_>,
+        handle: &Arc<Handle>,
+        parameters: &Parameters,
+    ) -> Result<(), Refusal> {
+        let mut greeting = Vec::new();
+        for (name, value) in parameters.iter() {
+            backend::parameter_status(&mut greeting, name.as_bytes(), value);
+        }
+        backend::backend_key_data(&mut greeting, process_id(handle.id), &handle.secret);
+        backend::ready_for_query(&mut greeting, TransactionStatus::Idle);
+        let sent = dialogue.send(&greeting);
+        if sent.is_err() {
+            self.house.sessions.leave(handle.id);
+        }
+        Ok(sent?)
+    }
+}
+
+fn refused(user: &str, why: &str) -> Refusal {
+    let words = auth::refusal(user);
+    Refusal::Words {
+        code: sqlstate::INVALID_PASSWORD,
+        log: format!("{words}: {why}"),
+        words,
+    }
+}
+
+fn random_secret() -> Result<Vec<u8>, Refusal> {
+    let mut secret = vec![0; 4];
+    openssl::rand::rand_bytes(&mut secret).map_err(|error| {
+        say(
+            sqlstate::INTERNAL_ERROR,
+            format!("no randomness for a cancel key: {error}"),
+        )
+    })?;
+    Ok(secret)
+}
+
+fn application_name(parameters: &Parameters) -> Vec<u8> {
+    parameters
+        .get("application_name")
+        .unwrap_or_default()
+        .to_vec()
+}
+
+fn unsettled(why: Unsettled) -> Refusal {
+    match why {
+        Unsettled::Refused(fields) => Refusal::Forwarded(fields),
+        Unsettled::Lost(how) => say(
+            sqlstate::CONNECTION_FAILURE,
+            format!("the server connection was lost during login: {how}"),
+        ),
+        Unsettled::NotLent(NotLent::Told) => Refusal::Silent("it left during login".into()),
+        Unsettled::NotLent(NotLent::Closed) => say(
+            sqlstate::INVALID_CATALOG_NAME,
+            "the pool was removed from the configuration",
+        ),
+        Unsettled::NotLent(why) => say(sqlstate::TOO_MANY_CONNECTIONS, no_server(&why)),
+    }
+}

@@ -1,0 +1,20 @@
+//! A client's session: the value, the protocol it follows, the thread that drives it, and the list of
+//! those that live.
+//!
+//! Knows nothing of upgrades or of what the console says.
+
+pub mod accept;
+pub mod client_settings;
+pub mod console;
+pub mod driver;
+pub mod ending;
+pub mod house;
+pub mod lend;
+pub mod login;
+pub mod registry;
+pub mod relay;
+#[allow(
+    clippy::module_inception,
+    reason = "the file is the value: one session"
+)]
+pub mod session;

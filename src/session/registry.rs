@@ -1,0 +1,303 @@
+//! The sessions that live: what others may see of each, and the few things they may tell it.
+//!
+//! The session itself belongs to its thread. Beside it stands a [`Handle`] that anybody may hold: flags to
+//! raise, numbers to read, and what it takes to cancel. Invariant: the handle of a session says Running
+//! exactly while the session may have something running on that backend.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use parking_lot::{Mutex, RwLock};
+
+use crate::net::address::Address;
+use crate::net::clock::Moment;
+use crate::net::thread;
+use crate::net::wait;
+use crate::pool::waiter::Waiter;
+use crate::server::backend::{BackendKey, Count};
+
+/// What a session can be told, as bits of its flags.
+pub mod told {
+    /// Finish the transaction, tell the client 58006, and leave.
+    pub const DRAIN: u32 = 1;
+    /// Tell the client 57P01 and leave now.
+    pub const STOP: u32 = 1 << 1;
+    /// The time for finishing transactions is over: tell the client 58006 and leave now.
+    pub const CUT: u32 = 1 << 2;
+    /// Leave the queue with 57014.
+    pub const CANCEL: u32 = 1 << 3;
+    /// A CancelRequest of ours has been dealt with: look whether the connection can be given back.
+    pub const CANCELLED: u32 = 1 << 4;
+}
+
+/// What a session is doing, as far as a CancelRequest is concerned.
+#[derive(Debug, Default)]
+enum Doing {
+    /// Nothing that could be cancelled.
+    #[default]
+    Nothing,
+    /// It waits for a server connection.
+    Queued,
+    /// It has this backend.
+    Running(Arc<BackendKey>),
+}
+
+/// What `SHOW CLIENTS` calls the state of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Activity {
+    /// Logging in.
+    Login,
+    /// Without a server connection.
+    Idle,
+    /// With one.
+    Active,
+    /// In the queue for one.
+    Waiting,
+}
+
+/// What a CancelRequest for a session has to do.
+#[derive(Debug)]
+pub enum Cancel {
+    /// Send one to this backend, then call [`Handle::cancel_done`].
+    Send(Arc<BackendKey>),
+    /// Nothing more: the session was told to leave the queue, or there is nothing to cancel.
+    Done,
+}
+
+/// What others may know of a session, and tell it.
+#[derive(Debug)]
+pub struct Handle {
+    /// Its number.
+    pub id: u64,
+    /// The secret of its cancel key.
+    pub secret: Vec<u8>,
+    /// The database, as the client named it.
+    pub database: String,
+    /// The user.
+    pub user: String,
+    /// `application_name` at login.
+    pub application_name: Vec<u8>,
+    /// Where the client is.
+    pub address: Address,
+    /// When it connected.
+    pub connected_at: Moment,
+    /// Whether it is a console session.
+    pub console: bool,
+    /// Where it waits for a server connection.
+    pub waiter: Arc<Waiter>,
+    /// Transactions it has finished.
+    pub transactions: Count,
+    /// Queries it has finished.
+    pub queries: Count,
+    /// Errors it was told of.
+    pub errors: Count,
+    /// Since when it has had a server connection, if it has one.
+    active_since: AtomicU64,
+    flags: AtomicU32,
+    activity: AtomicU8,
+    thread: AtomicI32,
+    doing: Mutex<Doing>,
+}
+
+/// Who a session is; see [`Handle`] for the parts.
+#[derive(Debug)]
+pub struct Identity {
+    /// Its number.
+    pub id: u64,
+    /// The secret of its cancel key.
+    pub secret: Vec<u8>,
+    /// The database.
+    pub database: String,
+    /// The user.
+    pub user: String,
+    /// `application_name`.
+    pub application_name: Vec<u8>,
+    /// Where the client is.
+    pub address: Address,
+    /// When it connected.
+    pub connected_at: Moment,
+    /// Whether it is a console session.
+    pub console: bool,
+}
+
+impl Handle {
+    /// The handle of a session that the calling thread will drive.
+    pub fn new(who: Identity) -> Handle {
+        Handle {
+            id: who.id,
+            secret: who.secret,
+            database: who.database,
+            user: who.user,
+            application_name: who.application_name,
+            address: who.address,
+            connected_at: who.connected_at,
+            console: who.console,
+            waiter: Arc::default(),
+            transactions: Count::default(),
+            queries: Count::default(),
+            errors: Count::default(),
+            active_since: AtomicU64::new(0),
+            flags: AtomicU32::new(0),
+            activity: AtomicU8::new(Activity::Idle as u8),
+            thread: AtomicI32::new(thread::number().as_raw()),
+            doing: Mutex::default(),
+        }
+    }
+
+    /// Tells the session something and makes its thread look up, wherever it waits.
+    pub fn tell(&self, flag: u32) {
+        self.flags.fetch_or(flag, Ordering::AcqRel);
+        self.waiter.ring();
+        wait::wake(Pid::from_raw(self.thread.load(Ordering::Acquire)));
+    }
+
+    /// What the session was told and has not yet heeded.
+    pub fn told(&self) -> u32 {
+        self.flags.load(Ordering::Acquire)
+    }
+
+    /// Notes that the session has heeded a flag.
+    pub fn heeded(&self, flag: u32) {
+        self.flags.fetch_and(!flag, Ordering::AcqRel);
+    }
+
+    /// Notes what the session is doing, for the console.
+    pub fn show(&self, activity: Activity) {
+        self.activity.store(activity as u8, Ordering::Relaxed);
+    }
+
+    /// What the session is doing.
+    pub fn activity(&self) -> Activity {
+        match self.activity.load(Ordering::Relaxed) {
+            0 => Activity::Login,
+            2 => Activity::Active,
+            3 => Activity::Waiting,
+            _ => Activity::Idle,
+        }
+    }
+
+    /// How long the session has had its server connection.
+    pub fn active_for(&self) -> Duration {
+        Moment::from_micros(self.active_since.load(Ordering::Relaxed)).elapsed()
+    }
+
+    /// The server connection the session has.
+    pub fn running_on(&self) -> Option<Arc<BackendKey>> {
+        match &*self.doing.lock() {
+            Doing::Running(key) => Some(Arc::clone(key)),
+            Doing::Nothing | Doing::Queued => None,
+        }
+    }
+
+    /// The session waits in the queue.
+    pub fn queued(&self) {
+        let mut doing = self.doing.lock();
+        self.heeded(told::CANCEL);
+        *doing = Doing::Queued;
+        self.show(Activity::Waiting);
+    }
+
+    /// The session has a backend.
+    pub fn running(&self, key: &Arc<BackendKey>) {
+        *self.doing.lock() = Doing::Running(Arc::clone(key));
+        self.active_since
+            .store(Moment::now().micros(), Ordering::Relaxed);
+        self.show(Activity::Active);
+    }
+
+    /// The session has neither. True if a CancelRequest is on its way to the backend it had.
+    pub fn at_rest(&self) -> bool {
+        self.show(Activity::Idle);
+        match std::mem::take(&mut *self.doing.lock()) {
+            Doing::Running(key) => key.is_being_cancelled(),
+            Doing::Nothing | Doing::Queued => false,
+        }
+    }
+
+    /// Begins to cancel whatever the session is doing.
+    pub fn cancel(&self) -> Cancel {
+        let doing = self.doing.lock();
+        match &*doing {
+            Doing::Nothing => Cancel::Done,
+            Doing::Queued => {
+                drop(doing);
+                self.tell(told::CANCEL);
+                Cancel::Done
+            }
+            Doing::Running(key) => {
+                // Under the lock: the session cannot give the backend back without seeing this.
+                key.cancel_begins();
+                Cancel::Send(Arc::clone(key))
+            }
+        }
+    }
+
+    /// Notes that PostgreSQL has dealt with the CancelRequest.
+    pub fn cancel_done(&self, key: &BackendKey) {
+        key.cancel_ends();
+        self.tell(told::CANCELLED);
+    }
+}
+
+/// The sessions that live.
+#[derive(Debug, Default)]
+pub struct Registry {
+    sessions: RwLock<HashMap<u64, Arc<Handle>>>,
+    next_id: AtomicU64,
+}
+
+/// The process id a session shows its client: its number, wrapped to what the field holds and never 0.
+pub fn process_id(id: u64) -> i32 {
+    i32::try_from(id % 0x7fff_ffff).unwrap_or(0) + 1
+}
+
+impl Registry {
+    /// A number for a new connection.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Enters a session.
+    pub fn enter(&self, handle: &Arc<Handle>) {
+        self.sessions.write().insert(handle.id, Arc::clone(handle));
+    }
+
+    /// Takes a session out.
+    pub fn leave(&self, id: u64) {
+        self.sessions.write().remove(&id);
+    }
+
+    /// All sessions, in the order of their numbers.
+    pub fn all(&self) -> Vec<Arc<Handle>> {
+        let mut all: Vec<_> = self.sessions.read().values().cloned().collect();
+        all.sort_by_key(|handle| handle.id);
+        all
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.sessions.read().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The session with this cancel key. The secret is compared in constant time.
+    pub fn by_cancel_key(&self, process: i32, secret: &[u8]) -> Option<Arc<Handle>> {
+        self.sessions
+            .read()
+            .values()
+            .find(|handle| {
+                process_id(handle.id) == process
+                    && handle.secret.len() == secret.len()
+                    && openssl::memcmp::eq(&handle.secret, secret)
+            })
+            .cloned()
+    }
+}

@@ -1,0 +1,93 @@
+//! The queue of replies a client still expects: the one place where a reply is invented or dropped.
+//!
+//! Each request that goes to the server appends an entry, and so does each that the pooler answers
+//! itself; the order of the client's replies is the order of the queue, whatever the server's replies are
+//! cut into. An entry also says what must be taken back if its reply never comes, because an error made
+//! the server skip the request.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::server::prepared::Statement;
+
+/// The reply to one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// To Query or FunctionCall: everything up to a ReadyForQuery.
+    UntilReady {
+        /// The Query is one SET that ends with its transaction.
+        tame: bool,
+    },
+    /// To Sync: a ReadyForQuery.
+    Ready,
+    /// To Parse: ParseComplete.
+    Parse,
+    /// To Bind: BindComplete.
+    Bind,
+    /// To Describe of a statement or a portal: its last message is RowDescription or NoData.
+    Describe,
+    /// To Execute: its last message is CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute,
+    /// To Close: CloseComplete.
+    Close,
+    /// None. Marks where the client's CopyDone or CopyFail stands among its requests.
+    CopyEnd,
+}
+
+/// What is done with a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Deliver {
+    /// It is passed on to the client.
+    Forward,
+    /// It is dropped: the pooler asked, not the client.
+    Swallow,
+    /// The pooler makes it: the server was not asked.
+    Produce,
+}
+
+/// What is taken back if the reply never comes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Undo {
+    /// A name of the client's, and what it meant before.
+    pub name: Option<(Vec<u8>, Option<Arc<Statement>>)>,
+    /// The statement was not prepared on the server after all.
+    pub not_prepared: Option<u64>,
+    /// The statement was not closed on the server after all.
+    pub not_closed: Option<u64>,
+}
+
+/// An expected reply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Expected {
+    /// The reply.
+    pub reply: Reply,
+    /// What is done with it.
+    pub deliver: Deliver,
+    /// What is taken back if it never comes.
+    pub undo: Option<Box<Undo>>,
+}
+
+impl Expected {
+    /// A reply that is passed on and changes nothing.
+    pub fn forward(reply: Reply) -> Expected {
+        Expected {
+            reply,
+            deliver: Deliver::Forward,
+            undo: None,
+        }
+    }
+
+    /// A reply that is dropped.
+    pub fn swallow(reply: Reply) -> Expected {
+        Expected {
+            reply,
+            deliver: Deliver::Swallow,
+            undo: None,
+        }
+    }
+}
+
+/// The queue.
+pub type Queue = VecDeque<Expected>;

@@ -1,0 +1,230 @@
+//! A server connection comes to the session, and leaves it as clean as it came.
+//!
+//! Coming, it is made to have the settings that the client has been told, by one round trip, or by none if
+//! nothing differs. Leaving, what the client left behind is undone behind the client's back: its reply is
+//! on its way while the pooler cleans.
+
+use std::sync::Arc;
+
+use super::expected::{Expected, Reply};
+use super::pieces::Output;
+use crate::net::clock::Moment;
+use crate::server::backend::Backend;
+use crate::server::parameters::{Parameters, set_statement};
+use crate::server::traces::Traces;
+use crate::session::session::{Lent, Phase, Rules, Session, Side};
+use crate::wire::backend;
+use crate::wire::frontend;
+use crate::wire::write;
+
+/// The setting that decides how the others' bytes are read.
+const CLIENT_ENCODING: &str = "client_encoding";
+
+impl Session {
+    /// Takes a server connection. If it has to be tried first (`check`) or its settings differ from the
+    /// client's, statements for that are written and the session tunes; else it serves at once.
+    pub fn take_connection(
+        &mut self,
+        backend: Box<Backend>,
+        rules: Rules,
+        check: bool,
+        out: &mut Output,
+    ) {
+        self.rules = rules;
+        let now = Moment::now();
+        self.lent = Some(Lent {
+            backend,
+            side: Side::default(),
+            expected: std::collections::VecDeque::new(),
+            skipping: false,
+            copying_in: false,
+            batch_open: false,
+            ended: false,
+            spoiled: None,
+            since: now,
+            query_since: now,
+            transaction_since: None,
+        });
+        if check {
+            self.ask(b";", out);
+        }
+        self.write_settings(out);
+        let asked = self
+            .lent
+            .as_ref()
+            .is_some_and(|lent| !lent.expected.is_empty());
+        if asked {
+            self.enter(Phase::Tuning);
+        } else {
+            self.tell_settings(out);
+            self.enter(Phase::Serving);
+        }
+    }
+
+    /// Sends the server a statement of the pooler's own.
+    fn ask(&mut self, sql: &[u8], out: &mut Output) {
+        out.server.write(|own| {
+            write::message(own, frontend::QUERY, |body| write::c_string(body, sql));
+        });
+        if let Some(lent) = &mut self.lent {
+            lent.expected
+                .push_back(Expected::swallow(Reply::UntilReady { tame: true }));
+        }
+    }
+
+    /// Writes the statements that give the server connection this client's settings.
+    fn write_settings(&mut self, out: &mut Output) {
+        let Some(lent) = &mut self.lent else { return };
+        let reported = Arc::clone(&lent.backend.reported);
+        let told = Arc::clone(&self.told);
+        let mut statements = Vec::new();
+        if !Arc::ptr_eq(&told, &reported) {
+            let differing: Vec<_> = told
+                .differing_from(&reported)
+                .filter(|(name, _)| Parameters::is_settable(name))
+                .map(|(name, value)| (name, Some(value)))
+                .collect();
+            let is_encoding = |name: &str| name.eq_ignore_ascii_case(CLIENT_ENCODING);
+            let encoding = differing.iter().filter(|(name, _)| is_encoding(name));
+            statements.extend(set_statement(encoding.copied()));
+            let others = differing.iter().filter(|(name, _)| !is_encoding(name));
+            statements.extend(set_statement(others.copied()));
+        }
+        let applied = &lent.backend.applied;
+        let wanted = &self.unreported;
+        if !Arc::ptr_eq(applied, wanted) {
+            let set = wanted
+                .differing_from(applied)
+                .map(|(name, value)| (name, Some(value)));
+            let reset = applied.missing_in(wanted).map(|name| (name, None));
+            statements.extend(set_statement(set.chain(reset)));
+            lent.backend.applied = Arc::clone(wanted);
+        }
+        for statement in statements {
+            self.ask(&statement, out);
+        }
+    }
+
+    /// Tells the client what is in effect on the server connection and differs from what it was told.
+    fn tell_settings(&mut self, out: &mut Output) {
+        let Some(lent) = &mut self.lent else { return };
+        if Arc::ptr_eq(&self.told, &lent.backend.reported) {
+            return;
+        }
+        if *self.told == *lent.backend.reported {
+            // One copy for both, so that the next comparison is one of addresses.
+            lent.backend.reported = Arc::clone(&self.told);
+            return;
+        }
+        for (name, value) in lent.backend.reported.differing_from(&self.told) {
+            out.client
+                .write(|own| backend::parameter_status(own, name.as_bytes(), value));
+        }
+        self.told = Arc::clone(&lent.backend.reported);
+    }
+
+    /// Goes on when nothing is expected any more: from tuning to serving, from serving to cleaning or
+    /// returning once the transaction is over, from cleaning to returning.
+    pub fn end_turn(&mut self, out: &mut Output) {
+        let phase = self.phase();
+        let leaves = self.abandoned || self.rules.mode == crate::pool::plan::Mode::Transaction;
+        let Some(lent) = &mut self.lent else { return };
+        let quiet = lent.expected.is_empty()
+            && lent.side.frame.left == 0
+            && lent.side.owed.is_empty()
+            && lent.side.unread.is_empty();
+        if !quiet || lent.ended {
+            return;
+        }
+        match phase {
+            Phase::Tuning if lent.spoiled.is_none() => {
+                self.tell_settings(out);
+                self.enter(Phase::Serving);
+                if self.abandoned {
+                    self.end_turn(out);
+                }
+            }
+            Phase::Serving => {
+                let between_messages =
+                    self.client.frame.left == 0 && !lent.batch_open && !lent.copying_in;
+                let over = !lent.backend.in_transaction() || self.abandoned;
+                if leaves && between_messages && over {
+                    self.told = Arc::clone(&lent.backend.reported);
+                    self.clean(out);
+                }
+            }
+            Phase::Cleaning if lent.spoiled.is_none() => self.clean(out),
+            _ => {}
+        }
+    }
+
+    /// Undoes what is left on the server connection, step by step; returns it when nothing is.
+    fn clean(&mut self, out: &mut Output) {
+        let undo_traces = self.rules.clean;
+        let Some(lent) = &mut self.lent else { return };
+        let backend = &mut lent.backend;
+        if backend.in_transaction() {
+            self.ask(b"ROLLBACK", out);
+            self.enter(Phase::Cleaning);
+            return;
+        }
+        let undo = backend.traces.undo().filter(|_| undo_traces);
+        let Some(undo) = undo else {
+            backend.traces = Traces::NONE;
+            self.enter(Phase::Returning);
+            return;
+        };
+        let traces = std::mem::take(&mut backend.traces);
+        if traces.forgets_statements() {
+            backend.prepared.clear();
+        }
+        if traces.resets_settings() {
+            backend.applied = Arc::default();
+        }
+        self.ask(undo.as_bytes(), out);
+        self.enter(Phase::Cleaning);
+    }
+
+    /// The client is gone. What is left is to bring the server connection into a state in which it can
+    /// be cleaned; false if that cannot be done and it must be closed.
+    pub fn abandon(&mut self, out: &mut Output) -> bool {
+        self.abandoned = true;
+        self.client.owed = Vec::new();
+        self.client.unread = Vec::new();
+        let half_sent = self.client.frame.left > 0 && !self.client.frame.dropped;
+        let Some(lent) = &mut self.lent else {
+            return true;
+        };
+        if half_sent || lent.ended || lent.spoiled.is_some() {
+            return false;
+        }
+        if lent.copying_in {
+            lent.copying_in = false;
+            out.server
+                .write(|own| frontend::copy_fail(own, "the client is gone"));
+        }
+        if lent.batch_open || lent.skipping {
+            lent.batch_open = false;
+            lent.skipping = false;
+            out.server.write(|own| frontend::bare(own, frontend::SYNC));
+            lent.expected.push_back(Expected::swallow(Reply::Ready));
+        }
+        self.end_turn(out);
+        true
+    }
+
+    /// Gives the server connection up: the session has none and is idle.
+    pub fn give_up_connection(&mut self) -> Option<Box<Backend>> {
+        let lent = self.lent.take()?;
+        self.client.frame = super::super::session::Frame::default();
+        self.enter(Phase::Idle);
+        Some(lent.backend)
+    }
+
+    /// Sends the server a statement that does nothing, so that whatever was on its way to the backend has
+    /// arrived when its reply has.
+    pub fn clean_once_more(&mut self, out: &mut Output) {
+        self.ask(b";", out);
+        self.enter(Phase::Cleaning);
+    }
+}

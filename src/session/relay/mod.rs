@@ -1,0 +1,20 @@
+//! The protocol as a state machine without I/O: bytes in, bytes out.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`expected`] | the queue of replies a client still expects |
+//! | [`pieces`] | what a step wants written, without copying what is only passed on |
+//! | [`requests`] | a step over what the client sent |
+//! | [`replies`] | a step over what the server sent |
+//! | [`lending`] | a server connection comes to the session and leaves it |
+//!
+//! All of them are methods of [`Session`](super::session::Session), which is all the state there is.
+
+pub mod expected;
+pub mod lending;
+pub mod pieces;
+pub mod replies;
+pub mod requests;
+
+#[cfg(test)]
+mod tests;

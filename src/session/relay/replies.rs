@@ -1,0 +1,433 @@
+//! A step over what the server sent.
+//!
+//! Each message is matched with the head of the queue of expected replies, which says whether it is
+//! passed on; rows pass by the buffer without being looked into. A reply that does not fit the queue
+//! means that pooler and server no longer understand each other, and ends the server connection.
+
+use std::fmt;
+
+use super::expected::{Deliver, Expected, Reply};
+use super::pieces::Output;
+use crate::net::clock::Moment;
+use crate::server::prepared::PREFIX;
+use crate::session::session::{Lent, Phase, Session};
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::error::ErrorFields;
+use crate::wire::frame::{self, BadLength, HEADER, Header};
+use crate::wire::write;
+
+/// Messages whose content matters are awaited whole up to this many bytes; larger ones pass unread.
+const LONGEST_READ: usize = 8 * 1024;
+
+/// The server sent what does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desync(pub String);
+
+impl fmt::Display for Desync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<BadLength> for Desync {
+    fn from(bad: BadLength) -> Desync {
+        Desync(bad.to_string())
+    }
+}
+
+/// What becomes of one message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Pass,
+    Drop,
+    /// Something else has been written in its place.
+    Replaced,
+}
+
+impl Session {
+    /// Whether the session takes bytes from its server now.
+    pub fn reads_server(&self) -> bool {
+        self.lent.is_some() && self.client.owed.is_empty()
+    }
+
+    /// Takes up bytes the server sent and returns how many were consumed; those that were not are to be
+    /// offered again, with more behind them. When the transaction is over with the last of them, the
+    /// session goes on to clean or to return the connection.
+    ///
+    /// # Errors
+    /// [`Desync`]: the server connection is of no further use.
+    pub fn take_from_server(&mut self, input: &[u8], out: &mut Output) -> Result<usize, Desync> {
+        let mut at = 0;
+        while at < input.len() {
+            let Some(lent) = &mut self.lent else {
+                return Err(Desync("bytes from a server that is not there".into()));
+            };
+            let rest = &input[at..];
+            let frame = &mut lent.side.frame;
+            if frame.left > 0 {
+                let n = frame.left.min(rest.len());
+                frame.left -= n;
+                if !frame.dropped {
+                    out.client.pass(at..at + n);
+                }
+                at += n;
+                continue;
+            }
+            let Some(head) = frame::header(rest)? else {
+                break;
+            };
+            let content_matters = matches!(
+                head.kind,
+                backend::READY_FOR_QUERY
+                    | backend::COMMAND_COMPLETE
+                    | backend::PARAMETER_STATUS
+                    | backend::ERROR_RESPONSE
+            );
+            let n = head.whole().min(rest.len());
+            if content_matters && n < head.whole() && head.whole() <= LONGEST_READ {
+                break;
+            }
+            let body = (n == head.whole()).then(|| &rest[HEADER..n]);
+            let fate = self.reply(head, body, out)?;
+            let dropped = self.abandoned || fate != Fate::Pass;
+            if !dropped {
+                out.client.pass(at..at + n);
+            }
+            if let Some(lent) = &mut self.lent {
+                lent.side.frame.left = head.whole() - n;
+                lent.side.frame.dropped = dropped;
+            }
+            at += n;
+            if head.kind == backend::READY_FOR_QUERY || lent_head_is_own(self.lent.as_ref()) {
+                self.produce_own(out);
+            }
+        }
+        let all_taken = at == input.len();
+        if all_taken {
+            self.end_turn(out);
+        }
+        Ok(at)
+    }
+
+    /// Sends the replies of the pooler's own that are next.
+    pub(super) fn produce_own(&mut self, out: &mut Output) {
+        let Some(lent) = &mut self.lent else { return };
+        while let Some(head) = lent.expected.front() {
+            if head.reply == Reply::CopyEnd {
+                lent.expected.pop_front();
+                continue;
+            }
+            if head.deliver != Deliver::Produce {
+                return;
+            }
+            let kind = match head.reply {
+                Reply::Close => backend::CLOSE_COMPLETE,
+                _ => backend::PARSE_COMPLETE,
+            };
+            lent.expected.pop_front();
+            if !self.abandoned {
+                out.client.write(|own| write::message(own, kind, |_| {}));
+            }
+        }
+    }
+
+    fn reply(
+        &mut self,
+        head: Header,
+        body: Option<&[u8]>,
+        out: &mut Output,
+    ) -> Result<Fate, Desync> {
+        // Rows first: they are most of the messages.
+        let Some(lent) = &mut self.lent else {
+            return Ok(Fate::Drop);
+        };
+        let front = lent.expected.front();
+        let fate = match front.map(|front| front.deliver) {
+            Some(Deliver::Swallow) => Fate::Drop,
+            _ => Fate::Pass,
+        };
+        if matches!(head.kind, backend::DATA_ROW | backend::COPY_DATA_RESPONSE) {
+            return Ok(fate);
+        }
+        let reply = front.map(|front| front.reply);
+        let until_ready = matches!(reply, Some(Reply::UntilReady { .. }));
+        match head.kind {
+            backend::NOTICE_RESPONSE | backend::FUNCTION_CALL_RESPONSE => Ok(fate),
+            backend::NOTIFICATION_RESPONSE => Ok(Fate::Pass),
+            backend::PARAMETER_STATUS => {
+                if let Some((name, value)) = body.and_then(backend::parse_parameter_status) {
+                    lent.backend.note_parameter(name, value);
+                }
+                Ok(fate)
+            }
+            backend::COMMAND_COMPLETE => {
+                if let Some(body) = body {
+                    self.command_complete(body.strip_suffix(b"\0").unwrap_or(body));
+                }
+                self.advance(head, until_ready, &[Reply::Execute])
+                    .map(|()| fate)
+            }
+            backend::READY_FOR_QUERY => self.ready(body).map(|()| fate),
+            backend::ERROR_RESPONSE => Ok(self.error(body, out)),
+            backend::PARSE_COMPLETE => self.advance(head, false, &[Reply::Parse]).map(|()| fate),
+            backend::BIND_COMPLETE => self.advance(head, false, &[Reply::Bind]).map(|()| fate),
+            backend::CLOSE_COMPLETE => self.advance(head, false, &[Reply::Close]).map(|()| fate),
+            backend::PARAMETER_DESCRIPTION => Ok(fate),
+            backend::ROW_DESCRIPTION | backend::NO_DATA => self
+                .advance(head, until_ready, &[Reply::Describe])
+                .map(|()| fate),
+            backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => self
+                .advance(head, until_ready, &[Reply::Execute])
+                .map(|()| fate),
+            backend::COPY_IN_RESPONSE => {
+                self.copy_in_begins();
+                Ok(fate)
+            }
+            backend::COPY_OUT_RESPONSE | backend::COPY_DONE_RESPONSE => Ok(fate),
+            other => Err(Desync(format!(
+                "a message of type \"{}\" that the pooler does not know",
+                other.escape_ascii()
+            ))),
+        }
+    }
+
+    /// Takes the head off the queue if its reply is complete with this message. `within` says that the
+    /// message is part of a longer reply.
+    fn advance(&mut self, head: Header, within: bool, ends: &[Reply]) -> Result<(), Desync> {
+        if within {
+            return Ok(());
+        }
+        let Some(lent) = &mut self.lent else {
+            return Ok(());
+        };
+        match lent.expected.front() {
+            Some(front) if ends.contains(&front.reply) && front.deliver != Deliver::Produce => {
+                lent.expected.pop_front();
+                Ok(())
+            }
+            other => Err(Desync(format!(
+                "a message of type \"{}\" where the reply due is {:?}",
+                head.kind.escape_ascii(),
+                other.map(|front| front.reply)
+            ))),
+        }
+    }
+
+    fn command_complete(&mut self, tag: &[u8]) {
+        let Some(lent) = &mut self.lent else { return };
+        let tame = matches!(
+            lent.expected.front(),
+            Some(Expected {
+                reply: Reply::UntilReady { tame: true },
+                ..
+            })
+        );
+        lent.backend.traces.note_tag(tag, tame);
+        if tag == b"DISCARD ALL" || tag == b"DEALLOCATE ALL" {
+            lent.backend.prepared.clear();
+            if self.phase() == Phase::Serving {
+                self.statements.clear();
+            }
+        }
+    }
+
+    fn ready(&mut self, body: Option<&[u8]>) -> Result<(), Desync> {
+        let status = body.and_then(TransactionStatus::parse);
+        let (Some(lent), Some(status)) = (&mut self.lent, status) else {
+            return Err(Desync(
+                "a ReadyForQuery without a transaction status".into(),
+            ));
+        };
+        while let Some(front) = lent.expected.front() {
+            if front.reply == Reply::CopyEnd {
+                lent.expected.pop_front();
+            } else {
+                break;
+            }
+        }
+        let swallowed = match lent.expected.pop_front() {
+            Some(Expected {
+                reply: Reply::UntilReady { .. } | Reply::Ready,
+                deliver,
+                ..
+            }) => deliver == Deliver::Swallow,
+            other => {
+                return Err(Desync(format!(
+                    "a ReadyForQuery where the reply due is {:?}",
+                    other.map(|front| front.reply)
+                )));
+            }
+        };
+        lent.backend.status = status;
+        lent.copying_in = false;
+        if !swallowed {
+            let now = Moment::now();
+            self.work.queries += 1;
+            lent.backend.key.tally.queries.add(1);
+            self.work.query_micros += micros(now, lent.query_since);
+            lent.query_since = now;
+            if status == TransactionStatus::Idle
+                && let Some(since) = lent.transaction_since.take()
+            {
+                self.work.transactions += 1;
+                lent.backend.key.tally.transactions.add(1);
+                self.work.transaction_micros += micros(now, since);
+                if !lent.expected.is_empty() {
+                    lent.transaction_since = Some(now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An error: what is still expected up to the next Sync will not come, and is taken back.
+    fn error(&mut self, body: Option<&[u8]>, out: &mut Output) -> Fate {
+        let phase = self.phase();
+        let Some(lent) = &mut self.lent else {
+            return Fate::Drop;
+        };
+        if phase == Phase::Serving {
+            self.work.errors += 1;
+        }
+        let fields = body.map(ErrorFields::parse).unwrap_or_default();
+        log::debug!(
+            "[{}@{} #c{}] server error pid={}: {fields}",
+            self.user,
+            self.database,
+            self.id,
+            lent.backend.key.process_id
+        );
+        // After a FATAL PostgreSQL closes the connection.
+        lent.ended |= fields.is_fatal();
+        // While the client is being served it hears of every error, also of that of a Parse which the
+        // pooler added: its own would have failed alike.
+        let for_client = phase == Phase::Serving && !self.abandoned;
+        if phase != Phase::Serving {
+            lent.spoiled = Some(fields.to_string());
+        }
+        self.take_back();
+        if !for_client {
+            return Fate::Drop;
+        }
+        match body.and_then(|body| self.in_clients_words(body)) {
+            Some(body) => {
+                out.client.write(|own| {
+                    write::message(own, backend::ERROR_RESPONSE, |out| {
+                        out.extend_from_slice(&body);
+                    });
+                });
+                Fate::Replaced
+            }
+            None => Fate::Pass,
+        }
+    }
+
+    /// Drops what is expected before the next Sync and undoes what was assumed of it.
+    fn take_back(&mut self) {
+        let Some(lent) = &mut self.lent else { return };
+        if matches!(
+            lent.expected.front(),
+            Some(Expected {
+                reply: Reply::UntilReady { .. } | Reply::Ready,
+                ..
+            }) | None
+        ) {
+            // The simple protocol goes on to its ReadyForQuery by itself.
+            return;
+        }
+        let end = lent
+            .expected
+            .iter()
+            .position(|expected| expected.reply == Reply::Ready);
+        // Without a Sync among what was sent, the server skips all that comes before one.
+        lent.skipping |= end.is_none();
+        lent.copying_in = false;
+        let skipped: Vec<Expected> = lent
+            .expected
+            .drain(..end.unwrap_or(lent.expected.len()))
+            .collect();
+        // Backwards, so that a name that changed twice gets its first meaning back.
+        for undo in skipped.into_iter().rev().filter_map(|skipped| skipped.undo) {
+            if let Some(number) = undo.not_prepared {
+                lent.backend.prepared.forget(number);
+            }
+            if let Some(number) = undo.not_closed {
+                lent.backend.prepared.put_back_surplus(number);
+            }
+            if let Some((name, before)) = undo.name {
+                match before {
+                    Some(statement) => self.statements.insert(name, statement),
+                    None => self.statements.remove(&name),
+                };
+            }
+        }
+    }
+
+    /// The server waits for copy data. Sync and Flush mean nothing to it until the copy has ended, so no
+    /// reply to a Sync that was sent before that will come.
+    fn copy_in_begins(&mut self) {
+        let Some(lent) = &mut self.lent else { return };
+        lent.copying_in = true;
+        let extended =
+            matches!(lent.expected.front(), Some(front) if front.reply == Reply::Execute);
+        // The head is the request that copies.
+        while let Some(next) = lent.expected.get(1) {
+            match next.reply {
+                Reply::Ready => {
+                    lent.expected.remove(1);
+                    lent.batch_open = extended;
+                }
+                Reply::CopyEnd => {
+                    lent.expected.remove(1);
+                    lent.copying_in = false;
+                    break;
+                }
+                _ => break,
+            }
+        }
+        let synced = |expected: &Expected| expected.reply == Reply::Ready;
+        if !lent.copying_in && lent.expected.iter().any(synced) {
+            lent.batch_open = false;
+        }
+    }
+
+    /// The body of an error with the client's own names of its statements, or `None` if it speaks of no
+    /// name of the pooler's.
+    fn in_clients_words(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let prefix = PREFIX.as_bytes();
+        let finds = |rest: &[u8]| rest.windows(prefix.len()).position(|w| w == prefix);
+        let mut rest = body;
+        let mut found = finds(rest)?;
+        let mut words = Vec::with_capacity(body.len());
+        loop {
+            words.extend_from_slice(&rest[..found]);
+            let after = &rest[found + prefix.len()..];
+            let digits = after.iter().take_while(|b| b.is_ascii_digit()).count();
+            let number: Option<u64> = std::str::from_utf8(&after[..digits])
+                .ok()
+                .and_then(|digits| digits.parse().ok());
+            let name = self
+                .statements
+                .iter()
+                .find(|(_, statement)| Some(statement.number) == number)
+                .map_or(&b""[..], |(name, _)| name);
+            words.extend_from_slice(name);
+            rest = &after[digits..];
+            match finds(rest) {
+                Some(next) => found = next,
+                None => break,
+            }
+        }
+        words.extend_from_slice(rest);
+        Some(words)
+    }
+}
+
+fn lent_head_is_own(lent: Option<&Lent>) -> bool {
+    lent.and_then(|lent| lent.expected.front())
+        .is_some_and(|front| front.deliver == Deliver::Produce || front.reply == Reply::CopyEnd)
+}
+
+fn micros(now: Moment, since: Moment) -> u64 {
+    now.micros().saturating_sub(since.micros())
+}

@@ -1,0 +1,232 @@
+//! A session as a value: everything that is true of a client's session except its sockets.
+//!
+//! It can be written down at any wait and go on in another process. What the protocol makes of it is in
+//! [`relay`](super::relay); the thread that drives it is in [`driver`](super::driver).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::relay::expected::Queue;
+use crate::net::address::Address;
+use crate::net::clock::Moment;
+use crate::pool::plan::{Mode, Plan};
+use crate::pool::totals::Work;
+use crate::server::backend::Backend;
+use crate::server::parameters::Parameters;
+use crate::server::prepared::Statement;
+use crate::server::traces::Scan;
+
+/// What a session is doing. Changed only by [`Session::enter`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// It has no server connection and needs none.
+    Idle,
+    /// It waits for a server connection since this moment. Its request is unread.
+    Queued(Moment),
+    /// It has a server connection that is being checked or set up for it. Its request is unread.
+    Tuning,
+    /// It has a server connection; requests and replies pass.
+    Serving,
+    /// Its transaction is over or its client gone, and what it left on the server connection is being
+    /// undone.
+    Cleaning,
+    /// Its server connection is clean, or was clean all along, and is to be given back.
+    Returning,
+}
+
+/// A message that has passed in part.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Frame {
+    /// Bytes that have not come yet.
+    pub left: usize,
+    /// Whether they are dropped when they come.
+    pub dropped: bool,
+    /// Whether they are text that is looked through for traces.
+    pub scan: Option<Scan>,
+}
+
+/// One side of a session.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Side {
+    /// Bytes read from it and not yet acted upon.
+    pub unread: Vec<u8>,
+    /// Bytes to be written to it.
+    pub owed: Vec<u8>,
+    /// The message from it that is passing.
+    pub frame: Frame,
+}
+
+/// A server connection while a session has it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Lent {
+    /// The connection's state.
+    pub backend: Box<Backend>,
+    /// The server's side.
+    pub side: Side,
+    /// The replies that are still to come.
+    pub expected: Queue,
+    /// The server skips what it is sent until the next Sync, because of an error.
+    pub skipping: bool,
+    /// The server is in copy-in mode and the client has not ended it.
+    pub copying_in: bool,
+    /// The client has begun a batch of the extended protocol and has not ended it with a Sync.
+    pub batch_open: bool,
+    /// The server has said its last words and will close the connection.
+    pub ended: bool,
+    /// A statement of the pooler's own has failed with this error: the connection cannot be used.
+    pub spoiled: Option<String>,
+    /// When the session got it.
+    pub since: Moment,
+    /// When the first of the expected replies was asked for.
+    pub query_since: Moment,
+    /// When the current transaction began.
+    pub transaction_since: Option<Moment>,
+}
+
+/// What the plan of the session's pool says of the protocol; refreshed whenever a connection is lent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// When the connection goes back.
+    pub mode: Mode,
+    /// Whether the client's prepared statements follow it.
+    pub follow_statements: bool,
+    /// Statements that are remembered although no client has them prepared.
+    pub prepared_cache: usize,
+    /// Statements kept on one server connection.
+    pub prepared_per_server: usize,
+    /// Whether what the client leaves is undone.
+    pub clean: bool,
+}
+
+impl From<&Plan> for Rules {
+    fn from(plan: &Plan) -> Rules {
+        Rules {
+            mode: plan.mode,
+            follow_statements: plan.prepared_statements,
+            prepared_cache: plan.prepared_cache,
+            prepared_per_server: plan.prepared_per_server,
+            clean: plan.clean,
+        }
+    }
+}
+
+/// A client's session.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Session {
+    /// Its number; also the process id in its BackendKeyData.
+    pub id: u64,
+    /// The secret in its BackendKeyData.
+    pub secret: Vec<u8>,
+    /// The database, as the client named it.
+    pub database: String,
+    /// The user, as the client named it.
+    pub user: String,
+    /// Where the client is.
+    pub address: Address,
+    /// When it connected.
+    pub connected_at: Moment,
+    /// What it is doing.
+    phase: Phase,
+    /// The rules it is served by.
+    pub rules: Rules,
+    /// What PostgreSQL reports of its settings, as the client has been told.
+    pub told: Arc<Parameters>,
+    /// The settings it asked for at startup that PostgreSQL does not report.
+    pub unreported: Arc<Parameters>,
+    /// The statements it has prepared, by its own names; the unnamed one has the empty name.
+    pub statements: HashMap<Vec<u8>, Arc<Statement>>,
+    /// The client's side.
+    pub client: Side,
+    /// Its server connection, while it has one.
+    pub lent: Option<Lent>,
+    /// The client is gone; replies are dropped.
+    pub abandoned: bool,
+    /// A request was refused: what the client sends is dropped up to its next Sync.
+    pub refusing: bool,
+    /// What it has done since its pool was last told.
+    pub work: Work,
+}
+
+impl Session {
+    /// A session that has just logged in.
+    #[allow(clippy::too_many_arguments, reason = "a value's parts, each said once")]
+    pub fn new(
+        id: u64,
+        secret: Vec<u8>,
+        database: String,
+        user: String,
+        address: Address,
+        connected_at: Moment,
+        rules: Rules,
+        told: Arc<Parameters>,
+        unreported: Arc<Parameters>,
+    ) -> Session {
+        Session {
+            id,
+            secret,
+            database,
+            user,
+            address,
+            connected_at,
+            phase: Phase::Idle,
+            rules,
+            told,
+            unreported,
+            statements: HashMap::new(),
+            client: Side::default(),
+            lent: None,
+            abandoned: false,
+            refusing: false,
+            work: Work::default(),
+        }
+    }
+
+    /// What the session is doing.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Lets the session do something else: the only way to.
+    pub(super) fn enter(&mut self, phase: Phase) {
+        debug_assert!(
+            matches!(
+                (self.phase, phase),
+                (Phase::Idle, Phase::Queued(_) | Phase::Tuning | Phase::Serving)
+                    | (Phase::Queued(_), Phase::Idle | Phase::Tuning | Phase::Serving)
+                    // Back to Queued: the connection was dead.
+                    | (Phase::Tuning, Phase::Serving | Phase::Queued(_) | Phase::Cleaning | Phase::Returning | Phase::Idle)
+                    | (Phase::Serving, Phase::Cleaning | Phase::Returning | Phase::Idle)
+                    | (Phase::Cleaning, Phase::Cleaning | Phase::Returning | Phase::Idle)
+                    | (Phase::Returning, Phase::Cleaning | Phase::Idle)
+            ),
+            "from {:?} to {phase:?}",
+            self.phase
+        );
+        self.phase = phase;
+    }
+
+    /// Whether the client has had the server's last message whole, so that one of the pooler's own can
+    /// follow.
+    pub fn client_is_between_messages(&self) -> bool {
+        self.lent.as_ref().is_none_or(|lent| {
+            let frame = &lent.side.frame;
+            frame.left == 0 || frame.dropped
+        })
+    }
+
+    /// Whether the session keeps its server connection and both have nothing to do.
+    pub fn rests_with_server(&self) -> bool {
+        self.rules.mode == Mode::Session
+            && self
+                .lent
+                .as_ref()
+                .is_some_and(|lent| lent.expected.is_empty() && lent.transaction_since.is_none())
+    }
+
+    /// How log lines name it.
+    pub fn tag(&self) -> String {
+        format!("[{}@{} #c{}]", self.user, self.database, self.id)
+    }
+}

@@ -1,0 +1,325 @@
+"""The pool: who gets which server connection, when, and what becomes of it afterwards."""
+
+import threading
+import time
+
+import psycopg
+
+from postgres import free_port
+from wait import stays, wait_until
+from wire import bind, error, execute, parse, query, sync
+
+
+def pid(connection):
+    return connection.execute("select pg_backend_pid()").fetchone()[0]
+
+
+def test_transaction_mode_shares_backends(doorman, pg):
+    one = doorman(size=2)
+    clients = [one.connect() for _ in range(10)]
+    for client in clients:
+        client.execute("select 1")
+    assert 1 <= len(pg.pids()) <= 2
+
+
+def test_a_transaction_keeps_its_backend(doorman):
+    one = doorman(size=2)
+    a, b = one.connect(), one.connect()
+    with a.transaction():
+        mine = pid(a)
+        for _ in range(5):
+            assert pid(b) != mine
+            assert pid(a) == mine
+
+
+def test_session_mode_keeps_the_backend_until_the_client_leaves(doorman, pg):
+    one = doorman(mode="session", size=2, general={"query_wait_timeout": "500ms"})
+    a, b = one.connect(), one.connect()
+    mine = pid(a)
+    assert pid(b) != mine
+    assert pid(a) == mine
+    late = one.raw()
+    assert error(late.ask(query("select 1"))).code == "53300"
+    a.close()
+    wait_until(lambda: int(one.pool()["sv_idle"]) == 1, what="the backend is back")
+    assert pid(one.connect()) == mine
+
+
+def test_the_pool_mode_may_be_the_users_own(doorman, pg):
+    one = doorman(mode="transaction", users=[
+        {"username": "app", "password": "", "pool_size": 2, "pool_mode": "session"},
+        {"username": "jürgen", "password": "", "pool_size": 1}])
+    a, b = one.connect(), one.connect()
+    assert pid(a) != pid(b)
+    assert one.pool()["pool_mode"].lower() == "session"
+    c, d = one.connect(user="jürgen"), one.connect(user="jürgen")
+    assert pid(c) == pid(d)
+
+
+def test_idle_backends_are_taken_last_in_first_out(doorman):
+    """The rest of the pool may then grow old and be closed."""
+    one = doorman(size=3)
+    a, b, c = one.connect(), one.connect(), one.connect()
+    with a.transaction(), b.transaction(), c.transaction():
+        for each in (a, b, c):
+            pid(each)
+    assert len({pid(a) for _ in range(10)}) == 1
+
+
+def test_round_robin_uses_all_of_them(doorman):
+    one = doorman(size=3, general={"server_round_robin": True})
+    a, b, c = one.connect(), one.connect(), one.connect()
+    with a.transaction(), b.transaction(), c.transaction():
+        for each in (a, b, c):
+            pid(each)
+    assert len({pid(a) for _ in range(9)}) == 3
+
+
+def test_first_come_first_served(doorman, background):
+    one = doorman(size=1)
+    holder = one.connect()
+    waiters = [one.connect() for _ in range(8)]
+
+    def take(client):
+        return client.execute("select clock_timestamp()").fetchone()[0]
+
+    with holder.transaction():
+        holder.execute("select 1")
+        served = []
+        for place, client in enumerate(waiters, 1):
+            served.append(background(take, client))
+            wait_until(lambda: one.waiting() == place, what=f"{place} clients wait")
+    times = [future.result(10) for future in served]
+    assert times == sorted(times)
+
+
+def test_a_newcomer_does_not_overtake_the_queue(doorman, background):
+    """One client that takes the connection again and again does not starve a waiting one."""
+    one = doorman(size=1)
+    greedy, modest = one.connect(), one.connect()
+    stop = threading.Event()
+
+    def grab():
+        rounds = 0
+        while not stop.is_set():
+            greedy.execute("select 1")
+            rounds += 1
+        return rounds
+
+    grabbing = background(grab)
+    begin = time.monotonic()
+    for _ in range(50):
+        modest.execute("select 1")
+    took = time.monotonic() - begin
+    stop.set()
+    assert grabbing.result(10) > 0
+    assert took < 5
+
+
+def test_query_wait_timeout(doorman):
+    one = doorman(size=1, general={"query_wait_timeout": "500ms"})
+    holder, waiter = one.connect(), one.raw()
+    with holder.transaction():
+        holder.execute("select 1")
+        begin = time.monotonic()
+        told = error(waiter.ask(query("select 1")))
+        took = time.monotonic() - begin
+        assert told.code == "53300"
+        assert "query_wait_timeout" in told.text
+        assert 0.4 < took < 3
+        assert holder.execute("select 2").fetchone() == (2,)
+    assert one.waiting() == 0
+
+
+def test_a_request_that_timed_out_leaves_nothing_behind(doorman):
+    """What was sent with it is not run later, by nobody."""
+    one = doorman(size=1, general={"query_wait_timeout": "300ms"})
+    one.connect().execute("create table if not exists late (n int)")
+    holder, waiter = one.connect(), one.raw()
+    with holder.transaction():
+        holder.execute("select 1")
+        waiter.ask(parse("insert into late values (1)"), bind(), execute(), sync())
+    assert one.connect().execute("select count(*) from late").fetchone() == (0,)
+    one.connect().execute("drop table late")
+
+
+def test_pool_size_is_never_passed(doorman, pg, background):
+    one = doorman(size=3)
+    stop, most = threading.Event(), [0]
+
+    def watch():
+        while not stop.is_set():
+            most[0] = max(most[0], len(pg.pids()))
+
+    def work():
+        client = one.connect()
+        for _ in range(20):
+            client.execute("select pg_sleep(0.002)")
+        client.close()
+
+    watching = background(watch)
+    for done in [background(work) for _ in range(20)]:
+        done.result(30)
+    stop.set()
+    watching.result(10)
+    assert most[0] == 3
+
+
+def test_min_pool_size_is_kept_warm(doorman, pg):
+    one = doorman(size=4, user={"min_pool_size": 2, "server_username": "app", "server_password": "app-secret"},
+                  general={"retain_connections_time": "200ms"})
+    wait_until(lambda: len(pg.pids()) == 2, what="two backends before any client")
+    pg.terminate(*pg.pids())
+    wait_until(lambda: len(pg.pids()) == 2, what="they are replaced")
+    assert one.serves()
+
+
+def test_dead_pooled_connections_cost_nothing(doorman, pg):
+    one = doorman(size=3)
+    clients = [one.connect() for _ in range(3)]
+    for _ in range(3):
+        with clients[0].transaction(), clients[1].transaction(), clients[2].transaction():
+            before = {pid(client) for client in clients}
+        assert len(before) == 3
+        pg.terminate(*before)
+        for client in clients:
+            assert pid(client) not in before
+
+
+def test_dead_pooled_connections_cost_a_batch_nothing(doorman, pg):
+    """The same in the extended protocol, where more than one message is under way."""
+    one = doorman(size=1)
+    client = one.connect()
+    for n in range(3):
+        pg.terminate(*pg.pids())
+        assert client.execute("select %s::int + 1", (n,)).fetchone() == (n + 1,)
+
+
+def test_idle_session_mode_client_learns_that_its_backend_is_gone(doorman, pg):
+    one = doorman(mode="session")
+    raw = one.raw()
+    pg.terminate(int(raw.value("select pg_backend_pid()")))
+    told = raw.read_until("E")[-1]
+    assert told.code == "57P01"
+    assert raw.at_end()
+
+
+def test_a_restart_of_postgresql_is_survived_by_idle_clients(doorman, pg):
+    one = doorman(size=2)
+    clients = [one.connect() for _ in range(5)]
+    for client in clients:
+        client.execute("select 1")
+    pg.restart()
+    for client in clients:
+        assert client.execute("select 1").fetchone() == (1,)
+
+
+def test_a_server_that_is_down_is_told_at_once_and_found_again(doorman, pg):
+    one = doorman(general={"connect_timeout": "1s", "query_wait_timeout": "2s"})
+    one.serves()
+    pg.stop()
+    try:
+        raw = one.raw(login=False)
+        seen = raw.login()
+        if raw.status == "I":
+            seen = raw.ask(query("select 1"))
+        assert error(seen).code in ("53300", "57P03", "08006", "08001")
+    finally:
+        pg.start_again()
+    wait_until(lambda: serves(one), what="the pooler serves again")
+
+
+def serves(one):
+    try:
+        return one.serves()
+    except psycopg.Error:
+        return False
+
+
+def test_server_lifetime(doorman, pg):
+    one = doorman(size=1, general={"server_lifetime": "300ms", "retain_connections_time": "100ms"})
+    client = one.connect()
+    first = pid(client)
+    wait_until(lambda: pid(client) != first, 10, "the backend is replaced")
+    wait_until(lambda: len(pg.pids()) == 1, what="the old one is gone")
+
+
+def test_idle_timeout(doorman, pg):
+    one = doorman(size=3, general={"idle_timeout": "300ms", "retain_connections_time": "100ms",
+                                   "retain_connections_max": 0})
+    clients = [one.connect() for _ in range(3)]
+    with clients[0].transaction(), clients[1].transaction(), clients[2].transaction():
+        assert len({pid(client) for client in clients}) == 3
+    wait_until(lambda: not pg.pids(), 10, "idle backends are closed")
+    assert clients[0].execute("select 1").fetchone() == (1,)
+
+
+def test_the_pools_own_limits_win(doorman, pg):
+    one = doorman(size=1, pool={"idle_timeout": "300ms"}, general={"idle_timeout": "1h", "retain_connections_time": "100ms"})
+    one.serves()
+    wait_until(lambda: not pg.pids(), 10, "idle backends are closed")
+
+
+def test_a_client_that_hangs_up_gives_the_backend_back(doorman, mode):
+    one = doorman(mode=mode, size=1)
+    for leave in ("close", "vanish"):
+        raw = one.raw()
+        raw.value("select 1")
+        getattr(raw, leave)()
+        assert one.serves()
+
+
+def test_clients_in_the_queue_may_leave(doorman):
+    one = doorman(size=1)
+    holder = one.connect()
+    with holder.transaction():
+        holder.execute("select 1")
+        waiters = [one.raw() for _ in range(5)]
+        for raw in waiters:
+            raw.send(query("select 1"))
+        wait_until(lambda: one.waiting() == 5, what="five clients wait")
+        for raw in waiters:
+            raw.vanish()
+        wait_until(lambda: one.waiting() == 0, what="the queue is empty")
+    assert one.serves()
+
+
+def test_databases_do_not_share(doorman, pg):
+    one = doorman(size=1, pools={"second": {
+        "server_host": pg.host, "server_port": pg.port,
+        "users": [{"username": "app", "password": "", "pool_size": 1}]}})
+    a, b = one.connect(), one.connect(database="second")
+    with a.transaction(), b.transaction():
+        assert a.execute("select current_database()").fetchone() == ("shop",)
+        assert b.execute("select current_database()").fetchone() == ("second",)
+
+
+def test_server_database_may_have_another_name(doorman):
+    one = doorman(pool={"server_database": "second"})
+    assert one.connect().execute("select current_database()").fetchone() == ("second",)
+
+
+def test_the_server_may_be_reached_by_unix_socket(doorman, pg):
+    one = doorman(pool={"server_host": pg.directory})
+    assert one.serves()
+
+
+def test_an_unreachable_server_is_bounded_by_one_deadline(doorman):
+    one = doorman(pool={"server_host": "127.0.0.1", "server_port": free_port()},
+                  general={"query_wait_timeout": "1s", "connect_timeout": "1s"})
+    begin = time.monotonic()
+    raw = one.raw(login=False)
+    raw.login()
+    if raw.status == "I":
+        raw.ask(query("select 1"))
+    assert time.monotonic() - begin < 3
+
+
+def test_many_short_connections(doorman, pg, mode):
+    one = doorman(mode=mode, size=2)
+    for _ in range(200):
+        raw = one.raw()
+        assert raw.value("select 1") == "1"
+        raw.close()
+    assert len(pg.pids()) <= 2
+    assert stays(lambda: len(pg.pids()) <= 2, 0.1)

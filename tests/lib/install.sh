@@ -1,0 +1,90 @@
+# Sourced by tests/run, contrib/try and bench/run's wrapper: installs what a
+# checkout needs and is not there yet. Looks before it installs, so that it
+# costs a few milliseconds when everything is in place. Debian and its
+# derivatives only; elsewhere it says what is missing and stops.
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "This needs root or sudo: $*"
+    fi
+}
+
+package_installed() {
+    [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null)" = "ii " ]
+}
+
+# The programs of PostgreSQL live outside PATH on Debian.
+postgres_bin() {
+    local dir
+    for dir in $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -rV); do
+        if [ -x "$dir/initdb" ]; then
+            printf '%s\n' "$dir"
+            return
+        fi
+    done
+    dir=$(dirname "$(command -v initdb || true)")
+    [ "$dir" != . ] && printf '%s\n' "$dir"
+}
+
+# install_missing PACKAGE[:COMMAND]...
+# With :COMMAND the package counts as present when the command exists, wherever
+# it came from.
+install_missing() {
+    local item package missing=()
+    for item in "$@"; do
+        package=${item%%:*}
+        if [ "$item" != "$package" ] && command -v "${item#*:}" >/dev/null; then
+            continue
+        fi
+        if command -v dpkg-query >/dev/null && package_installed "$package"; then
+            continue
+        fi
+        missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || die "Not on Debian; please install by hand: ${missing[*]}"
+    say "Installing: ${missing[*]}"
+    # Debian starts a cluster of its own when PostgreSQL is installed; the tests
+    # bring theirs, so this one is not wanted.
+    if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        as_root mkdir -p /etc/postgresql-common
+        echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive sh -c '
+        apt-get -q update >/dev/null &&
+        apt-get -q install -y --no-install-recommends "$@" >/dev/null' sh "${missing[@]}" >&2
+}
+
+# Compiler and OpenSSL headers, and a cargo that knows edition 2024.
+install_rust() {
+    install_missing gcc:cc pkg-config:pkg-config libssl-dev
+    if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
+        PATH="$HOME/.cargo/bin:$PATH"
+    fi
+    if ! command -v cargo >/dev/null; then
+        local candidate
+        candidate=$(LC_ALL=C apt-cache policy rustc 2>/dev/null | sed -n 's/^ *Candidate: //p')
+        if [ -n "$candidate" ] && [ "$candidate" != "(none)" ] &&
+            dpkg --compare-versions "$candidate" ge 1.85; then
+            install_missing cargo rustc
+        fi
+    fi
+    command -v cargo >/dev/null || die "No cargo found, and Debian's is older than 1.85 (or absent).
+Install Rust 1.85 or later (https://rustup.rs) and run this again."
+    local version
+    version=$(cargo --version | cut -d' ' -f2)
+    [ "$(printf '1.85\n%s\n' "$version" | sort -V | head -n 1)" = 1.85 ] ||
+        die "cargo $version is too old: Rust 1.85 or later is needed (https://rustup.rs)."
+}
+
+install_postgres() {
+    install_missing postgresql postgresql-client:psql postgresql-contrib
+    [ -n "$(postgres_bin)" ] || die "PostgreSQL's programs (initdb) were not found."
+}
