@@ -34,7 +34,6 @@ impl Command {
         let target = |rest: &[&str]| rest.first().map(|name| name.trim_matches('"').to_owned());
         match (verb.as_str(), rest.as_slice()) {
             ("show", [_, ..]) => Command::Show(rest.join(" ").to_ascii_lowercase()),
-            ("show", []) => Command::Show("help".to_owned()),
             ("reload", []) => Command::Reload,
             ("pause", [] | [_]) => Command::Pause(target(&rest)),
             ("resume", [] | [_]) => Command::Resume(target(&rest)),

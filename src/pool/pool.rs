@@ -40,6 +40,20 @@ pub struct Effect {
     pub unreported: Arc<Parameters>,
 }
 
+impl Effect {
+    /// The values that the settings of these names have come to.
+    pub fn chosen(&self, names: &[String]) -> Parameters {
+        let mut chosen = Parameters::default();
+        for name in names {
+            let value = self.reported.get(name).or(self.unreported.get(name));
+            if let Some(value) = value {
+                chosen.set(name, value);
+            }
+        }
+        chosen
+    }
+}
+
 /// Why no connection was to be had.
 #[derive(Debug, Clone)]
 pub enum NoConnection {
@@ -459,11 +473,17 @@ impl Pool {
         let now = Moment::now();
         let mut state = self.state.lock();
         let mut leaving = Vec::new();
+        let mut dead = Vec::new();
         let mut place = 0;
-        while place < state.idle.len() && leaving.len() < quota {
-            let backend = &state.idle[place].backend;
+        while place < state.idle.len() {
+            let connection = &state.idle[place];
             let spare = state.total() > state.plan.min_size;
-            if backend.has_expired(now) || (backend.is_stale(now) && spare) {
+            let due =
+                connection.backend.has_expired(now) || (connection.backend.is_stale(now) && spare);
+            // A look at the socket's state, which does not wait for anything.
+            if !connection.stream.is_silent() {
+                dead.extend(state.idle.remove(place));
+            } else if due && leaving.len() < quota {
                 leaving.extend(state.idle.remove(place));
             } else {
                 place += 1;
@@ -482,6 +502,7 @@ impl Pool {
         drop(state);
         let closed = leaving.len();
         close_all(leaving, "expired");
+        close_all(dead, "PostgreSQL closed it while it lay idle");
         closed
     }
 

@@ -1,6 +1,8 @@
 //! All statements that clients have prepared, each once: the registry that gives equal statements one
 //! name on every server connection.
 //!
+//! A large statement has a number but no place here: it is not kept for others.
+//!
 //! A lookup hashes the definition once and compares it in full. The registry keeps up to `limit`
 //! statements that no client holds any more, for the client that prepares them again.
 
@@ -63,6 +65,9 @@ impl Statements {
             traces: traces::scan(&definition[..text_end.unwrap_or(definition.len())]),
         });
         shelf.next_number += 1;
+        if statement.is_large() {
+            return statement;
+        }
         shelf
             .statements
             .insert(ByDefinition(Arc::clone(&statement)));

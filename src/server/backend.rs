@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::parameters::Parameters;
-use super::prepared::Prepared;
+use super::prepared::{Prepared, Statement};
 use super::traces::Traces;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
@@ -122,6 +122,8 @@ pub struct Backend {
     pub idle_limit: Option<Duration>,
     /// The generation of its pool at the time it was made; RECONNECT starts a new one.
     pub epoch: u64,
+    /// What PostgreSQL reported of its settings when it was logged in.
+    pub fresh: Arc<Parameters>,
     /// What PostgreSQL reports of its settings.
     pub reported: Arc<Parameters>,
     /// Settings PostgreSQL does not report and the pooler has made for the sake of a client.
@@ -145,8 +147,15 @@ impl Backend {
 
     /// Whether it has the statement. If not, one is noted as being on its way, and the caller has to send
     /// the Parse; with more than `limit` statements the least recently used make room.
-    pub fn has_statement(&mut self, number: u64, limit: usize) -> bool {
-        let has = self.prepared.touch(number) || self.prepared.add(number, limit);
+    pub fn has_statement(&mut self, statement: &Statement, limit: usize) -> bool {
+        let number = statement.number;
+        let has = self.prepared.touch(number)
+            || if statement.is_large() {
+                self.prepared.add_passing(number);
+                false
+            } else {
+                self.prepared.add(number, limit)
+            };
         let tally = &self.key.tally;
         let count = if has {
             &tally.prepared_hits

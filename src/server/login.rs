@@ -130,6 +130,7 @@ pub fn connect(target: &Target, id: u64) -> Result<Connection, ConnectError> {
         ));
     }
     let now = Moment::now();
+    let reported = Arc::new(reported);
     Ok(Connection {
         backend: Box::new(Backend {
             key: Arc::new(key),
@@ -137,7 +138,8 @@ pub fn connect(target: &Target, id: u64) -> Result<Connection, ConnectError> {
             expires_at: None,
             idle_limit: None,
             epoch: 0,
-            reported: Arc::new(reported),
+            fresh: Arc::clone(&reported),
+            reported,
             applied: Arc::default(),
             traces: Traces::NONE,
             status: TransactionStatus::Idle,

@@ -13,6 +13,10 @@ use super::traces::Traces;
 /// What a statement's name on a server begins with.
 pub const PREFIX: &str = "DOORMAN_";
 
+/// A statement whose definition has more bytes than this is not kept for the next client that prepares
+/// it: it is likely to carry its data in its text, and PostgreSQL would keep all of it.
+const LARGE: usize = 16 * 1024;
+
 /// A statement that clients have prepared.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statement {
@@ -25,6 +29,11 @@ pub struct Statement {
 }
 
 impl Statement {
+    /// Whether it is too large to be kept beyond its use.
+    pub fn is_large(&self) -> bool {
+        self.definition.len() > LARGE
+    }
+
     /// Its name on a server.
     pub fn server_name(&self) -> String {
         format!("{PREFIX}{}", self.number)
@@ -37,6 +46,8 @@ pub struct Prepared {
     /// Number of each statement, with the tick of its last use.
     statements: HashMap<u64, u64>,
     tick: u64,
+    /// Large statements, prepared for the transaction that needs them.
+    passing: Vec<u64>,
     /// Statements that were dropped from the list and still stand on the server.
     surplus: Vec<u64>,
 }
@@ -50,8 +61,18 @@ impl Prepared {
                 *used = self.tick;
                 true
             }
-            None => false,
+            None => self.passing.contains(&number),
         }
+    }
+
+    /// Notes that a Parse for a large statement is on its way.
+    pub fn add_passing(&mut self, number: u64) {
+        self.passing.push(number);
+    }
+
+    /// Puts large statements aside to be closed: the transaction that needed them is over.
+    pub fn end_passing(&mut self) {
+        self.surplus.append(&mut self.passing);
     }
 
     /// Notes that a Parse for the statement is on its way. With more than `limit` statements the least
@@ -84,11 +105,13 @@ impl Prepared {
     /// Notes that the Parse of the statement failed.
     pub fn forget(&mut self, number: u64) {
         self.statements.remove(&number);
+        self.passing.retain(|&passing| passing != number);
     }
 
     /// Notes that the server has forgotten all statements.
     pub fn clear(&mut self) {
         self.statements.clear();
+        self.passing.clear();
         self.surplus.clear();
     }
 

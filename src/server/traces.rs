@@ -33,6 +33,8 @@ impl Traces {
     pub const TEMPORARY: Traces = Traces(1 << 5);
     /// Advisory locks of the session.
     pub const LOCKS: Traces = Traces(1 << 6);
+    /// The text spoke of a default: a SET may have gone back to one.
+    pub const DEFAULTING: Traces = Traces(1 << 8);
     /// Could be anything.
     pub const EVERYTHING: Traces = Traces(1 << 7);
 
@@ -53,7 +55,8 @@ impl Traces {
 
     /// Whether the set is empty of everything that needs undoing.
     pub fn is_clean(self) -> bool {
-        self.0 & !(Traces::HOLDING.0 | Traces::CURSORS.0) == 0 && !self.holds_cursors()
+        let harmless = Traces::HOLDING.0 | Traces::CURSORS.0 | Traces::DEFAULTING.0;
+        self.0 & !harmless == 0 && !self.holds_cursors()
     }
 
     fn holds_cursors(self) -> bool {
@@ -132,13 +135,14 @@ impl Traces {
 }
 
 /// Words in a statement's text and what they are taken for.
-const WORDS: [(&str, Traces); 4] = [
+const WORDS: [(&str, Traces); 5] = [
     ("set_config", Traces::SETTINGS),
     // pg_advisory_lock and its kin; those with _xact_ end with the transaction and do not match.
     ("advisory_lock", Traces::LOCKS),
     // CREATE TEMP, CREATE TEMPORARY, SELECT INTO TEMP, the schema pg_temp.
     ("temp", Traces::TEMPORARY),
     ("hold", Traces::HOLDING),
+    ("default", Traces::DEFAULTING),
 ];
 
 /// Bytes of the longest word, less one: what has to be remembered between two chunks of a text.

@@ -10,7 +10,7 @@ use crate::wire::frame::c_string;
 use crate::wire::{frontend, sqlstate};
 
 /// The longest command, in bytes.
-const LONGEST: usize = 64 * 1024;
+const LONGEST: usize = 1024 * 1024;
 
 /// Whoever knows the console's commands.
 pub trait Console: Send + Sync {
@@ -41,7 +41,10 @@ pub fn serve(dialogue: &mut Dialogue<'_>, console: &dyn Console) -> ConsoleEnd {
         match message.kind {
             frontend::TERMINATE => return ConsoleEnd::Left,
             frontend::QUERY => {
-                let text = c_string(&message.body).map(|(text, _)| text);
+                let text = match c_string(&message.body) {
+                    Some((text, [])) => Some(text),
+                    _ => None,
+                };
                 let Some(Ok(command)) = text.map(std::str::from_utf8) else {
                     return refuse(dialogue, "a command that is not UTF-8 text".into());
                 };

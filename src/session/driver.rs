@@ -231,8 +231,12 @@ impl Driver {
         if flags & told::CUT != 0 {
             return Err(Ending::Drained);
         }
-        if flags & told::DRAIN != 0 && self.is_between_transactions() {
-            return Err(Ending::Drained);
+        if flags & (told::DRAIN | told::REMOVED) != 0 && self.is_between_transactions() {
+            return Err(if flags & told::DRAIN != 0 {
+                Ending::Drained
+            } else {
+                Ending::PoolRemoved
+            });
         }
         Ok(())
     }
@@ -489,7 +493,7 @@ impl Driver {
         let ended = self.session.lent.as_ref().is_some_and(|lent| lent.ended);
         match phase {
             // Nothing of the client's has been sent on it: take another.
-            Phase::Tuning if !self.session.abandoned => {
+            Phase::Tuning if !self.session.abandoned && !self.session.has_served() => {
                 self.write_off(how);
                 self.session.enter(Phase::Queued(Moment::now()));
                 self.handle.queued();
@@ -586,7 +590,10 @@ impl Driver {
             let side = &mut self.session.client;
             match write_pieces(&self.client, &mut self.out.client, input, side) {
                 Ok(n) => self.session.work.sent += n,
-                Err(error) => return Err(Ending::Gone(error.to_string())),
+                Err(error) => {
+                    self.out.client.clear();
+                    return Err(Ending::Gone(error.to_string()));
+                }
             }
         }
         Ok(())
@@ -637,6 +644,7 @@ impl Driver {
         if self.server.is_none() {
             return;
         }
+        self.out.client.clear();
         let usable = !matches!(
             ending,
             Ending::ServerLeft

@@ -107,6 +107,11 @@ impl House {
         let plans = plans(&settings);
         *self.settings.write() = Arc::new(settings);
         self.pools.apply(plans);
+        for handle in self.sessions.all() {
+            if !handle.console && self.pools.find(&handle.database, &handle.user).is_none() {
+                handle.tell(told::REMOVED);
+            }
+        }
     }
 
     /// The stage.

@@ -255,6 +255,9 @@ impl Login<'_> {
                 Err(error @ startup::StartupError::Version(_)) => {
                     return Err(say(sqlstate::FEATURE_NOT_SUPPORTED, error.to_string()));
                 }
+                Err(error @ startup::StartupError::NoUser) => {
+                    return Err(say(sqlstate::INVALID_AUTHORIZATION, error.to_string()));
+                }
                 Err(error) => return Err(say(sqlstate::PROTOCOL_VIOLATION, error.to_string())),
             }
             dialogue.send(b"N")?;
@@ -362,8 +365,14 @@ impl Login<'_> {
         let secret = random_secret()?;
         let waiter = Arc::new(Waiter::default());
         let told = || self.house.stage() == Stage::Stopping || dialogue.stream.has_ended();
+        let names: Vec<String> = startup
+            .settings
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect();
         let effect =
             client_settings::settle(startup.settings, &pool, &waiter, &told).map_err(unsettled)?;
+        let chosen = effect.chosen(&names);
         let handle = self.enter(Identity {
             id: self.id,
             secret: secret.clone(),
@@ -385,6 +394,7 @@ impl Login<'_> {
             (&*pool.plan()).into(),
             effect.reported,
             effect.unreported,
+            Arc::new(chosen),
         );
         Ok(LoggedIn {
             handle,
@@ -410,7 +420,8 @@ impl Login<'_> {
                 backend::authentication_md5(&mut answer, challenge.salt());
                 dialogue.send(&answer)?;
                 let response = self.password_message(dialogue)?;
-                let right = challenge.check(&response).unwrap_or(false);
+                let response = response.strip_suffix(b"\0").unwrap_or(&response);
+                let right = challenge.check(response).unwrap_or(false);
                 if !right {
                     return Err(doomed("the password is wrong"));
                 }

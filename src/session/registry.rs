@@ -29,6 +29,9 @@ pub mod told {
     pub const CUT: u32 = 1 << 2;
     /// Leave the queue with 57014.
     pub const CANCEL: u32 = 1 << 3;
+    /// The session's pool is no longer in the configuration: finish the transaction, tell the client
+    /// 58006, and leave.
+    pub const REMOVED: u32 = 1 << 5;
     /// A CancelRequest of ours has been dealt with: look whether the connection can be given back.
     pub const CANCELLED: u32 = 1 << 4;
 }

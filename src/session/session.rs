@@ -77,8 +77,14 @@ pub struct Lent {
     pub ended: bool,
     /// A statement of the pooler's own has failed with this error: the connection cannot be used.
     pub spoiled: Option<String>,
-    /// When the session got it.
-    pub since: Moment,
+    /// It has been used for the client: what it does can no longer be done on another.
+    pub served: bool,
+    /// The client has gone back to defaults: those of its startup packet are to be in effect again.
+    pub reset_seen: bool,
+    /// Settings whose values are asked for before and after cleaning.
+    pub asked: Vec<String>,
+    /// The rows of answers to the pooler's own questions: text or NULL for each column.
+    pub answers: Vec<Vec<Option<Vec<u8>>>>,
     /// When the first of the expected replies was asked for.
     pub query_since: Moment,
     /// When the current transaction began.
@@ -133,8 +139,10 @@ pub struct Session {
     pub rules: Rules,
     /// What PostgreSQL reports of its settings, as the client has been told.
     pub told: Arc<Parameters>,
-    /// The settings it asked for at startup that PostgreSQL does not report.
+    /// Settings of its own that PostgreSQL does not report.
     pub unreported: Arc<Parameters>,
+    /// The settings it asked for at startup: what RESET goes back to.
+    pub chosen: Arc<Parameters>,
     /// The statements it has prepared, by its own names; the unnamed one has the empty name.
     pub statements: HashMap<Vec<u8>, Arc<Statement>>,
     /// The client's side.
@@ -162,6 +170,7 @@ impl Session {
         rules: Rules,
         told: Arc<Parameters>,
         unreported: Arc<Parameters>,
+        chosen: Arc<Parameters>,
     ) -> Session {
         Session {
             id,
@@ -174,6 +183,7 @@ impl Session {
             rules,
             told,
             unreported,
+            chosen,
             statements: HashMap::new(),
             client: Side::default(),
             lent: None,
@@ -197,7 +207,7 @@ impl Session {
                     | (Phase::Queued(_), Phase::Idle | Phase::Tuning | Phase::Serving)
                     // Back to Queued: the connection was dead.
                     | (Phase::Tuning, Phase::Serving | Phase::Queued(_) | Phase::Cleaning | Phase::Returning | Phase::Idle)
-                    | (Phase::Serving, Phase::Cleaning | Phase::Returning | Phase::Idle)
+                    | (Phase::Serving, Phase::Tuning | Phase::Cleaning | Phase::Returning | Phase::Idle)
                     | (Phase::Cleaning, Phase::Cleaning | Phase::Returning | Phase::Idle)
                     | (Phase::Returning, Phase::Cleaning | Phase::Idle)
             ),
@@ -205,6 +215,11 @@ impl Session {
             self.phase
         );
         self.phase = phase;
+    }
+
+    /// Whether the server connection has been used for the client.
+    pub fn has_served(&self) -> bool {
+        self.lent.as_ref().is_some_and(|lent| lent.served)
     }
 
     /// Whether the client has had the server's last message whole, so that one of the pooler's own can

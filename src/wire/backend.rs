@@ -179,6 +179,26 @@ pub fn parse_parameter_status(body: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((name, value))
 }
 
+/// Reads the body of a DataRow of text: each column's bytes, or `None` for NULL.
+pub fn parse_data_row(body: &[u8]) -> Option<Vec<Option<Vec<u8>>>> {
+    let (count, mut rest) = body.split_first_chunk::<2>()?;
+    let mut columns = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let (length, after) = super::frame::int32(rest)?;
+        match usize::try_from(length) {
+            Ok(length) => {
+                columns.push(Some(after.get(..length)?.to_vec()));
+                rest = &after[length..];
+            }
+            Err(_) => {
+                columns.push(None);
+                rest = after;
+            }
+        }
+    }
+    Some(columns)
+}
+
 /// Appends a ParameterStatus.
 pub fn parameter_status(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     write::message(out, PARAMETER_STATUS, |out| {

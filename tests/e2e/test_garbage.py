@@ -223,7 +223,7 @@ def some_bytes(dice):
 
 
 @pytest.mark.parametrize("body", [b"", b"\0", b"show", b"\0\0\0", b"show version", b"\xff\xfe\0", b"show \xff\0",
-                                  b"set log_level\0", b"pause \0", b"set\0", b"show\0", b";;;\0"])
+                                  b"set log_level\0", b"pause nowhere\0", b"set\0", b"show\0", b";;;\0"])
 def test_the_console_too(one, body):
     raw = one.raw(user="admin", database="pgdoorman", password=ADMIN_PASSWORD)
     raw.send(message(b"Q", body))

@@ -211,7 +211,7 @@ def test_a_scram_answer_that_makes_no_sense_is_refused(doorman, users, answer):
     raw.startup(user="scram", database="shop")
     assert raw.read().kind == "R"
     raw.send(message(b"p", answer))
-    last = raw.read_until("EZ")[-1:]
+    last = raw.read_until("EZR")[-1:]
     if last and last[0].kind == "R":
         raw.send(message(b"p", b"nonsense"))
         last = raw.read_until("E")[-1:]

@@ -9,13 +9,18 @@ use std::sync::Arc;
 use super::expected::{Expected, Reply};
 use super::pieces::Output;
 use crate::net::clock::Moment;
+use crate::pool::plan::Mode;
 use crate::server::backend::Backend;
+use crate::server::parameters::literal;
 use crate::server::parameters::{Parameters, set_statement};
 use crate::server::traces::Traces;
 use crate::session::session::{Lent, Phase, Rules, Session, Side};
 use crate::wire::backend;
 use crate::wire::frontend;
 use crate::wire::write;
+
+/// The one setting that drivers change at any time and that PostgreSQL reports only since version 18.
+const SEARCH_PATH: &str = "search_path";
 
 /// The setting that decides how the others' bytes are read.
 const CLIENT_ENCODING: &str = "client_encoding";
@@ -41,7 +46,10 @@ impl Session {
             batch_open: false,
             ended: false,
             spoiled: None,
-            since: now,
+            served: false,
+            reset_seen: false,
+            asked: Vec::new(),
+            answers: Vec::new(),
             query_since: now,
             transaction_since: None,
         });
@@ -49,16 +57,25 @@ impl Session {
             self.ask(b";", out);
         }
         self.write_settings(out);
-        let asked = self
-            .lent
-            .as_ref()
-            .is_some_and(|lent| !lent.expected.is_empty());
-        if asked {
+        if self.awaits_server() {
             self.enter(Phase::Tuning);
         } else {
-            self.tell_settings(out);
-            self.enter(Phase::Serving);
+            self.serve(out);
         }
+    }
+
+    fn awaits_server(&self) -> bool {
+        let lent = self.lent.as_ref();
+        lent.is_some_and(|lent| !lent.expected.is_empty())
+    }
+
+    /// From here on requests pass.
+    fn serve(&mut self, out: &mut Output) {
+        self.tell_settings(out);
+        if let Some(lent) = &mut self.lent {
+            lent.served = true;
+        }
+        self.enter(Phase::Serving);
     }
 
     /// Sends the server a statement of the pooler's own.
@@ -127,7 +144,7 @@ impl Session {
     /// returning once the transaction is over, from cleaning to returning.
     pub fn end_turn(&mut self, out: &mut Output) {
         let phase = self.phase();
-        let leaves = self.abandoned || self.rules.mode == crate::pool::plan::Mode::Transaction;
+        let leaves = self.abandoned || self.rules.mode == Mode::Transaction;
         let Some(lent) = &mut self.lent else { return };
         let quiet = lent.expected.is_empty()
             && lent.side.frame.left == 0
@@ -138,8 +155,7 @@ impl Session {
         }
         match phase {
             Phase::Tuning if lent.spoiled.is_none() => {
-                self.tell_settings(out);
-                self.enter(Phase::Serving);
+                self.serve(out);
                 if self.abandoned {
                     self.end_turn(out);
                 }
@@ -147,13 +163,29 @@ impl Session {
             Phase::Serving => {
                 let between_messages =
                     self.client.frame.left == 0 && !lent.batch_open && !lent.copying_in;
-                let over = !lent.backend.in_transaction() || self.abandoned;
-                if leaves && between_messages && over {
-                    self.told = Arc::clone(&lent.backend.reported);
+                let idle = !lent.backend.in_transaction();
+                if !between_messages || !(idle || self.abandoned) {
+                    return;
+                }
+                let reset = std::mem::take(&mut lent.reset_seen);
+                self.told = Arc::clone(&lent.backend.reported);
+                if reset && !self.abandoned {
+                    self.restore_chosen(out);
+                }
+                if leaves {
+                    self.ask_for_unreported(reset);
                     self.clean(out);
+                } else if reset {
+                    self.write_settings(out);
+                    if self.awaits_server() {
+                        self.enter(Phase::Tuning);
+                    }
                 }
             }
-            Phase::Cleaning if lent.spoiled.is_none() => self.clean(out),
+            Phase::Cleaning if lent.spoiled.is_none() => {
+                self.note_unreported();
+                self.clean(out);
+            }
             _ => {}
         }
     }
@@ -168,7 +200,9 @@ impl Session {
             self.enter(Phase::Cleaning);
             return;
         }
+        backend.prepared.end_passing();
         let undo = backend.traces.undo().filter(|_| undo_traces);
+        let question = question(&lent.asked);
         let Some(undo) = undo else {
             backend.traces = Traces::NONE;
             self.enter(Phase::Returning);
@@ -181,8 +215,82 @@ impl Session {
         if traces.resets_settings() {
             backend.applied = Arc::default();
         }
+        if let Some(question) = &question {
+            self.ask(question, out);
+        }
         self.ask(undo.as_bytes(), out);
+        if let Some(question) = &question {
+            self.ask(question, out);
+        }
         self.enter(Phase::Cleaning);
+    }
+
+    /// The client has gone back to defaults, and its defaults are what its startup packet asked for.
+    /// PostgreSQL reports this connection's defaults instead; what the client chose takes their place.
+    fn restore_chosen(&mut self, out: &mut Output) {
+        let Some(lent) = &mut self.lent else { return };
+        let backend = &mut lent.backend;
+        for (name, chosen) in self.chosen.iter() {
+            let Some(now) = backend.reported.get(name) else {
+                continue;
+            };
+            if now != chosen && Some(now) == backend.fresh.get(name) {
+                Arc::make_mut(&mut self.told).set(name, chosen);
+                out.client
+                    .write(|own| backend::parameter_status(own, name.as_bytes(), chosen));
+            }
+        }
+        if self.rules.mode == Mode::Session {
+            // Whatever became of them, they are made once more.
+            backend.applied = Arc::default();
+        }
+    }
+
+    /// Before the settings are reset: which of the client's does PostgreSQL not report, and so cannot be
+    /// known without asking? Those it set at startup, and search_path before PostgreSQL 18.
+    fn ask_for_unreported(&mut self, reset: bool) {
+        let Some(lent) = &mut self.lent else { return };
+        if self.abandoned || !self.rules.clean || !lent.backend.traces.resets_settings() {
+            return;
+        }
+        lent.reset_seen = reset;
+        lent.asked = self
+            .unreported
+            .iter()
+            .map(|(name, _)| name.to_owned())
+            .filter(|name| !name.eq_ignore_ascii_case(SEARCH_PATH))
+            .collect();
+        if lent.backend.reported.get(SEARCH_PATH).is_none() {
+            lent.asked.push(SEARCH_PATH.to_owned());
+        }
+    }
+
+    /// Takes up the answers: what differed before the reset from what it was after is the client's own.
+    fn note_unreported(&mut self) {
+        let Some(lent) = &mut self.lent else { return };
+        let names = std::mem::take(&mut lent.asked);
+        let answers = std::mem::take(&mut lent.answers);
+        let [before, after] = answers.as_slice() else {
+            return;
+        };
+        let mut own = Parameters::default();
+        for (name, (before, after)) in names.iter().zip(before.iter().zip(after)) {
+            let chosen = self.chosen.get(name).filter(|_| lent.reset_seen);
+            match before {
+                Some(value) if Some(value) != after.as_ref() => {
+                    own.set(name, value);
+                }
+                _ => {
+                    if let Some(chosen) = chosen {
+                        own.set(name, chosen);
+                    }
+                }
+            }
+        }
+        lent.reset_seen = false;
+        if own != *self.unreported {
+            self.unreported = Arc::new(own);
+        }
     }
 
     /// The client is gone. What is left is to bring the server connection into a state in which it can
@@ -204,10 +312,18 @@ impl Session {
                 .write(|own| frontend::copy_fail(own, "the client is gone"));
         }
         if lent.batch_open || lent.skipping {
+            let undone = lent.skipping;
             lent.batch_open = false;
             lent.skipping = false;
+            if !undone {
+                // Its batch was not ended with a Sync, so it must not be committed by one. If it has
+                // failed in the meantime the server skips this.
+                self.ask(b"ROLLBACK", out);
+            }
             out.server.write(|own| frontend::bare(own, frontend::SYNC));
-            lent.expected.push_back(Expected::swallow(Reply::Ready));
+            if let Some(lent) = &mut self.lent {
+                lent.expected.push_back(Expected::swallow(Reply::Ready));
+            }
         }
         self.end_turn(out);
         true
@@ -227,4 +343,16 @@ impl Session {
         self.ask(b";", out);
         self.enter(Phase::Cleaning);
     }
+}
+
+/// The statement that asks for the values of settings.
+fn question(names: &[String]) -> Option<Vec<u8>> {
+    let mut sql = Vec::new();
+    for name in names {
+        sql.extend_from_slice(if sql.is_empty() { b"SELECT " } else { b", " });
+        sql.extend_from_slice(b"pg_catalog.current_setting(");
+        literal(&mut sql, name.as_bytes());
+        sql.extend_from_slice(b",true)");
+    }
+    (!sql.is_empty()).then_some(sql)
 }

@@ -10,6 +10,7 @@ use super::expected::{Deliver, Expected, Reply};
 use super::pieces::Output;
 use crate::net::clock::Moment;
 use crate::server::prepared::PREFIX;
+use crate::server::traces::Traces;
 use crate::session::session::{Lent, Phase, Session};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::ErrorFields;
@@ -82,7 +83,7 @@ impl Session {
                     | backend::COMMAND_COMPLETE
                     | backend::PARAMETER_STATUS
                     | backend::ERROR_RESPONSE
-            );
+            ) || (head.kind == backend::DATA_ROW && !lent.asked.is_empty());
             let n = head.whole().min(rest.len());
             if content_matters && n < head.whole() && head.whole() <= LONGEST_READ {
                 break;
@@ -147,6 +148,9 @@ impl Session {
             _ => Fate::Pass,
         };
         if matches!(head.kind, backend::DATA_ROW | backend::COPY_DATA_RESPONSE) {
+            if fate == Fate::Drop && !lent.asked.is_empty() {
+                lent.answers.extend(body.and_then(backend::parse_data_row));
+            }
             return Ok(fate);
         }
         let reply = front.map(|front| front.reply);
@@ -214,6 +218,7 @@ impl Session {
     }
 
     fn command_complete(&mut self, tag: &[u8]) {
+        let phase = self.phase();
         let Some(lent) = &mut self.lent else { return };
         let tame = matches!(
             lent.expected.front(),
@@ -223,9 +228,20 @@ impl Session {
             })
         );
         lent.backend.traces.note_tag(tag, tame);
+        let back_to_default = match tag {
+            b"RESET" | b"DISCARD ALL" => true,
+            b"SET" => lent.backend.traces.has(Traces::DEFAULTING),
+            _ => false,
+        };
+        if back_to_default && phase == Phase::Serving {
+            lent.reset_seen = true;
+            if !self.unreported.is_empty() {
+                lent.backend.traces.add(Traces::SETTINGS);
+            }
+        }
         if tag == b"DISCARD ALL" || tag == b"DEALLOCATE ALL" {
             lent.backend.prepared.clear();
-            if self.phase() == Phase::Serving {
+            if phase == Phase::Serving {
                 self.statements.clear();
             }
         }

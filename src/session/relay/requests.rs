@@ -25,6 +25,10 @@ pub const LONGEST_STATEMENT: usize = 256 * 1024 * 1024;
 /// and cuts none; drivers use some dozen bytes.
 const LONGEST_NAMES: usize = 8 * 1024;
 
+/// A message is awaited up to this many bytes before a server connection is taken for it; a larger one
+/// passes in parts.
+const PATIENCE: usize = 64 * 1024;
+
 /// Replies that may be outstanding before no more requests are read.
 pub const MOST_EXPECTED: usize = 32 * 1024;
 
@@ -182,6 +186,8 @@ impl Session {
                 | frontend::COPY_DATA
                 | frontend::COPY_DONE
                 | frontend::COPY_FAIL => self.begin(head, at, rest, true, out),
+                // Half a message must hold nothing but its own thread.
+                _ if rest.len() < head.whole().min(PATIENCE) => Step::NeedsMore,
                 _ => Step::NeedsServer,
             });
         };
@@ -373,7 +379,7 @@ impl Session {
         let Some(lent) = &mut self.lent else {
             return Ok(Step::NeedsServer);
         };
-        let deliver = if lent.backend.has_statement(statement.number, limit) {
+        let deliver = if lent.backend.has_statement(&statement, limit) {
             Deliver::Produce
         } else {
             undo.not_prepared = Some(statement.number);
@@ -404,7 +410,7 @@ impl Session {
         let limit = self.rules.prepared_per_server;
         let Some(lent) = &mut self.lent else { return };
         lent.backend.traces.add(statement.traces);
-        if lent.backend.has_statement(statement.number, limit) {
+        if lent.backend.has_statement(statement, limit) {
             return;
         }
         let name = statement.server_name();
