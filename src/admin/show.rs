@@ -15,8 +15,11 @@ use crate::server::backend::BackendKey;
 use crate::session::house::House;
 use crate::session::registry::{Activity, Handle};
 
+/// What makes a table.
+type Show = fn(&House) -> Table;
+
 /// The words after SHOW, with what they show.
-const SHOWS: [(&str, fn(&House) -> Table); 11] = [
+const SHOWS: [(&str, Show); 11] = [
     ("help", help),
     ("config", config),
     ("databases", databases),

@@ -5,9 +5,8 @@
 //! was filled since it was borrowed is handed out, and no more than that is kept clean.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::OnceLock;
 
-use crossbeam::queue::ArrayQueue;
+use parking_lot::Mutex;
 
 /// Bytes in a buffer. Small enough to stay in the first-level cache, large enough that a bulk result
 /// costs few system calls.
@@ -16,10 +15,9 @@ pub const SIZE: usize = 16 * 1024;
 /// Buffers kept for the next borrower: more than that many threads are rarely between two waits.
 const KEPT: usize = 64;
 
-fn kept() -> &'static ArrayQueue<Box<[u8; SIZE]>> {
-    static KEPT_BUFFERS: OnceLock<ArrayQueue<Box<[u8; SIZE]>>> = OnceLock::new();
-    KEPT_BUFFERS.get_or_init(|| ArrayQueue::new(KEPT))
-}
+/// The one given back last is borrowed first: it is the one the processor still has in its cache. Nobody
+/// waits for this lock; whoever finds it taken does without.
+static KEPT_BUFFERS: Mutex<Vec<Box<[u8; SIZE]>>> = Mutex::new(Vec::new());
 
 /// A borrowed buffer; dropping it gives it back.
 pub struct Buffer(Option<Box<[u8; SIZE]>>);
@@ -27,15 +25,18 @@ pub struct Buffer(Option<Box<[u8; SIZE]>>);
 impl Buffer {
     /// Borrows a buffer.
     pub fn borrow() -> Buffer {
-        Buffer(Some(kept().pop().unwrap_or_else(|| Box::new([0; SIZE]))))
+        let kept = KEPT_BUFFERS.try_lock().and_then(|mut kept| kept.pop());
+        Buffer(Some(kept.unwrap_or_else(|| Box::new([0; SIZE]))))
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(bytes) = self.0.take() {
-            // A full queue means that enough are kept: this one is freed.
-            let _ = kept().push(bytes);
+            match KEPT_BUFFERS.try_lock() {
+                Some(mut kept) if kept.len() < KEPT => kept.push(bytes),
+                _ => {}
+            }
         }
     }
 }

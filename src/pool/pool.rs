@@ -8,17 +8,19 @@
 //! Invariant, under the lock: `idle` is empty or nobody waits or the pool is paused; and
 //! `idle + lent + connecting` is the number of server connections there are or will be.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::Thread;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::connector;
 use super::plan::Plan;
 use super::totals::{Totals, Work};
-use super::waiter::{Heard, Waiter};
+use super::waiter::{Heard, Provenance, Waiter};
 use crate::auth::ClientKey;
 use crate::net::clock::Moment;
 use crate::server::backend::Connection;
@@ -118,6 +120,10 @@ struct State {
     proved: Option<ClientKey>,
     reported: Option<Arc<Parameters>>,
     known: HashMap<Settings, Effect>,
+    shared: HashSet<Arc<Parameters>>,
+    /// Those who have something in their slot and have not been told. They are once the lock is free:
+    /// a thread that wakes up must not find it taken by the one that woke it.
+    to_ring: Bells,
     totals: Totals,
     last_failure: Option<Moment>,
 }
@@ -131,7 +137,49 @@ pub struct Pool {
     pub user: String,
     /// Where the numbers of server connections come from.
     numbers: Arc<AtomicU64>,
+    /// Counts the changes of the plan, the end of the pool being one, so that whoever keeps a copy can
+    /// tell without a lock that it is out of date.
+    version: AtomicU64,
     state: Mutex<State>,
+}
+
+/// Those to be told, once the lock is free, that there is something in their slot.
+#[derive(Debug, Default)]
+struct Bells(Vec<Thread>);
+
+impl Drop for Bells {
+    fn drop(&mut self) {
+        for thread in &self.0 {
+            thread.unpark();
+        }
+    }
+}
+
+/// The lock on a pool's state. The order of the parts is the order in which they are dropped: the lock is
+/// released before the bells ring.
+struct Locked<'a> {
+    state: MutexGuard<'a, State>,
+    bells: Bells,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        std::mem::swap(&mut self.bells, &mut self.state.to_ring);
+    }
 }
 
 /// After a failed attempt to connect nobody tries again for this long, unless a new client asks.
@@ -144,6 +192,7 @@ impl Pool {
             database: database.to_owned(),
             user: user.to_owned(),
             numbers,
+            version: AtomicU64::new(1),
             state: Mutex::new(State {
                 plan: Arc::new(plan),
                 idle: VecDeque::new(),
@@ -156,15 +205,30 @@ impl Pool {
                 proved: None,
                 reported: None,
                 known: HashMap::new(),
+                shared: HashSet::new(),
+                to_ring: Bells::default(),
                 totals: Totals::default(),
                 last_failure: None,
             }),
         })
     }
 
+    fn lock(&self) -> Locked<'_> {
+        Locked {
+            state: self.state.lock(),
+            bells: Bells::default(),
+        }
+    }
+
+    /// The plan in force, if it is not the one the caller has kept with this version.
+    pub fn plan_unless(&self, version: u64) -> Option<(u64, Arc<Plan>)> {
+        let now = self.version.load(Ordering::Acquire);
+        (now != version).then(|| (now, self.plan()))
+    }
+
     /// The plan in force.
     pub fn plan(&self) -> Arc<Plan> {
-        Arc::clone(&self.state.lock().plan)
+        Arc::clone(&self.lock().plan)
     }
 
     /// Asks for a connection: it is there, or the waiter gets a place in the queue.
@@ -172,7 +236,7 @@ impl Pool {
     /// # Errors
     /// [`NoConnection::Closed`].
     pub fn request(self: &Arc<Pool>, waiter: &Arc<Waiter>) -> Result<Request, NoConnection> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.closed {
             return Err(NoConnection::Closed);
         }
@@ -202,20 +266,20 @@ impl Pool {
         waiter: &Arc<Waiter>,
         deadline: Moment,
         told: impl Fn() -> bool,
-    ) -> Result<Connection, NoConnection> {
+    ) -> Result<(Connection, Provenance), NoConnection> {
         // A client that hangs up while it waits is noticed within this time.
         const LOOK_UP: Duration = Duration::from_millis(250);
         let why = loop {
             let until = Moment::now().after(LOOK_UP).min(deadline);
             match waiter.listen(until, &told) {
-                Heard::Connection(connection) => return Ok(connection),
+                Heard::Connection(connection, how) => return Ok((connection, how)),
                 Heard::Failure(error) => return Err(NoConnection::Failed(error)),
-                Heard::Bell => {}
+                Heard::Nothing => {}
             }
             if told() {
                 break NoConnection::Left;
             }
-            let state = self.state.lock();
+            let state = self.lock();
             if state.closed {
                 break NoConnection::Closed;
             }
@@ -230,7 +294,7 @@ impl Pool {
         self: &Arc<Pool>,
         waiter: &Arc<Waiter>,
         why: NoConnection,
-    ) -> Result<Connection, NoConnection> {
+    ) -> Result<(Connection, Provenance), NoConnection> {
         self.state
             .lock()
             .queue
@@ -238,7 +302,7 @@ impl Pool {
         match (waiter.leave(), why) {
             (None, why) => Err(why),
             // It came in the last moment: whoever only ran out of time is glad of it.
-            (Some(connection), NoConnection::TimedOut) => Ok(connection),
+            (Some(connection), NoConnection::TimedOut) => Ok((connection, Provenance::Idle)),
             (Some(connection), why) => {
                 self.give_back(connection, &Work::default());
                 Err(why)
@@ -251,7 +315,7 @@ impl Pool {
     /// # Errors
     /// [`NoConnection::Closed`].
     pub fn request_again(self: &Arc<Pool>, waiter: &Arc<Waiter>) -> Result<Request, NoConnection> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.closed {
             return Err(NoConnection::Closed);
         }
@@ -274,27 +338,40 @@ impl Pool {
     pub fn give_back(self: &Arc<Pool>, mut connection: Connection, work: &Work) {
         let now = Moment::now();
         connection.backend.used_at = now;
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.totals.all.add(work);
         state.lent -= 1;
         let unwanted = state.reason_to_close(&connection, now);
         let Some(reason) = unwanted else {
-            if state.queue.is_empty() || state.paused {
-                state.idle.push_back(connection);
-            } else {
-                state.idle.push_back(connection);
-                self.serve(&mut state, false);
-            }
-            return;
+            return self.place(&mut state, connection);
         };
         self.serve(&mut state, false);
         drop(state);
         connection.close(reason);
     }
 
+    /// Puts a connection that is fit to be lent into the hands of who has waited longest, or among the
+    /// idle ones.
+    fn place(&self, state: &mut State, mut connection: Connection) {
+        while !state.paused {
+            let Some(first) = state.queue.pop_front() else {
+                break;
+            };
+            match first.waiter.hand(connection, Provenance::Hand) {
+                Ok(thread) => {
+                    state.lent += 1;
+                    state.to_ring.0.push(thread);
+                    return;
+                }
+                Err(back) => connection = back,
+            }
+        }
+        state.idle.push_back(connection);
+    }
+
     /// Notes that a lent connection is gone for good, and adds what was done with it.
     pub fn write_off(self: &Arc<Pool>, work: &Work) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.totals.all.add(work);
         state.lent -= 1;
         self.serve(&mut state, false);
@@ -302,7 +379,7 @@ impl Pool {
 
     /// Adds to the totals what a session did while it kept its connection.
     pub fn add_work(&self, work: &Work) {
-        self.state.lock().totals.all.add(work);
+        self.lock().totals.all.add(work);
     }
 
     /// Matches the queue with what is idle and starts making what is missing. `eager`: a client has just
@@ -318,8 +395,11 @@ impl Pool {
             let Some(first) = state.queue.pop_front() else {
                 break;
             };
-            match first.waiter.hand(connection) {
-                Ok(()) => state.lent += 1,
+            match first.waiter.hand(connection, Provenance::Idle) {
+                Ok(thread) => {
+                    state.lent += 1;
+                    state.to_ring.0.push(thread);
+                }
                 Err(connection) => state.idle.push_back(connection),
             }
         }
@@ -353,7 +433,7 @@ impl Pool {
 
     /// Takes in what a connector has made, or why it could not.
     pub(super) fn connected(self: &Arc<Pool>, made: Result<Connection, ConnectError>, epoch: u64) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.connecting -= 1;
         match made {
             Ok(mut connection) => {
@@ -383,7 +463,7 @@ impl Pool {
                     drop(state);
                     return connection.close(reason);
                 }
-                state.idle.push_back(connection);
+                self.place(&mut state, connection);
                 self.serve(&mut state, false);
             }
             Err(error) => {
@@ -405,7 +485,7 @@ impl Pool {
 
     /// Puts another plan into force.
     pub fn change_plan(self: &Arc<Pool>, plan: Plan) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if *state.plan == plan {
             return;
         }
@@ -414,6 +494,7 @@ impl Pool {
             state.proved = None;
         }
         state.plan = Arc::new(plan);
+        self.version.fetch_add(1, Ordering::AcqRel);
         let leaving = if same_server {
             Vec::new()
         } else {
@@ -428,42 +509,46 @@ impl Pool {
 
     /// Ends the pool: nobody gets a connection from it any more.
     pub fn close(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.closed = true;
+        self.version.fetch_add(1, Ordering::AcqRel);
         let leaving = state.start_epoch();
-        for queued in &state.queue {
-            queued.waiter.ring();
-        }
+        let waiting: Vec<_> = state
+            .queue
+            .iter()
+            .filter_map(|queued| queued.waiter.thread())
+            .collect();
+        state.to_ring.0.extend(waiting);
         drop(state);
         close_all(leaving, "its pool was removed");
     }
 
     /// Whether the pool has ended.
     pub fn is_closed(&self) -> bool {
-        self.state.lock().closed
+        self.lock().closed
     }
 
     /// Lends nothing until [`Pool::resume`].
     pub fn pause(&self) {
-        self.state.lock().paused = true;
+        self.lock().paused = true;
     }
 
     /// Lends again.
     pub fn resume(self: &Arc<Pool>) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.paused = false;
         self.serve(&mut state, true);
     }
 
     /// Closes idle connections now and lent ones when they come back.
     pub fn reconnect(&self) {
-        let leaving = self.state.lock().start_epoch();
+        let leaving = self.lock().start_epoch();
         close_all(leaving, "RECONNECT");
     }
 
     /// Closes every idle connection.
     pub fn drain(&self) {
-        let leaving: Vec<_> = self.state.lock().idle.drain(..).collect();
+        let leaving: Vec<_> = self.lock().idle.drain(..).collect();
         close_all(leaving, "the pooler is shutting down");
     }
 
@@ -471,7 +556,7 @@ impl Pool {
     /// keeps `min_pool_size` warm, and tries again for those who wait. Returns how many it closed.
     pub fn maintain(self: &Arc<Pool>, quota: usize) -> usize {
         let now = Moment::now();
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let mut leaving = Vec::new();
         let mut dead = Vec::new();
         let mut place = 0;
@@ -508,36 +593,50 @@ impl Pool {
 
     /// Ends a period of the averages.
     pub fn end_period(&self) {
-        self.state.lock().totals.end_period();
+        self.lock().totals.end_period();
     }
 
     /// Notes the key a client has proved to have.
     pub fn note_proved_key(&self, key: ClientKey) {
-        self.state.lock().proved = Some(key);
+        self.lock().proved = Some(key);
     }
 
     /// What PostgreSQL reports on a fresh connection; `None` before the first.
     pub fn reported(&self) -> Option<Arc<Parameters>> {
-        self.state.lock().reported.clone()
+        self.lock().reported.clone()
     }
 
     /// What these startup settings come to, if that is known.
     pub fn known_effect(&self, settings: &Settings) -> Option<Effect> {
-        self.state.lock().known.get(settings).cloned()
+        self.lock().known.get(settings).cloned()
     }
 
     /// Remembers what startup settings come to.
     pub fn learn_effect(&self, settings: Settings, effect: Effect) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.known.len() >= KNOWN_SETTINGS {
             state.known.clear();
         }
         state.known.insert(settings, effect);
     }
 
+    /// The one copy of these parameters that all sessions of the pool share, so that a comparison of what
+    /// is set with what is wanted is mostly one of two addresses.
+    pub fn share(&self, parameters: Arc<Parameters>) -> Arc<Parameters> {
+        let mut state = self.lock();
+        if let Some(shared) = state.shared.get(&parameters) {
+            return Arc::clone(shared);
+        }
+        if state.shared.len() >= KNOWN_SETTINGS {
+            state.shared.clear();
+        }
+        state.shared.insert(Arc::clone(&parameters));
+        parameters
+    }
+
     /// The pool as it stands.
     pub fn snapshot(&self) -> Snapshot {
-        let state = self.state.lock();
+        let state = self.lock();
         Snapshot {
             plan: Arc::clone(&state.plan),
             idle: state.idle.len(),
@@ -557,7 +656,7 @@ impl Pool {
 
     /// Looks at each idle connection.
     pub fn for_each_idle(&self, mut look: impl FnMut(&Connection)) {
-        for connection in &self.state.lock().idle {
+        for connection in &self.lock().idle {
             look(connection);
         }
     }
@@ -599,7 +698,8 @@ impl State {
 
     fn fail_queue(&mut self, error: &Arc<ConnectError>) {
         for queued in self.queue.drain(..) {
-            queued.waiter.fail(Arc::clone(error));
+            let thread = queued.waiter.fail(Arc::clone(error));
+            self.to_ring.0.extend(thread);
         }
     }
 }

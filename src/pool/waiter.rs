@@ -1,11 +1,13 @@
-//! One who waits for a server connection: a slot that a connection is put into, and a bell.
+//! One who waits for a server connection: a slot that a connection is put into, and a thread to wake.
 //!
 //! The slot is the only place where a connection changes hands. Whoever puts one in and whoever gives up
-//! waiting agree under the slot's lock, so no connection is lost between them.
+//! waiting agree under the slot's lock, so no connection is lost between them. The thread sleeps by
+//! `park`: half the work of a condition variable, and a wake-up that comes too early is kept for it.
 
 use std::sync::Arc;
+use std::thread::Thread;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::net::clock::Moment;
 use crate::server::backend::Connection;
@@ -17,89 +19,123 @@ enum Slot {
     /// Nobody waits.
     #[default]
     Away,
-    /// Somebody waits.
-    Waiting,
-    /// A connection, to be picked up.
-    Connection(Connection),
+    /// This thread waits.
+    Waiting(Thread),
+    /// A connection, to be picked up, and how it came.
+    Connection(Connection, Provenance),
     /// The news that none can be made.
     Failure(Arc<ConnectError>),
 }
 
+/// How a connection came to the one who waited for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provenance {
+    /// From the hands of its last user, who has just heard from the server.
+    Hand,
+    /// From among the idle ones.
+    Idle,
+}
+
 /// One who may wait for a connection.
 #[derive(Debug, Default)]
-pub struct Waiter {
-    slot: Mutex<Slot>,
-    bell: Condvar,
-}
+pub struct Waiter(Mutex<Slot>);
 
 /// What a waiter heard.
 #[derive(Debug)]
 pub enum Heard {
     /// Here is a connection.
-    Connection(Connection),
+    Connection(Connection, Provenance),
     /// None can be made.
     Failure(Arc<ConnectError>),
-    /// The time is up, or somebody rang the bell for another reason. Still waiting.
-    Bell,
+    /// The time is up, or there is something else to look at. Still waiting.
+    Nothing,
 }
 
 impl Waiter {
-    /// Begins to wait. To be called before the waiter is put into a queue.
+    /// The calling thread begins to wait. To be called before the waiter is put into a queue.
     pub(super) fn arrive(&self) {
-        *self.slot.lock() = Slot::Waiting;
+        *self.0.lock() = Slot::Waiting(std::thread::current());
     }
 
-    /// Puts a connection into the slot, or gives it back if nobody waits there any more.
-    pub(super) fn hand(&self, connection: Connection) -> Result<(), Connection> {
-        let mut slot = self.slot.lock();
-        if !matches!(*slot, Slot::Waiting) {
-            return Err(connection);
-        }
-        *slot = Slot::Connection(connection);
-        drop(slot);
-        self.bell.notify_one();
-        Ok(())
-    }
-
-    /// Puts bad news into the slot.
-    pub(super) fn fail(&self, error: Arc<ConnectError>) {
-        let mut slot = self.slot.lock();
-        if matches!(*slot, Slot::Waiting) {
-            *slot = Slot::Failure(error);
-            drop(slot);
-            self.bell.notify_one();
-        }
-    }
-
-    /// Makes a waiter look up: there is something to tell it elsewhere.
-    pub fn ring(&self) {
-        // Under the lock, or a waiter that is about to sleep would miss it.
-        let _slot = self.slot.lock();
-        self.bell.notify_one();
-    }
-
-    /// Sleeps until there is something in the slot, the bell rings, or `until`. `look_up` is asked, with
-    /// the slot locked, just before sleeping: true ends the wait as the bell would.
-    pub(super) fn listen(&self, until: Moment, look_up: impl Fn() -> bool) -> Heard {
-        let mut slot = self.slot.lock();
-        if matches!(*slot, Slot::Waiting) && !look_up() {
-            self.bell.wait_for(&mut slot, until.remaining());
-        }
-        match std::mem::replace(&mut *slot, Slot::Away) {
-            Slot::Connection(connection) => Heard::Connection(connection),
-            Slot::Failure(error) => Heard::Failure(error),
-            other @ (Slot::Waiting | Slot::Away) => {
+    /// Puts a connection into the slot, or gives it back if nobody waits there any more. The thread is
+    /// for the caller to unpark, once it holds no lock that the thread will want.
+    pub(super) fn hand(
+        &self,
+        connection: Connection,
+        provenance: Provenance,
+    ) -> Result<Thread, Connection> {
+        let mut slot = self.0.lock();
+        match std::mem::take(&mut *slot) {
+            Slot::Waiting(thread) => {
+                *slot = Slot::Connection(connection, provenance);
+                Ok(thread)
+            }
+            other => {
                 *slot = other;
-                Heard::Bell
+                Err(connection)
+            }
+        }
+    }
+
+    /// Puts bad news into the slot; as with [`Waiter::hand`] the thread is for the caller to unpark.
+    pub(super) fn fail(&self, error: Arc<ConnectError>) -> Option<Thread> {
+        let mut slot = self.0.lock();
+        match std::mem::take(&mut *slot) {
+            Slot::Waiting(thread) => {
+                *slot = Slot::Failure(error);
+                Some(thread)
+            }
+            other => {
+                *slot = other;
+                None
+            }
+        }
+    }
+
+    /// The thread that waits, if one does.
+    pub(super) fn thread(&self) -> Option<Thread> {
+        match &*self.0.lock() {
+            Slot::Waiting(thread) => Some(thread.clone()),
+            _ => None,
+        }
+    }
+
+    /// Makes one who waits look up: there is something to tell it elsewhere.
+    pub fn ring(&self) {
+        if let Some(thread) = self.thread() {
+            thread.unpark();
+        }
+    }
+
+    /// Sleeps until there is something in the slot, the bell rings, or `until`. `look_up` is asked before
+    /// sleeping: true ends the wait as the bell would.
+    pub(super) fn listen(&self, until: Moment, look_up: impl Fn() -> bool) -> Heard {
+        match self.pick_up() {
+            Heard::Nothing if !look_up() => {
+                std::thread::park_timeout(until.remaining());
+                self.pick_up()
+            }
+            heard => heard,
+        }
+    }
+
+    fn pick_up(&self) -> Heard {
+        let mut slot = self.0.lock();
+        match std::mem::take(&mut *slot) {
+            Slot::Connection(connection, provenance) => Heard::Connection(connection, provenance),
+            Slot::Failure(error) => Heard::Failure(error),
+            other @ (Slot::Waiting(_) | Slot::Away) => {
+                *slot = other;
+                Heard::Nothing
             }
         }
     }
 
     /// Stops waiting: a connection that came in the last moment is returned.
     pub(super) fn leave(&self) -> Option<Connection> {
-        match std::mem::take(&mut *self.slot.lock()) {
-            Slot::Connection(connection) => Some(connection),
-            Slot::Away | Slot::Waiting | Slot::Failure(_) => None,
+        match std::mem::take(&mut *self.0.lock()) {
+            Slot::Connection(connection, _) => Some(connection),
+            Slot::Away | Slot::Waiting(_) | Slot::Failure(_) => None,
         }
     }
 }

@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// A setting as it is shown: its spelling and its value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Setting {
     spelling: String,
     value: Vec<u8>,
 }
 
 /// A set of settings.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Parameters(BTreeMap<String, Setting>);
 
 /// What PostgreSQL reports but nobody can set in a session, or only by statements whose effect is undone

@@ -90,13 +90,16 @@ impl Reception {
         while self.house.stage() != Stage::Stopping {
             match listener.accept() {
                 Ok(arrival) => self.receive(arrival),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
+                Err(error) => {
+                    let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+                    // Otherwise this thread was woken, or the client had gone before it was accepted.
+                    if error
+                        .raw_os_error()
+                        .is_some_and(|code| short.contains(&code))
+                    {
                         self.note_shortage(&format!("could not accept a connection: {error}"));
                     }
-                    // Interrupted, or the client was gone before it was accepted.
-                    _ => {}
-                },
+                }
             }
         }
     }

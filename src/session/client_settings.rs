@@ -72,6 +72,7 @@ pub fn settle(
     {
         Arc::make_mut(&mut effect.reported).set(APPLICATION_NAME, name.as_bytes());
     }
+    effect.reported = pool.share(effect.reported);
     Ok(effect)
 }
 

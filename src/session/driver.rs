@@ -19,6 +19,7 @@ use crate::net::buffer::{self, Buffer};
 use crate::net::clock::Moment;
 use crate::net::stream::{Received, Stream};
 use crate::net::wait::{Interest, Readiness, Woken, wait};
+use crate::pool::plan::Plan;
 use crate::pool::pool::{Pool, Request};
 use crate::pool::totals::Work;
 use crate::server::backend::Connection;
@@ -43,6 +44,8 @@ pub struct Driver {
     house: Arc<House>,
     handle: Arc<Handle>,
     pool: Arc<Pool>,
+    /// The pool's plan, as far as this thread knows, and its version.
+    plan: (u64, Arc<Plan>),
     session: Session,
     client: Stream,
     server: Option<Stream>,
@@ -147,10 +150,12 @@ impl Driver {
         session: Session,
         client: Stream,
     ) -> Driver {
+        let plan = (0, pool.plan());
         Driver {
             house,
             handle,
             pool,
+            plan,
             session,
             client,
             server: None,
@@ -325,9 +330,7 @@ impl Driver {
     /// or tunes.
     fn take_server_at_once(&mut self) -> Result<bool, Ending> {
         self.starved = false;
-        if self.pool.is_closed() {
-            self.find_pool()?;
-        }
+        self.refresh_plan()?;
         match lend::obtain_at_once(&self.pool, &self.handle.waiter) {
             Ok(Some(connection)) => {
                 self.lend(connection)?;
@@ -342,6 +345,17 @@ impl Driver {
         }
     }
 
+    /// Takes notice of a new plan, or of the pool's end.
+    fn refresh_plan(&mut self) -> Result<(), Ending> {
+        if let Some(plan) = self.pool.plan_unless(self.plan.0) {
+            self.plan = plan;
+            if self.pool.is_closed() {
+                self.find_pool()?;
+            }
+        }
+        Ok(())
+    }
+
     /// The pool was removed; it may have come back under the same name.
     fn find_pool(&mut self) -> Result<(), Ending> {
         self.pool = self
@@ -349,11 +363,12 @@ impl Driver {
             .pools
             .find(&self.session.database, &self.session.user)
             .ok_or(Ending::PoolRemoved)?;
+        self.plan = (0, self.pool.plan());
         Ok(())
     }
 
     fn wait_in_queue(&mut self, since: Moment) -> Result<(), Ending> {
-        let deadline = since.after(self.pool.plan().query_wait_timeout);
+        let deadline = since.after(self.plan.1.query_wait_timeout);
         let told_to_leave = told::STOP | told::CUT | told::CANCEL;
         let (handle, client) = (Arc::clone(&self.handle), &self.client);
         let look_up = || handle.told() & told_to_leave != 0 || client.has_ended();
@@ -414,7 +429,7 @@ impl Driver {
 
     /// The session gets a server connection.
     fn lend(&mut self, connection: Connection) -> Result<(), Ending> {
-        let plan = self.pool.plan();
+        let plan = Arc::clone(&self.plan.1);
         let Connection { backend, stream } = connection;
         let check = plan
             .idle_check
@@ -720,7 +735,7 @@ impl Driver {
             return;
         };
         let key = Arc::clone(&lent.backend.key);
-        let sockets = self.pool.plan().sockets;
+        let sockets = self.plan.1.sockets;
         if let Err(error) = cancel::send(&key, &sockets, SETTLE_LIMIT) {
             log::warn!(
                 "{} could not cancel the query of a client that is gone, pid={}: {error}",

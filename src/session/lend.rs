@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::net::clock::Moment;
 use crate::pool::pool::{NoConnection, Pool, Request};
 use crate::pool::totals::Work;
-use crate::pool::waiter::Waiter;
+use crate::pool::waiter::{Provenance, Waiter};
 use crate::server::backend::Connection;
 use crate::server::login::ConnectError;
 
@@ -76,7 +76,11 @@ pub fn wait(
     told: &dyn Fn() -> bool,
 ) -> Result<Connection, NotLent> {
     loop {
-        let mut connection = pool.wait(waiter, deadline, told)?;
+        let (mut connection, how) = pool.wait(waiter, deadline, told)?;
+        if how == Provenance::Hand {
+            // Its last user has heard from the server a moment ago: as good as a look at the socket.
+            return Ok(connection);
+        }
         loop {
             if is_alive(&connection) {
                 return Ok(connection);
