@@ -8,6 +8,7 @@ pub mod buffer;
 pub mod clock;
 pub mod dialogue;
 pub mod listener;
+pub mod passing;
 pub mod stream;
 pub mod thread;
 pub mod unix_listener;

@@ -304,7 +304,7 @@ impl Pool {
             // It came in the last moment: whoever only ran out of time is glad of it.
             (Some(connection), NoConnection::TimedOut) => Ok((connection, Provenance::Idle)),
             (Some(connection), why) => {
-                self.give_back(connection, &Work::default());
+                self.give_back(connection, &Work::default(), Moment::now());
                 Err(why)
             }
         }
@@ -334,9 +334,8 @@ impl Pool {
         Ok(Request::Queued)
     }
 
-    /// Takes back a clean connection and adds what was done with it.
-    pub fn give_back(self: &Arc<Pool>, mut connection: Connection, work: &Work) {
-        let now = Moment::now();
+    /// Takes back a clean connection, as of `now`, and adds what was done with it.
+    pub fn give_back(self: &Arc<Pool>, mut connection: Connection, work: &Work, now: Moment) {
         connection.backend.used_at = now;
         let mut state = self.lock();
         state.totals.all.add(work);

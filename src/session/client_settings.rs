@@ -112,7 +112,9 @@ fn find_out(
         unreported: Arc::clone(&connection.backend.applied),
     };
     match tried {
-        Ok(()) | Err(Unsettled::Refused(_)) => pool.give_back(connection, &Work::default()),
+        Ok(()) | Err(Unsettled::Refused(_)) => {
+            pool.give_back(connection, &Work::default(), Moment::now())
+        }
         Err(_) => {
             drop(connection);
             pool.write_off(&Work::default());

@@ -212,6 +212,7 @@ impl Driver {
             self.server.as_ref().map(|stream| (stream.fd(), server)),
             self.server_deadline,
         );
+        self.session.now = Moment::now();
         match woken {
             Ok(Woken::Told) => Ok(()),
             Ok(Woken::Deadline) => self.lose_server("it did not answer in time"),
@@ -338,7 +339,7 @@ impl Driver {
             }
             Ok(None) => {
                 self.handle.queued();
-                self.session.enter(Phase::Queued(Moment::now()));
+                self.session.enter(Phase::Queued(self.session.now));
                 Ok(false)
             }
             Err(why) => Err(self.without_server(&why)),
@@ -374,7 +375,8 @@ impl Driver {
         let look_up = || handle.told() & told_to_leave != 0 || client.has_ended();
         match lend::wait(&self.pool, &self.handle.waiter, deadline, &look_up) {
             Ok(connection) => {
-                let waited = since.elapsed();
+                self.session.now = Moment::now();
+                let waited = self.session.now.since(since);
                 self.session.work.wait_micros +=
                     u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
                 if waited >= Duration::from_millis(500) {
@@ -433,8 +435,8 @@ impl Driver {
         let Connection { backend, stream } = connection;
         let check = plan
             .idle_check
-            .is_some_and(|limit| backend.used_at.elapsed() > limit);
-        self.handle.running(&backend.key);
+            .is_some_and(|limit| self.session.now.since(backend.used_at) > limit);
+        self.handle.running(&backend.key, self.session.now);
         self.session
             .take_connection(backend, (&*plan).into(), check, &mut self.out);
         self.server = Some(stream);
@@ -542,7 +544,9 @@ impl Driver {
             return;
         };
         let work = self.take_work();
-        self.pool.give_back(Connection { backend, stream }, &work);
+        let now = self.session.now;
+        self.pool
+            .give_back(Connection { backend, stream }, &work, now);
     }
 
     fn await_cancel(&mut self) {

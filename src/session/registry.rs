@@ -204,11 +204,10 @@ impl Handle {
         self.show(Activity::Waiting);
     }
 
-    /// The session has a backend.
-    pub fn running(&self, key: &Arc<BackendKey>) {
+    /// The session has had a backend since `now`.
+    pub fn running(&self, key: &Arc<BackendKey>, now: Moment) {
         *self.doing.lock() = Doing::Running(Arc::clone(key));
-        self.active_since
-            .store(Moment::now().micros(), Ordering::Relaxed);
+        self.active_since.store(now.micros(), Ordering::Relaxed);
         self.show(Activity::Active);
     }
 

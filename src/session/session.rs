@@ -133,6 +133,8 @@ pub struct Session {
     pub address: Address,
     /// When it connected.
     pub connected_at: Moment,
+    /// The time, as of the last wait: the relay looks at no clock.
+    pub now: Moment,
     /// What it is doing.
     phase: Phase,
     /// The rules it is served by.
@@ -179,6 +181,7 @@ impl Session {
             user,
             address,
             connected_at,
+            now: connected_at,
             phase: Phase::Idle,
             rules,
             told,

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::expected::{Expected, Reply};
 use super::pieces::Output;
-use crate::net::clock::Moment;
 use crate::pool::plan::Mode;
 use crate::server::backend::Backend;
 use crate::server::parameters::literal;
@@ -36,7 +35,7 @@ impl Session {
         out: &mut Output,
     ) {
         self.rules = rules;
-        let now = Moment::now();
+        let now = self.now;
         self.lent = Some(Lent {
             backend,
             side: Side::default(),

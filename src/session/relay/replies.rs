@@ -277,7 +277,7 @@ impl Session {
         lent.backend.status = status;
         lent.copying_in = false;
         if !swallowed {
-            let now = Moment::now();
+            let now = self.now;
             self.work.queries += 1;
             lent.backend.key.tally.queries.add(1);
             self.work.query_micros += micros(now, lent.query_since);

@@ -269,7 +269,7 @@ impl Session {
     pub(super) fn expect(&mut self, expected: Expected, out: &mut Output) {
         if let Some(lent) = &mut self.lent {
             if lent.expected.is_empty() {
-                lent.query_since = crate::net::clock::Moment::now();
+                lent.query_since = self.now;
                 lent.transaction_since.get_or_insert(lent.query_since);
             }
             lent.expected.push_back(expected);

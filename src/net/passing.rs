@@ -1,0 +1,310 @@
+//! Frames with descriptors over a Unix stream socket: the hand-over's wire, below its messages.
+//!
+//! A frame is four bytes of length, one byte that says how many descriptors belong to it, and its body.
+//! Lengths and counts are checked before anything is allocated; descriptors arrive close-on-exec, owned,
+//! and those nobody takes are closed.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, getsockopt,
+    recvmsg, sendmsg, socketpair,
+};
+
+/// Bytes in front of a frame's body.
+const HEADER: usize = 5;
+
+/// The longest body, in bytes.
+const LONGEST: usize = 1 << 30;
+
+/// Descriptors in one frame, at most.
+pub const MOST_DESCRIPTORS: usize = 4;
+
+/// Bytes read at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// A frame as it arrived.
+#[derive(Debug)]
+pub struct Frame {
+    /// The body.
+    pub body: Vec<u8>,
+    /// The descriptors.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// A frame on its way out.
+#[derive(Debug)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    written: usize,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// One end of the socket.
+#[derive(Debug)]
+pub struct Passage {
+    fd: OwnedFd,
+    unread: Vec<u8>,
+    arrived: VecDeque<OwnedFd>,
+    outgoing: VecDeque<Outgoing>,
+    ended: bool,
+}
+
+impl Passage {
+    /// Both ends of a new socket, close-on-exec. The second is for another process.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn pair() -> io::Result<(Passage, OwnedFd)> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::Stream,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        Ok((Passage::over(ours), theirs))
+    }
+
+    /// The end that this descriptor is.
+    pub fn over(fd: OwnedFd) -> Passage {
+        Passage {
+            fd,
+            unread: Vec::new(),
+            arrived: VecDeque::new(),
+            outgoing: VecDeque::new(),
+            ended: false,
+        }
+    }
+
+    /// The descriptor, to wait on.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The user and process at the other end, as the kernel knows them (SO_PEERCRED).
+    ///
+    /// # Errors
+    /// If this is no Unix socket.
+    pub fn peer(&self) -> io::Result<(u32, i32)> {
+        let credentials = getsockopt(&self.fd, PeerCredentials)?;
+        Ok((credentials.uid(), credentials.pid()))
+    }
+
+    /// Queues a frame. [`Passage::flush`] writes it.
+    ///
+    /// # Errors
+    /// If the body is too long or there are too many descriptors.
+    pub fn post(&mut self, body: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        if body.len() > LONGEST || descriptors.len() > MOST_DESCRIPTORS {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "a frame of {} bytes and {} descriptors cannot be passed",
+                    body.len(),
+                    descriptors.len()
+                ),
+            ));
+        }
+        let mut bytes = Vec::with_capacity(HEADER + body.len());
+        let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.push(u8::try_from(descriptors.len()).unwrap_or(u8::MAX));
+        bytes.extend_from_slice(body);
+        self.outgoing.push_back(Outgoing {
+            bytes,
+            written: 0,
+            descriptors,
+        });
+        Ok(())
+    }
+
+    /// Whether frames are waiting to be written.
+    pub fn owes(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Bytes waiting to be written.
+    pub fn owed(&self) -> usize {
+        let left = |frame: &Outgoing| frame.bytes.len() - frame.written;
+        self.outgoing.iter().map(left).sum()
+    }
+
+    /// Writes what fits. Our copies of a frame's descriptors are closed once they are on their way.
+    ///
+    /// # Errors
+    /// Those of `sendmsg`: the other end is gone, or too many descriptors are in flight
+    /// (`ETOOMANYREFS`).
+    pub fn flush(&mut self) -> io::Result<()> {
+        while let Some(frame) = self.outgoing.front_mut() {
+            let raw: Vec<RawFd> = frame.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+            let rights = [ControlMessage::ScmRights(&raw)];
+            // Descriptors travel with the first byte.
+            let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
+            let rest = [IoSlice::new(&frame.bytes[frame.written..])];
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match sendmsg::<()>(self.fd.as_raw_fd(), &rest, rights, flags, None) {
+                Ok(n) => {
+                    frame.written += n;
+                    frame.descriptors.clear();
+                    if frame.written == frame.bytes.len() {
+                        self.outgoing.pop_front();
+                    }
+                }
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// Those of `recvmsg`.
+    pub fn fill(&mut self) -> io::Result<()> {
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let mut space = cmsg_space!([RawFd; MOST_DESCRIPTORS]);
+            let mut slices = [IoSliceMut::new(&mut chunk)];
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+            let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut slices, Some(&mut space), flags);
+            let message = match received {
+                Ok(message) => message,
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::ECONNRESET) => {
+                    self.ended = true;
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let bytes = message.bytes;
+            for control in message.cmsgs()? {
+                if let ControlMessageOwned::ScmRights(raw) = control {
+                    // SAFETY: the kernel has just made these descriptors for us and nobody else knows
+                    // them.
+                    #[allow(unsafe_code)]
+                    self.arrived.extend(
+                        raw.into_iter()
+                            .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+                    );
+                }
+            }
+            if bytes == 0 {
+                self.ended = true;
+                return Ok(());
+            }
+            self.unread.extend_from_slice(&chunk[..bytes]);
+            if bytes < CHUNK && self.unread.len() >= HEADER {
+                // What else there is can wait until this has been looked at.
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next whole frame that was read.
+    ///
+    /// # Errors
+    /// `InvalidData` if the peer does not keep to the rules of frames.
+    pub fn next(&mut self) -> io::Result<Option<Frame>> {
+        let Some(&[a, b, c, d, count]) = self.unread.first_chunk::<HEADER>() else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        let count = usize::from(count);
+        let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        if length > LONGEST || count > MOST_DESCRIPTORS {
+            return wrong("the peer sent a frame that is too long");
+        }
+        if self.unread.len() < HEADER + length {
+            return Ok(None);
+        }
+        if self.arrived.len() < count {
+            return wrong("the peer sent a frame without its descriptors");
+        }
+        let body = self.unread[HEADER..HEADER + length].to_vec();
+        self.unread.drain(..HEADER + length);
+        Ok(Some(Frame {
+            body,
+            descriptors: self.arrived.drain(..count).collect(),
+        }))
+    }
+
+    /// Whether the other end has closed. Frames that came before may still be there.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn ends() -> (Passage, Passage) {
+        let (ours, theirs) = Passage::pair().unwrap();
+        (ours, Passage::over(theirs))
+    }
+
+    #[test]
+    fn frames_arrive_whole_with_their_own_descriptors() {
+        let (mut here, mut there) = ends();
+        let mut pipes = Vec::new();
+        for number in 0..10_u8 {
+            let (kept, passed) = UnixStream::pair().unwrap();
+            let body = vec![number; 30_000 * usize::from(number)];
+            here.post(&body, vec![passed.into()]).unwrap();
+            here.post(b"none", Vec::new()).unwrap();
+            pipes.push(kept);
+        }
+        for number in 0..10_u8 {
+            for expected in [1, 0] {
+                let frame = loop {
+                    here.flush().unwrap();
+                    if let Some(frame) = there.next().unwrap() {
+                        break frame;
+                    }
+                    there.fill().unwrap();
+                };
+                assert_eq!(frame.descriptors.len(), expected);
+                if let Some(fd) = frame.descriptors.into_iter().next() {
+                    assert_eq!(frame.body.len(), 30_000 * usize::from(number));
+                    UnixStream::from(fd).write_all(&[number]).unwrap();
+                    let mut heard = [0];
+                    pipes[usize::from(number)].read_exact(&mut heard).unwrap();
+                    assert_eq!(heard[0], number);
+                }
+            }
+        }
+        assert!(!here.owes());
+    }
+
+    #[test]
+    fn the_end_is_told_after_the_last_frame() {
+        let (mut here, mut there) = ends();
+        here.post(b"last", Vec::new()).unwrap();
+        here.flush().unwrap();
+        drop(here);
+        while !there.has_ended() {
+            there.fill().unwrap();
+        }
+        assert_eq!(there.next().unwrap().unwrap().body, b"last");
+        assert!(there.next().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_impossible_length_is_refused_before_it_is_stored() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut there = Passage::over(theirs.into());
+        (&ours).write_all(&[0xff, 0xff, 0xff, 0xff, 0]).unwrap();
+        there.fill().unwrap();
+        assert!(there.next().is_err());
+    }
+}
