@@ -212,7 +212,7 @@ impl Passage {
     ///
     /// # Errors
     /// `InvalidData` if the peer does not keep to the rules of frames.
-    pub fn next(&mut self) -> io::Result<Option<Frame>> {
+    pub fn take(&mut self) -> io::Result<Option<Frame>> {
         let Some(&[a, b, c, d, count]) = self.unread.first_chunk::<HEADER>() else {
             return Ok(None);
         };
@@ -268,7 +268,7 @@ mod tests {
             for expected in [1, 0] {
                 let frame = loop {
                     here.flush().unwrap();
-                    if let Some(frame) = there.next().unwrap() {
+                    if let Some(frame) = there.take().unwrap() {
                         break frame;
                     }
                     there.fill().unwrap();
@@ -295,8 +295,8 @@ mod tests {
         while !there.has_ended() {
             there.fill().unwrap();
         }
-        assert_eq!(there.next().unwrap().unwrap().body, b"last");
-        assert!(there.next().unwrap().is_none());
+        assert_eq!(there.take().unwrap().unwrap().body, b"last");
+        assert!(there.take().unwrap().is_none());
     }
 
     #[test]
@@ -305,6 +305,6 @@ mod tests {
         let mut there = Passage::over(theirs.into());
         (&ours).write_all(&[0xff, 0xff, 0xff, 0xff, 0]).unwrap();
         there.fill().unwrap();
-        assert!(there.next().is_err());
+        assert!(there.take().is_err());
     }
 }

@@ -310,6 +310,40 @@ impl Pool {
         }
     }
 
+    /// Asks for a connection on behalf of one who has waited since `since` already: its place in the queue
+    /// is by that moment.
+    ///
+    /// # Errors
+    /// [`NoConnection::Closed`].
+    pub fn request_since(
+        self: &Arc<Pool>,
+        waiter: &Arc<Waiter>,
+        since: Moment,
+    ) -> Result<Request, NoConnection> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(NoConnection::Closed);
+        }
+        if !state.paused
+            && state.queue.is_empty()
+            && let Some(connection) = state.take_idle()
+        {
+            state.lent += 1;
+            return Ok(Request::Met(connection));
+        }
+        waiter.arrive();
+        let place = state.queue.partition_point(|queued| queued.since <= since);
+        state.queue.insert(
+            place,
+            Queued {
+                waiter: Arc::clone(waiter),
+                since,
+            },
+        );
+        self.serve(&mut state, true);
+        Ok(Request::Queued)
+    }
+
     /// Puts a waiter who got a dead connection back to the front of the queue.
     ///
     /// # Errors

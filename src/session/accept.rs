@@ -9,20 +9,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
-use parking_lot::Mutex;
+use nix::unistd::Pid;
+use parking_lot::{Condvar, Mutex};
 use socket2::Socket;
 
 use super::console::{self, ConsoleEnd};
 use super::driver::Driver;
 use super::ending::Ending;
+use super::guest::{Guest, What};
 use super::house::{House, Stage};
-use super::login::{self, LoggedIn, Refusal, What};
+use super::login::{self, Refusal};
+use super::registry::{Handle, told};
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::dialogue::{Broken, Dialogue};
 use crate::net::listener::Listener;
 use crate::net::stream::Stream;
 use crate::net::thread;
+use crate::net::wait;
 use crate::pool::plans::socket_options;
 
 /// Bytes of stack of a client's thread. Only what is touched is resident.
@@ -42,15 +46,35 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 /// How often such a shortage is worth a line in the log.
 const SHORTAGE_LOG: Duration = Duration::from_secs(5);
 
-/// A connection that waits for a thread.
-type Arrival = (Socket, Address);
+/// What waits for a thread.
+enum Work {
+    /// A connection that has just been accepted.
+    Arrival(Socket, Address),
+    /// A client that is logged in already.
+    Guest(Box<Guest>),
+}
+
+/// Whether listeners accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// They do.
+    Open,
+    /// They wait. Connections queue in the kernel.
+    Shut,
+    /// They never will again.
+    Gone,
+}
 
 /// Serves connections with threads.
 #[derive(Debug)]
 pub struct Reception {
     house: Arc<House>,
-    hand_over: Sender<Arrival>,
-    parking: Receiver<Arrival>,
+    hand_over: Sender<Work>,
+    parking: Receiver<Work>,
+    gate: Mutex<Gate>,
+    gate_moves: Condvar,
+    /// The listeners, each with its thread.
+    doors: Mutex<Vec<(Arc<Listener>, Pid)>>,
     parked: AtomicUsize,
     threads: AtomicUsize,
     last_shortage: Mutex<Option<Moment>>,
@@ -65,6 +89,9 @@ impl Reception {
             house,
             hand_over,
             parking,
+            gate: Mutex::new(Gate::Open),
+            gate_moves: Condvar::new(),
+            doors: Mutex::default(),
             parked: AtomicUsize::new(0),
             threads: AtomicUsize::new(0),
             last_shortage: Mutex::default(),
@@ -77,19 +104,67 @@ impl Reception {
     /// If it cannot be started.
     pub fn open(self: &Arc<Reception>, listener: Listener) -> io::Result<()> {
         let reception = Arc::clone(self);
+        let listener = Arc::new(listener);
         std::thread::Builder::new()
             .stack_size(STACK)
             .spawn(move || {
                 thread::name("acceptor");
+                let door = (Arc::clone(&listener), thread::number());
+                reception.doors.lock().push(door);
                 reception.accept_from(&listener);
             })
             .map(drop)
     }
 
+    /// The listeners.
+    pub fn listeners(&self) -> Vec<Arc<Listener>> {
+        let doors = self.doors.lock();
+        doors
+            .iter()
+            .map(|(listener, _)| Arc::clone(listener))
+            .collect()
+    }
+
+    /// Stops accepting. Nobody is refused: connections queue in the kernel until somebody accepts again,
+    /// here or in the process that has been given the listeners.
+    pub fn shut(&self) {
+        self.move_gate(Gate::Shut);
+    }
+
+    /// Accepts again.
+    pub fn reopen(&self) {
+        self.move_gate(Gate::Open);
+    }
+
+    /// Never accepts again and closes its copies of the listening sockets.
+    pub fn leave(&self) {
+        self.move_gate(Gate::Gone);
+    }
+
+    fn move_gate(&self, to: Gate) {
+        *self.gate.lock() = to;
+        self.gate_moves.notify_all();
+        for (_, thread) in &*self.doors.lock() {
+            wait::wake(*thread);
+        }
+    }
+
+    /// Waits while the gate is shut; false if it never opens again.
+    fn may_accept(&self) -> bool {
+        let mut gate = self.gate.lock();
+        while *gate == Gate::Shut {
+            self.gate_moves.wait(&mut gate);
+        }
+        *gate == Gate::Open && self.house.stage() != Stage::Stopping
+    }
+
     fn accept_from(self: &Arc<Reception>, listener: &Listener) {
-        while self.house.stage() != Stage::Stopping {
+        while self.may_accept() {
             match listener.accept() {
-                Ok(arrival) => self.receive(arrival),
+                Ok((socket, address)) => {
+                    self.house.arrivals.total.fetch_add(1, Ordering::Relaxed);
+                    self.receive(Work::Arrival(socket, address));
+                }
                 Err(error) => {
                     let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
                     // Otherwise this thread was woken, or the client had gone before it was accepted.
@@ -104,17 +179,21 @@ impl Reception {
         }
     }
 
-    fn receive(self: &Arc<Reception>, arrival: Arrival) {
-        self.house.arrivals.total.fetch_add(1, Ordering::Relaxed);
-        let arrival = match self.hand_over.try_send(arrival) {
+    /// Serves a client that is logged in already: it comes from another process, or could not go there.
+    pub fn take_in(self: &Arc<Reception>, guest: Guest) {
+        self.receive(Work::Guest(Box::new(guest)));
+    }
+
+    fn receive(self: &Arc<Reception>, work: Work) {
+        let work = match self.hand_over.try_send(work) {
             Ok(()) => return,
-            Err(TrySendError::Full(arrival) | TrySendError::Disconnected(arrival)) => arrival,
+            Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) => work,
         };
         let most = self.house.settings().general.max_connections + BEYOND;
-        if self.threads.load(Ordering::Relaxed) >= most {
+        let is_arrival = matches!(work, Work::Arrival(..));
+        if is_arrival && self.threads.load(Ordering::Relaxed) >= most {
             self.note_shortage(&format!(
-                "{} connections beyond max_connections are in login; another was closed",
-                BEYOND
+                "{BEYOND} connections beyond max_connections are in login; another was closed"
             ));
             return;
         }
@@ -122,7 +201,7 @@ impl Reception {
         self.threads.fetch_add(1, Ordering::Relaxed);
         let started = std::thread::Builder::new()
             .stack_size(STACK)
-            .spawn(move || reception.work(arrival));
+            .spawn(move || reception.work(work));
         if let Err(error) = started {
             self.threads.fetch_sub(1, Ordering::Relaxed);
             self.note_shortage(&format!(
@@ -142,14 +221,15 @@ impl Reception {
     }
 
     /// The life of a thread: serve a client, wait for the next one, and end when none comes.
-    fn work(self: Arc<Reception>, first: Arrival) {
+    fn work(self: Arc<Reception>, first: Work) {
         thread::schedule_as_batch();
-        let mut arrival = first;
+        let mut work = first;
         loop {
             let house = &self.house;
             // A defect met by one client must not end the others' sessions; its own ends with its thread.
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                serve(house, arrival);
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match work {
+                Work::Arrival(socket, address) => serve(house, socket, address),
+                Work::Guest(guest) => serve_guest(house, *guest),
             }));
             if outcome.is_err() {
                 log::error!("a client's thread panicked; its session has ended");
@@ -163,7 +243,7 @@ impl Reception {
             let next = self.parking.recv_timeout(PARKED_FOR);
             self.parked.fetch_sub(1, Ordering::Relaxed);
             match next {
-                Ok(next) => arrival = next,
+                Ok(next) => work = next,
                 Err(_) => break,
             }
         }
@@ -172,7 +252,7 @@ impl Reception {
 }
 
 /// Serves one connection from its first byte to its last.
-fn serve(house: &Arc<House>, (socket, address): Arrival) {
+fn serve(house: &Arc<House>, socket: Socket, address: Address) {
     let id = house.sessions.next_id();
     thread::name(&format!("c{id} login"));
     let settings = house.settings();
@@ -184,7 +264,15 @@ fn serve(house: &Arc<House>, (socket, address): Arrival) {
     let outcome = login::log_in(house, id, stream, &address);
     house.login_ends(id);
     match outcome {
-        Ok((logged_in, stream, unread)) => serve_session(house, logged_in, stream, unread, kind),
+        Ok(guest) => {
+            if house.settings().general.log_client_connections {
+                log::info!(
+                    "{} client connected from {address} ({kind})",
+                    guest.handle.tag()
+                );
+            }
+            serve_guest(house, guest);
+        }
         Err(Refusal::Done) => {}
         Err(Refusal::Silent(why)) => log::debug!("[#c{id}] client {address} left: {why}"),
         Err(Refusal::Words { code, log, .. }) => {
@@ -196,49 +284,58 @@ fn serve(house: &Arc<House>, (socket, address): Arrival) {
     }
 }
 
-fn serve_session(
-    house: &Arc<House>,
-    logged_in: LoggedIn,
-    stream: Stream,
-    unread: Vec<u8>,
-    kind: &str,
-) {
-    let LoggedIn {
+/// Serves a guest until it leaves, or until it moves: then it is handed to whoever moves it.
+fn serve_guest(house: &Arc<House>, mut guest: Guest) {
+    while let Some(parked) = serve_until_parked(house, guest) {
+        // Whoever was to move it has given up in the meantime: it goes on here.
+        match house.park(parked) {
+            Ok(()) => return,
+            Err(back) => guest = *back,
+        }
+    }
+}
+
+fn serve_until_parked(house: &Arc<House>, guest: Guest) -> Option<Guest> {
+    let Guest {
         handle,
         place,
-        session,
-    } = logged_in;
-    let entry = Entry {
+        what,
+    } = guest;
+    let mut entry = Entry {
         house,
-        id: handle.id,
+        id: Some(handle.id),
     };
-    let tag = format!("[{}@{} #c{}]", handle.user, handle.database, handle.id);
     thread::name(&format!(
         "c{} {}@{}",
         handle.id, handle.user, handle.database
     ));
-    if house.settings().general.log_client_connections {
-        log::info!("{tag} client connected from {} ({kind})", handle.address);
-    }
-    let (text, trouble) = match session {
-        What::Pool(pool, mut session) => {
-            session.client.unread = unread;
-            let driver = Driver::new(
-                Arc::clone(house),
-                Arc::clone(&handle),
-                pool,
-                *session,
-                stream,
-            );
-            let ending = driver.run();
-            (ending.to_string(), ending.is_trouble())
+    let outcome = match what {
+        What::Pool(resting) => {
+            match Driver::new(Arc::clone(house), Arc::clone(&handle), resting).run() {
+                Ok(ending) => Ok((ending.to_string(), ending.is_trouble())),
+                Err(resting) => Err(What::Pool(resting)),
+            }
         }
-        What::Console => (serve_console(house, stream, unread), false),
+        What::Console(stream, unread) => {
+            serve_console(house, &handle, stream, unread).map(|text| (text, false))
+        }
     };
-    let age = handle.connected_at.elapsed();
+    let (text, trouble) = match outcome {
+        Ok(ended) => ended,
+        Err(what) => {
+            entry.id = None;
+            return Some(Guest {
+                handle,
+                place,
+                what,
+            });
+        }
+    };
     let line = format!(
-        "{tag} client disconnected from {}: {text}, session={age:?}",
-        handle.address
+        "{} client disconnected from {}: {text}, session={:?}",
+        handle.tag(),
+        handle.address,
+        handle.connected_at.elapsed()
     );
     if trouble {
         log::warn!("{line}");
@@ -249,22 +346,37 @@ fn serve_session(
     }
     drop(entry);
     drop(place);
+    None
 }
 
 /// A session's entry in the registry, taken out however the session ends.
 struct Entry<'a> {
     house: &'a Arc<House>,
-    id: u64,
+    /// `None` once the session has been handed on.
+    id: Option<u64>,
 }
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        self.house.sessions.leave(self.id);
+        if let Some(id) = self.id {
+            self.house.sessions.leave(id);
+        }
     }
 }
 
-fn serve_console(house: &Arc<House>, stream: Stream, unread: Vec<u8>) -> String {
-    let told_to_stop = || house.stage() == Stage::Stopping;
+/// Serves a console session.
+///
+/// # Errors
+/// The session, if it is to move.
+fn serve_console(
+    house: &Arc<House>,
+    handle: &Arc<Handle>,
+    stream: Stream,
+    unread: Vec<u8>,
+) -> Result<String, What> {
+    handle.driven_here();
+    let told_to_stop =
+        || house.stage() == Stage::Stopping || handle.told() & (told::MOVE | told::STOP) != 0;
     let mut dialogue = Dialogue {
         stream,
         inbox: unread,
@@ -272,10 +384,13 @@ fn serve_console(house: &Arc<House>, stream: Stream, unread: Vec<u8>) -> String 
         told_to_stop: &told_to_stop,
     };
     let Some(console) = house.console.get() else {
-        return "there is no console".to_owned();
+        return Ok("there is no console".to_owned());
     };
     let (text, ending) = match console::serve(&mut dialogue, &**console) {
         ConsoleEnd::Left => ("it said good-bye".to_owned(), Ending::Left),
+        ConsoleEnd::Broken(Broken::Told) if house.stage() != Stage::Stopping => {
+            return Err(What::Console(dialogue.stream, dialogue.inbox));
+        }
         ConsoleEnd::Broken(Broken::Told) => ("the pooler stops".to_owned(), Ending::Stopped),
         ConsoleEnd::Broken(broken) => (broken.to_string(), Ending::Left),
         ConsoleEnd::Violation(what) => (what, Ending::Left),
@@ -283,5 +398,5 @@ fn serve_console(house: &Arc<House>, stream: Stream, unread: Vec<u8>) -> String 
     dialogue
         .stream
         .finish(&ending.message(), Duration::from_secs(2));
-    text
+    Ok(text)
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ending::Ending;
+use super::guest::Resting;
 use super::house::{House, Stage};
 use super::lend::{self, NotLent};
 use super::registry::{Activity, Handle, told};
@@ -20,7 +21,7 @@ use crate::net::clock::Moment;
 use crate::net::stream::{Received, Stream};
 use crate::net::wait::{Interest, Readiness, Woken, wait};
 use crate::pool::plan::Plan;
-use crate::pool::pool::{Pool, Request};
+use crate::pool::pool::{NoConnection, Pool, Request};
 use crate::pool::totals::Work;
 use crate::server::backend::Connection;
 use crate::server::cancel;
@@ -46,12 +47,14 @@ pub struct Driver {
     pool: Arc<Pool>,
     /// The pool's plan, as far as this thread knows, and its version.
     plan: (u64, Arc<Plan>),
-    session: Session,
+    session: Box<Session>,
     client: Stream,
     server: Option<Stream>,
     out: Output,
     /// The client's unread bytes were offered and are not enough.
     starved: bool,
+    /// The session has its place in the pool's queue.
+    in_queue: bool,
     /// When a server connection that is being tried, set up or cleaned must have answered.
     server_deadline: Option<Moment>,
 }
@@ -142,38 +145,57 @@ impl From<io::Error> for Lost {
 }
 
 impl Driver {
-    /// A driver for a session whose client has been told ReadyForQuery.
-    pub fn new(
-        house: Arc<House>,
-        handle: Arc<Handle>,
-        pool: Arc<Pool>,
-        session: Session,
-        client: Stream,
-    ) -> Driver {
-        let plan = (0, pool.plan());
+    /// A driver for a session from wherever it stands.
+    pub fn new(house: Arc<House>, handle: Arc<Handle>, resting: Resting) -> Driver {
+        handle.driven_here();
+        let plan = (0, resting.pool.plan());
+        if let Some(lent) = &resting.session.lent {
+            handle.running(&lent.backend.key, lent.since);
+        }
         Driver {
             house,
             handle,
-            pool,
+            pool: resting.pool,
             plan,
-            session,
-            client,
-            server: None,
+            session: resting.session,
+            client: resting.client,
+            server: resting.server,
             out: Output::default(),
             starved: false,
-            server_deadline: None,
+            in_queue: false,
+            server_deadline: resting.server_deadline,
         }
     }
 
-    /// Drives the session to its end and says how it ended.
-    pub fn run(mut self) -> Ending {
-        let ending = loop {
-            if let Err(ending) = self.turn() {
-                break ending;
+    /// Drives the session until it ends, or until it is told to move: then it is given back as it stands.
+    ///
+    /// # Errors
+    /// The session, to be moved or driven on.
+    pub fn run(mut self) -> Result<Ending, Resting> {
+        loop {
+            match self.turn() {
+                Ok(()) => {}
+                Err(Ending::Moves) => return Err(self.rest()),
+                Err(ending) => {
+                    self.end(&ending);
+                    return Ok(ending);
+                }
             }
-        };
-        self.end(&ending);
-        ending
+        }
+    }
+
+    fn rest(mut self) -> Resting {
+        self.await_cancel_requests();
+        self.handle.at_rest();
+        let work = self.take_work();
+        self.pool.add_work(&work);
+        Resting {
+            pool: self.pool,
+            session: self.session,
+            client: self.client,
+            server: self.server,
+            server_deadline: self.server_deadline,
+        }
     }
 
     /// One round: do what can be done without waiting, or wait once and do what that made possible.
@@ -236,6 +258,9 @@ impl Driver {
         }
         if flags & told::CUT != 0 {
             return Err(Ending::Drained);
+        }
+        if flags & told::MOVE != 0 {
+            return Err(Ending::Moves);
         }
         if flags & (told::DRAIN | told::REMOVED) != 0 && self.is_between_transactions() {
             return Err(if flags & told::DRAIN != 0 {
@@ -339,6 +364,7 @@ impl Driver {
             }
             Ok(None) => {
                 self.handle.queued();
+                self.in_queue = true;
                 self.session.enter(Phase::Queued(self.session.now));
                 Ok(false)
             }
@@ -370,10 +396,22 @@ impl Driver {
 
     fn wait_in_queue(&mut self, since: Moment) -> Result<(), Ending> {
         let deadline = since.after(self.plan.1.query_wait_timeout);
-        let told_to_leave = told::STOP | told::CUT | told::CANCEL;
+        let told_to_leave = told::STOP | told::CUT | told::CANCEL | told::MOVE;
+        if !self.in_queue {
+            // It waited in another process, or another life: its place is by when it came.
+            self.handle.queued();
+            match self.pool.request_since(&self.handle.waiter, since) {
+                Ok(Request::Met(connection)) => return self.lend(connection),
+                Ok(Request::Queued) => self.in_queue = true,
+                Err(NoConnection::Closed) if self.find_pool().is_ok() => return Ok(()),
+                Err(why) => return Err(self.without_server(&why.into())),
+            }
+        }
         let (handle, client) = (Arc::clone(&self.handle), &self.client);
         let look_up = || handle.told() & told_to_leave != 0 || client.has_ended();
-        match lend::wait(&self.pool, &self.handle.waiter, deadline, &look_up) {
+        let outcome = lend::wait(&self.pool, &self.handle.waiter, deadline, &look_up);
+        self.in_queue = false;
+        match outcome {
             Ok(connection) => {
                 self.session.now = Moment::now();
                 let waited = self.session.now.since(since);
@@ -389,12 +427,16 @@ impl Driver {
                 self.lend(connection)
             }
             Err(NotLent::Told) => {
+                let flags = self.handle.told();
+                if flags & (told::STOP | told::CUT | told::CANCEL) == 0 && flags & told::MOVE != 0 {
+                    return Err(Ending::Moves);
+                }
                 self.handle.at_rest();
                 self.session.enter(Phase::Idle);
                 if self.client.has_ended() {
                     return Err(Ending::Gone("connection closed".into()));
                 }
-                if self.handle.told() & told::CANCEL != 0 {
+                if flags & told::CANCEL != 0 {
                     self.handle.heeded(told::CANCEL);
                     return self.refuse_request();
                 }
@@ -511,14 +553,11 @@ impl Driver {
         match phase {
             // Nothing of the client's has been sent on it: take another.
             Phase::Tuning if !self.session.abandoned && !self.session.has_served() => {
+                let since = self.session.lent.as_ref().map(|lent| lent.since);
                 self.write_off(how);
-                self.session.enter(Phase::Queued(Moment::now()));
-                self.handle.queued();
-                match self.pool.request_again(&self.handle.waiter) {
-                    Ok(Request::Met(connection)) => self.lend(connection),
-                    Ok(Request::Queued) => Ok(()),
-                    Err(why) => Err(self.without_server(&why.into())),
-                }
+                let since = since.unwrap_or(self.session.now);
+                self.session.enter(Phase::Queued(since));
+                Ok(())
             }
             // The client has its reply already.
             Phase::Cleaning | Phase::Returning => {
@@ -549,20 +588,21 @@ impl Driver {
             .give_back(Connection { backend, stream }, &work, now);
     }
 
-    fn await_cancel(&mut self) {
-        let Some(key) = self
-            .session
-            .lent
-            .as_ref()
-            .map(|lent| Arc::clone(&lent.backend.key))
-        else {
-            return;
+    /// Waits until no CancelRequest is on its way to the session's backend; false if one is stuck.
+    fn await_cancel_requests(&self) -> bool {
+        let Some(lent) = &self.session.lent else {
+            return true;
         };
+        let key = &lent.backend.key;
         let deadline = Moment::now().after(SETTLE_LIMIT);
         while key.is_being_cancelled() && deadline > Moment::now() {
             let _ = wait(None, None, Some(deadline));
         }
-        if key.is_being_cancelled() {
+        !key.is_being_cancelled()
+    }
+
+    fn await_cancel(&mut self) {
+        if !self.await_cancel_requests() {
             self.write_off("a cancel request is stuck on its way to it");
         } else {
             // The signal has been sent; one round trip later it has been taken notice of.

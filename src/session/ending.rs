@@ -30,13 +30,15 @@ pub enum Ending {
     Drained,
     /// The pooler stops now.
     Stopped,
+    /// It does not end: it goes on in another process.
+    Moves,
 }
 
 impl Ending {
     /// What the client is told: SQLSTATE and message. `None` if there is nobody to tell, or somebody has.
     pub fn words(&self) -> Option<(SqlState, String)> {
         Some(match self {
-            Ending::Left | Ending::Gone(_) | Ending::ServerLeft => return None,
+            Ending::Left | Ending::Gone(_) | Ending::ServerLeft | Ending::Moves => return None,
             Ending::Violation(what) => (sqlstate::PROTOCOL_VIOLATION, what.clone()),
             Ending::ServerLost(how) => (
                 sqlstate::CONNECTION_FAILURE,
@@ -93,6 +95,7 @@ impl fmt::Display for Ending {
             Ending::Left => f.write_str("it said good-bye"),
             Ending::Gone(how) => write!(f, "it is gone: {how}"),
             Ending::Violation(what) => write!(f, "protocol violation: {what}"),
+            Ending::Moves => f.write_str("it has moved"),
             Ending::ServerLeft => f.write_str("PostgreSQL ended the connection"),
             other => match other.words() {
                 Some((code, words)) => write!(f, "{words} ({code})"),

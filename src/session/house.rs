@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crossbeam::channel::Sender;
 use nix::unistd::Pid;
 use parking_lot::{Mutex, RwLock};
 
 use super::console::Console;
+use super::guest::Guest;
 use super::registry::{Registry, told};
 use crate::auth::MockSecret;
 use crate::config::Settings;
@@ -60,6 +62,14 @@ pub struct House {
     admitted: AtomicUsize,
     /// The threads of connections that have not logged in.
     logging_in: Mutex<HashMap<u64, Pid>>,
+    mover: Mutex<Option<Mover>>,
+}
+
+/// Where sessions that were told to move are handed in.
+struct Mover {
+    parked: Sender<Guest>,
+    /// The thread that takes them, to be woken.
+    thread: Pid,
 }
 
 /// A place among `max_connections`; dropping it frees it.
@@ -94,6 +104,7 @@ impl House {
             stage: AtomicU8::new(Stage::Open as u8),
             admitted: AtomicUsize::new(0),
             logging_in: Mutex::default(),
+            mover: Mutex::default(),
         })
     }
 
@@ -155,6 +166,53 @@ impl House {
             })
             .ok()
             .map(|_| Place(Arc::clone(self)))
+    }
+
+    /// A place for a client that has one already in the process it comes from.
+    pub fn admit_moved(self: &Arc<House>) -> Place {
+        self.admitted.fetch_add(1, Ordering::AcqRel);
+        Place(Arc::clone(self))
+    }
+
+    /// From now on sessions move: each parks at its next wait and is handed in at `parked`, and the
+    /// calling thread is woken. Those that log in later park as soon as they have.
+    pub fn begin_moving(&self, parked: Sender<Guest>) {
+        let thread = thread::number();
+        *self.mover.lock() = Some(Mover { parked, thread });
+        self.tell_all(told::MOVE);
+    }
+
+    /// Sessions no longer move.
+    pub fn end_moving(&self) {
+        *self.mover.lock() = None;
+        for handle in self.sessions.all() {
+            handle.heeded(told::MOVE);
+        }
+    }
+
+    /// Whether sessions move.
+    pub fn is_moving(&self) -> bool {
+        self.mover.lock().is_some()
+    }
+
+    /// Hands in a session that was told to move.
+    ///
+    /// # Errors
+    /// The session, if it is not to move after all.
+    pub fn park(&self, guest: Guest) -> Result<(), Box<Guest>> {
+        let mover = self.mover.lock();
+        let refused = match &*mover {
+            Some(mover) => {
+                let sent = mover.parked.send(guest);
+                wait::wake(mover.thread);
+                sent.map_err(|refused| refused.0)
+            }
+            None => Err(guest),
+        };
+        refused.map_err(|guest| {
+            guest.handle.heeded(told::MOVE);
+            Box::new(guest)
+        })
     }
 
     /// Notes that the calling thread is logging a client in.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::client_settings::{self, Unsettled};
 use super::driver::no_server;
+use super::guest::{Guest, Resting, What};
 use super::house::{House, Place, Stage};
 use super::lend::NotLent;
 use super::registry::{Cancel, Handle, Identity, process_id, told};
@@ -46,24 +47,6 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long words of refusal may take to arrive.
 const WORDS_LIMIT: Duration = Duration::from_secs(2);
-
-/// A client that has logged in.
-pub struct LoggedIn {
-    /// Its handle, entered in the registry.
-    pub handle: Arc<Handle>,
-    /// Its place among `max_connections`.
-    pub place: Place,
-    /// What it has logged in to.
-    pub session: What,
-}
-
-/// What a client has logged in to.
-pub enum What {
-    /// A pool.
-    Pool(Arc<Pool>, Box<Session>),
-    /// The console.
-    Console,
-}
 
 /// Why a connection comes to nothing.
 #[derive(Debug)]
@@ -125,7 +108,7 @@ pub fn log_in(
     id: u64,
     stream: Stream,
     address: &Address,
-) -> Result<(LoggedIn, Stream, Vec<u8>), Refusal> {
+) -> Result<Guest, Refusal> {
     let settings = house.settings();
     let told_to_stop = || house.stage() == Stage::Stopping;
     let connected_at = Moment::now();
@@ -146,7 +129,7 @@ pub fn log_in(
         connected_at,
     };
     match login.run(&mut dialogue) {
-        Ok(logged_in) => Ok((logged_in, dialogue.stream, dialogue.inbox)),
+        Ok(arrived) => Ok(arrived.settle(dialogue.stream, dialogue.inbox)),
         Err(refusal) => {
             let mut last = Vec::new();
             match &refusal {
@@ -180,6 +163,37 @@ fn forward(out: &mut Vec<u8>, fields: &crate::wire::error::ErrorFields) {
     });
 }
 
+/// A client that is in, but whose connection is still that of the login.
+struct Arrived {
+    handle: Arc<Handle>,
+    place: Place,
+    /// `None` for the console.
+    session: Option<(Arc<Pool>, Box<Session>)>,
+}
+
+impl Arrived {
+    fn settle(self, client: Stream, unread: Vec<u8>) -> Guest {
+        let what = match self.session {
+            Some((pool, mut session)) => {
+                session.client.unread = unread;
+                What::Pool(Resting {
+                    pool,
+                    session,
+                    client,
+                    server: None,
+                    server_deadline: None,
+                })
+            }
+            None => What::Console(client, unread),
+        };
+        Guest {
+            handle: self.handle,
+            place: self.place,
+            what,
+        }
+    }
+}
+
 struct Login<'a> {
     house: &'a Arc<House>,
     settings: &'a Settings,
@@ -189,7 +203,7 @@ struct Login<'a> {
 }
 
 impl Login<'_> {
-    fn run(&mut self, dialogue: &mut Dialogue<'_>) -> Result<LoggedIn, Refusal> {
+    fn run(&mut self, dialogue: &mut Dialogue<'_>) -> Result<Arrived, Refusal> {
         let startup = match self.first_packet(dialogue)? {
             FirstPacket::Cancel { process_id, secret } => {
                 self.house.arrivals.cancel.fetch_add(1, Ordering::Relaxed);
@@ -313,7 +327,7 @@ impl Login<'_> {
         dialogue: &mut Dialogue<'_>,
         startup: Startup,
         place: Place,
-    ) -> Result<LoggedIn, Refusal> {
+    ) -> Result<Arrived, Refusal> {
         if self.house.stage() != Stage::Open {
             return Err(say(sqlstate::POOLER_SHUTDOWN, "pooler is shut down now"));
         }
@@ -396,10 +410,10 @@ impl Login<'_> {
             effect.unreported,
             Arc::new(chosen),
         );
-        Ok(LoggedIn {
+        Ok(Arrived {
             handle,
             place,
-            session: What::Pool(pool, Box::new(session)),
+            session: Some((pool, Box::new(session))),
         })
     }
 
@@ -503,7 +517,7 @@ impl Login<'_> {
         dialogue: &mut Dialogue<'_>,
         startup: Startup,
         place: Place,
-    ) -> Result<LoggedIn, Refusal> {
+    ) -> Result<Arrived, Refusal> {
         let client = self.hba_client(&startup);
         let verdict = hba::verdict(&self.settings.general.hba, &client);
         if let Some(words) = hba::refusal(&verdict, &client) {
@@ -558,16 +572,19 @@ impl Login<'_> {
             console: true,
         });
         self.greet(dialogue, &handle, &parameters)?;
-        Ok(LoggedIn {
+        Ok(Arrived {
             handle,
             place,
-            session: What::Console,
+            session: None,
         })
     }
 
     fn enter(&self, who: Identity) -> Arc<Handle> {
         let handle = Arc::new(Handle::new(who));
         self.house.sessions.enter(&handle);
+        if self.house.is_moving() {
+            handle.tell(told::MOVE);
+        }
         // The stage may have changed since it was looked at, when nobody knew of this session.
         match self.house.stage() {
             Stage::Open => {}

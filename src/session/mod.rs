@@ -8,6 +8,7 @@ pub mod client_settings;
 pub mod console;
 pub mod driver;
 pub mod ending;
+pub mod guest;
 pub mod house;
 pub mod lend;
 pub mod login;

@@ -32,6 +32,8 @@ pub mod told {
     /// The session's pool is no longer in the configuration: finish the transaction, tell the client
     /// 58006, and leave.
     pub const REMOVED: u32 = 1 << 5;
+    /// Park at the next wait: the session goes to another process.
+    pub const MOVE: u32 = 1 << 6;
     /// A CancelRequest of ours has been dealt with: look whether the connection can be given back.
     pub const CANCELLED: u32 = 1 << 4;
 }
@@ -151,6 +153,11 @@ impl Handle {
         }
     }
 
+    /// How log lines name the session.
+    pub fn tag(&self) -> String {
+        format!("[{}@{} #c{}]", self.user, self.database, self.id)
+    }
+
     /// Tells the session something and makes its thread look up, wherever it waits.
     pub fn tell(&self, flag: u32) {
         self.flags.fetch_or(flag, Ordering::AcqRel);
@@ -161,6 +168,12 @@ impl Handle {
     /// What the session was told and has not yet heeded.
     pub fn told(&self) -> u32 {
         self.flags.load(Ordering::Acquire)
+    }
+
+    /// From now on the calling thread drives the session.
+    pub fn driven_here(&self) {
+        self.thread
+            .store(thread::number().as_raw(), Ordering::Release);
     }
 
     /// Notes that the session has heeded a flag.

@@ -77,6 +77,8 @@ pub struct Lent {
     pub ended: bool,
     /// A statement of the pooler's own has failed with this error: the connection cannot be used.
     pub spoiled: Option<String>,
+    /// When the session got it.
+    pub since: Moment,
     /// It has been used for the client: what it does can no longer be done on another.
     pub served: bool,
     /// The client has gone back to defaults: those of its startup packet are to be in effect again.

@@ -95,6 +95,8 @@ def test_clients_that_come_and_go_leave_nothing(doorman, scale, mode):
 
     threads, descriptors, memory = churn(50)
     threads_after, descriptors_after, memory_after = churn(300)
-    assert threads_after <= threads + 4
+    # Threads wait a while for the next client; there is one for each of the eight that were here at once,
+    # and one or two for those whose predecessor was still on its way out.
+    assert threads_after <= threads + 2 * 8
     assert descriptors_after <= descriptors + 2
     assert memory_after <= memory + 4 * 1024

@@ -45,6 +45,7 @@ impl Session {
             batch_open: false,
             ended: false,
             spoiled: None,
+            since: now,
             served: false,
             reset_seen: false,
             asked: Vec::new(),
