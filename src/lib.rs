@@ -7,4 +7,5 @@ pub mod net;
 pub mod pool;
 pub mod server;
 pub mod session;
+pub mod upgrade;
 pub mod wire;

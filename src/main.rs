@@ -1,15 +1,17 @@
 //! From arguments to one of: test the configuration, or run. Exit codes are those of `sysexits.h` where one
 //! fits.
 
+use std::os::fd::RawFd;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use pg_doorman::config::{self, ErrorKind, Settings};
 use pg_doorman::daemon::arguments::Arguments;
-use pg_doorman::daemon::life::{self, CannotStart};
+use pg_doorman::daemon::life::{self, CannotStart, Start};
 use pg_doorman::daemon::logging::{self, LogOptions, LogOutput};
 use pg_doorman::daemon::{daemonise, descriptors};
+use pg_doorman::upgrade::launch::{self, Origin};
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
@@ -22,7 +24,15 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), CannotStart> {
-    let inherited = descriptors::inherit(arguments.inherit_fd.as_slice()).map_err(os_error)?;
+    let origin = Origin::remember();
+    let hand_over: Option<RawFd> = std::env::var(launch::VARIABLE)
+        .ok()
+        .and_then(|number| number.parse().ok());
+    let wanted: Vec<RawFd> = arguments.inherit_fd.into_iter().chain(hand_over).collect();
+    let inherited = descriptors::inherit(&wanted).map_err(os_error)?;
+    let mut kept = inherited.kept.into_iter();
+    let listener = arguments.inherit_fd.and_then(|_| kept.next());
+    let hand_over = hand_over.and_then(|_| kept.next());
     let settings = load(arguments)?;
     if arguments.test_config {
         let path = arguments.config_file.display();
@@ -33,7 +43,8 @@ fn run(arguments: &Arguments) -> Result<(), CannotStart> {
         println!("pg_doorman: configuration file {path} test is successful");
         return Ok(());
     }
-    let ready = if arguments.daemon {
+    // A successor is as much a daemon as its predecessor was.
+    let ready = if arguments.daemon && hand_over.is_none() {
         Some(daemonise::daemonise().map_err(os_error)?)
     } else {
         None
@@ -63,7 +74,14 @@ fn run(arguments: &Arguments) -> Result<(), CannotStart> {
             inherited.closed
         );
     }
-    life::serve(settings, inherited.kept.into_iter().next(), ready)
+    let start = Start {
+        settings,
+        origin,
+        listener,
+        hand_over,
+        daemon: arguments.daemon,
+    };
+    life::serve(start, ready)
 }
 
 fn load(arguments: &Arguments) -> Result<Settings, CannotStart> {

@@ -15,6 +15,8 @@ pub enum Command {
     Reconnect(Option<String>),
     /// `SHUTDOWN`.
     Shutdown,
+    /// `UPGRADE`.
+    Upgrade,
     /// `SET log_level = filter`.
     SetLogLevel(String),
     /// `SET` of something else.
@@ -39,6 +41,7 @@ impl Command {
             ("resume", [] | [_]) => Command::Resume(target(&rest)),
             ("reconnect", [] | [_]) => Command::Reconnect(target(&rest)),
             ("shutdown", _) => Command::Shutdown,
+            ("upgrade", []) => Command::Upgrade,
             ("set", [_, ..]) => Command::parse_set(&rest.join(" ")),
             _ => Command::Unknown,
         }

@@ -23,6 +23,9 @@ pub trait Process: Send + Sync {
     /// Begins an orderly shutdown.
     fn shut_down(&self);
 
+    /// Begins an upgrade: a new process takes over.
+    fn upgrade(&self);
+
     /// The log filter in force.
     fn log_filter(&self) -> String;
 
@@ -100,6 +103,12 @@ impl Desk {
                 let mut table = Table::new(&[("success", Type::Text)]);
                 table.row(vec!["t".to_owned()]);
                 table.write(out, "SHUTDOWN");
+            }
+            Command::Upgrade => {
+                self.process.upgrade();
+                let mut table = Table::new(&[("success", Type::Text)]);
+                table.row(vec!["t".to_owned()]);
+                table.write(out, "UPGRADE");
             }
             Command::SetLogLevel(filter) => {
                 self.process

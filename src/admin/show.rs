@@ -55,6 +55,7 @@ fn help(_: &House) -> Table {
         "RESUME [<db>]".to_owned(),
         "RECONNECT [<db>]".to_owned(),
         "SHUTDOWN".to_owned(),
+        "UPGRADE".to_owned(),
     ] {
         table.row(vec![line]);
     }

@@ -4,10 +4,11 @@
 //! one queue of events, worked off here, one at a time.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -19,7 +20,8 @@ use super::notify::{Notice, Notify};
 use super::pidfile::PidFile;
 use crate::admin::desk::{Desk, Process};
 use crate::auth::MockSecret;
-use crate::config::{self, Settings};
+use crate::config::{self, General, Settings};
+use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::listener::Listener;
 use crate::net::unix_listener::{SocketFile, bind_unix};
@@ -28,6 +30,9 @@ use crate::pool::janitor::Janitor;
 use crate::session::accept::Reception;
 use crate::session::house::{House, Stage};
 use crate::session::registry::told;
+use crate::upgrade::launch::Origin;
+use crate::upgrade::predecessor::{self, Outcome};
+use crate::upgrade::successor::Heir;
 
 /// How long sessions have to say their last words after they were told to leave.
 const LEAVING: Duration = Duration::from_secs(4);
@@ -37,6 +42,9 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Descriptors the process needs beside those of its clients and servers.
 const SPARE_DESCRIPTORS: u64 = 64;
+
+/// The variable that makes SIGINT a shutdown although nobody sits at a terminal.
+const SHUTDOWN_ONLY: &str = "PG_DOORMAN_CI_SHUTDOWN_ONLY";
 
 /// Why the process could not begin to serve, with its exit code (`sysexits.h`).
 #[derive(Debug)]
@@ -71,7 +79,10 @@ fn cannot(code: u8) -> impl FnOnce(io::Error) -> CannotStart {
 enum Event {
     Signal(Signal),
     ShutDown,
+    Upgrade,
     Reload(Sender<Result<(), String>>),
+    /// An upgrade has come to its end.
+    Upgraded(Result<Outcome, String>),
 }
 
 /// The process as the console sees it.
@@ -93,6 +104,10 @@ impl Process for Lever {
         let _ = self.events.send(Event::ShutDown);
     }
 
+    fn upgrade(&self) {
+        let _ = self.events.send(Event::Upgrade);
+    }
+
     fn log_filter(&self) -> String {
         logging::filter()
     }
@@ -107,23 +122,51 @@ struct Life {
     house: Arc<House>,
     config_file: PathBuf,
     events: Receiver<Event>,
+    sender: Sender<Event>,
+    reception: Arc<Reception>,
+    origin: Origin,
+    /// Whether SIGINT comes from somebody's keyboard.
+    at_terminal: bool,
+    upgrade: Upgrade,
+    /// SIGTERM came during an upgrade.
+    stop_wanted: bool,
+    /// The successor's process id.
+    successor: Arc<AtomicU32>,
     notify: Notify,
     pid_file: Option<PidFile>,
-    _socket_file: Option<SocketFile>,
+    socket_file: Option<SocketFile>,
     _janitor: Janitor,
 }
 
-/// Serves until told to leave. `inherited` is a listening socket to use instead of `host` and `port`;
-/// `ready` is whom to tell, in a daemon, that the doors are open.
+/// Whether an upgrade is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upgrade {
+    /// None is.
+    Idle,
+    /// A thread is at it; its end is an event.
+    Running,
+}
+
+/// What a process starts from.
+pub struct Start {
+    /// The settings.
+    pub settings: Settings,
+    /// How the process was started.
+    pub origin: Origin,
+    /// A listening socket to use instead of `host` and `port`.
+    pub listener: Option<OwnedFd>,
+    /// The hand-over, if there is a predecessor.
+    pub hand_over: Option<OwnedFd>,
+    /// Whether this is a daemon.
+    pub daemon: bool,
+}
+
+/// Serves until told to leave. `ready` is whom to tell, in a daemon, that the doors are open.
 ///
 /// # Errors
 /// [`CannotStart`]; `ready` has then been told.
-pub fn serve(
-    settings: Settings,
-    inherited: Option<OwnedFd>,
-    ready: Option<Ready>,
-) -> Result<(), CannotStart> {
-    match open(settings, inherited, ready.is_some()) {
+pub fn serve(start: Start, ready: Option<Ready>) -> Result<(), CannotStart> {
+    match open(start) {
         Ok(life) => {
             if let Some(ready) = ready
                 && let Err(error) = ready.tell()
@@ -157,7 +200,14 @@ fn taken_signals() -> SigSet {
     set
 }
 
-fn open(settings: Settings, inherited: Option<OwnedFd>, daemon: bool) -> Result<Life, CannotStart> {
+fn open(start: Start) -> Result<Life, CannotStart> {
+    let Start {
+        settings,
+        origin,
+        listener,
+        hand_over,
+        daemon,
+    } = start;
     let signals = taken_signals();
     wait::prepare_process(&signals).map_err(cannot(CannotStart::OS))?;
     log::info!(
@@ -168,11 +218,109 @@ fn open(settings: Settings, inherited: Option<OwnedFd>, daemon: bool) -> Result<
         log::warn!("{warning}");
     }
     check_descriptors(&settings);
-    let mock = MockSecret::random().map_err(|error| CannotStart {
-        code: 1,
-        why: format!("no randomness: {error}"),
-    })?;
     let general = settings.general.clone();
+    let config_file = settings.path.clone();
+    let notify = Notify::from_environment().map_err(cannot(CannotStart::OS))?;
+    let mut heir = match hand_over.map(Heir::announce) {
+        // Who gave us up goes on serving; there is nothing for us to do.
+        Some(Err(error)) => {
+            return Err(CannotStart {
+                code: 1,
+                why: format!("the hand-over was broken off: {error}"),
+            });
+        }
+        Some(Ok(heir)) => Some(heir),
+        None => None,
+    };
+    let (house, listeners, socket_file) = match &mut heir {
+        Some(heir) => {
+            let listeners = std::mem::take(&mut heir.listeners);
+            let file = listeners
+                .iter()
+                .find_map(|listener| match listener.address() {
+                    Address::Unix(path) => SocketFile::adopt(path).ok(),
+                    Address::Tcp(_) => None,
+                });
+            (heir.house(settings), listeners, file)
+        }
+        None => {
+            let (listeners, file) = bind(&general, listener)?;
+            let mock = MockSecret::random().map_err(|error| CannotStart {
+                code: 1,
+                why: format!("no randomness: {error}"),
+            })?;
+            (House::new(settings, mock), listeners, file)
+        }
+    };
+    let pid = std::process::id();
+    let pid_file = match (daemon, &heir) {
+        (false, _) => None,
+        (true, Some(_)) => Some(PidFile::adopt(&general.daemon_pid_file, pid)),
+        (true, None) => {
+            let file = PidFile::write(&general.daemon_pid_file, pid);
+            Some(file.map_err(|error| CannotStart {
+                code: CannotStart::OS,
+                why: error.to_string(),
+            })?)
+        }
+    };
+    let (sender, events) = unbounded();
+    start_signal_thread(signals, sender.clone()).map_err(cannot(CannotStart::OS))?;
+    let lever = Lever {
+        events: sender.clone(),
+    };
+    let desk = Desk::new(Arc::clone(&house), Box::new(lever));
+    let _ = house.console.set(Arc::new(desk));
+    let janitor = start_janitor(&house).map_err(cannot(CannotStart::OS))?;
+    let reception = Reception::new(Arc::clone(&house));
+    if let Some(heir) = heir {
+        heir.receive(Arc::clone(&house), Arc::clone(&reception))
+            .map_err(cannot(CannotStart::OS))?;
+    }
+    for listener in listeners {
+        log::info!("Running on {}", listener.address());
+        reception.open(listener).map_err(cannot(CannotStart::OS))?;
+    }
+    log::info!("Accepting connections");
+    let shutdown_only = std::env::var_os(SHUTDOWN_ONLY).is_some_and(|value| value == "1");
+    Ok(Life {
+        house,
+        config_file,
+        events,
+        sender,
+        reception,
+        origin,
+        at_terminal: shutdown_only || !daemon && io::stdin().is_terminal(),
+        upgrade: Upgrade::Idle,
+        stop_wanted: false,
+        successor: Arc::default(),
+        notify,
+        pid_file,
+        socket_file,
+        _janitor: janitor,
+    })
+}
+
+fn start_janitor(house: &Arc<House>) -> io::Result<Janitor> {
+    let pools = Arc::clone(&house.pools);
+    let house = Arc::clone(house);
+    Janitor::start(
+        pools,
+        Box::new(move || {
+            let general = &house.settings().general;
+            (
+                general.retain_connections_time,
+                general.retain_connections_max,
+            )
+        }),
+    )
+}
+
+/// Binds what the configuration says, or takes the listening socket that was passed.
+fn bind(
+    general: &General,
+    inherited: Option<OwnedFd>,
+) -> Result<(Vec<Listener>, Option<SocketFile>), CannotStart> {
     let backlog = general
         .backlog
         .map_or(general.max_connections, |n| n as usize);
@@ -190,52 +338,7 @@ fn open(settings: Settings, inherited: Option<OwnedFd>, daemon: bool) -> Result<
         listeners.push(listener);
         socket_file = Some(file);
     }
-    let notify = Notify::from_environment().map_err(cannot(CannotStart::OS))?;
-    let pid_file = if daemon {
-        let path = &general.daemon_pid_file;
-        let file = PidFile::write(path, std::process::id()).map_err(|error| CannotStart {
-            code: CannotStart::OS,
-            why: error.to_string(),
-        })?;
-        Some(file)
-    } else {
-        None
-    };
-    let config_file = settings.path.clone();
-    let house = House::new(settings, mock);
-    let (sender, events) = unbounded();
-    start_signal_thread(signals, sender.clone()).map_err(cannot(CannotStart::OS))?;
-    let desk = Desk::new(Arc::clone(&house), Box::new(Lever { events: sender }));
-    let _ = house.console.set(Arc::new(desk));
-    let janitor = {
-        let house = Arc::clone(&house);
-        Janitor::start(
-            Arc::clone(&house.pools),
-            Box::new(move || {
-                let general = &house.settings().general;
-                (
-                    general.retain_connections_time,
-                    general.retain_connections_max,
-                )
-            }),
-        )
-        .map_err(cannot(CannotStart::OS))?
-    };
-    let reception = Reception::new(Arc::clone(&house));
-    for listener in listeners {
-        log::info!("Running on {}", listener.address());
-        reception.open(listener).map_err(cannot(CannotStart::OS))?;
-    }
-    log::info!("Accepting connections");
-    Ok(Life {
-        house,
-        config_file,
-        events,
-        notify,
-        pid_file,
-        _socket_file: socket_file,
-        _janitor: janitor,
-    })
+    Ok((listeners, socket_file))
 }
 
 fn check_descriptors(settings: &Settings) {
@@ -280,20 +383,43 @@ impl Life {
     /// Works off events until one of them means the end.
     fn work(mut self) {
         while let Ok(event) = self.events.recv() {
+            let upgrading = self.upgrade == Upgrade::Running;
             match event {
+                Event::Signal(Signal::SIGTERM) if upgrading => {
+                    log::info!("Got SIGTERM during an upgrade, stopping as soon as it is over");
+                    self.stop_wanted = true;
+                }
                 Event::Signal(Signal::SIGTERM) => {
                     log::info!("Got SIGTERM, stopping now");
                     break;
                 }
-                Event::Signal(Signal::SIGINT) => {
+                Event::Signal(Signal::SIGINT) if self.at_terminal && !upgrading => {
                     log::info!("Got SIGINT, shutting down: transactions finish first");
                     self.drain();
                     break;
                 }
-                Event::ShutDown => {
+                Event::ShutDown if !upgrading => {
                     log::info!("SHUTDOWN on the console: transactions finish first");
                     self.drain();
                     break;
+                }
+                Event::Upgraded(Ok(outcome)) => {
+                    log::info!(
+                        "upgrade complete: {} sessions moved, the longest was held for {:?}",
+                        outcome.moved,
+                        outcome.longest
+                    );
+                    return self.make_way();
+                }
+                Event::Upgraded(Err(why)) => {
+                    self.upgrade = Upgrade::Idle;
+                    log::error!(
+                        "UPGRADE ABANDONED, this process goes on serving: {why}. Mend that and send SIGUSR2 again"
+                    );
+                    self.notify(&[Notice::Ready]);
+                    if self.stop_wanted {
+                        break;
+                    }
                 }
                 other => self.heed(other),
             }
@@ -311,10 +437,62 @@ impl Life {
             Event::Reload(answer) => {
                 let _ = answer.send(self.reload());
             }
-            Event::Signal(signal) => {
-                log::warn!("Got {signal}, which this version does nothing about");
+            // Old init scripts and containers send SIGINT where SIGUSR2 is meant.
+            Event::Signal(signal @ (Signal::SIGUSR2 | Signal::SIGINT)) => {
+                self.begin_upgrade(signal.as_str());
             }
-            Event::ShutDown => {}
+            Event::Upgrade => self.begin_upgrade("UPGRADE on the console"),
+            Event::Signal(signal) => log::warn!("Got {signal}, which means nothing here"),
+            Event::ShutDown => log::warn!("an upgrade is under way; SHUTDOWN is not heeded"),
+            Event::Upgraded(_) => {}
+        }
+    }
+
+    /// Starts an upgrade in a thread of its own; its end is an event.
+    fn begin_upgrade(&mut self, by: &str) {
+        if self.upgrade == Upgrade::Running {
+            log::warn!("Got {by}, but an upgrade is under way already");
+            return;
+        }
+        if self.house.stage() != Stage::Open {
+            log::warn!("Got {by}, but the pooler is shutting down");
+            return;
+        }
+        log::info!("Got {by}: upgrading to {}", self.origin.program().display());
+        self.notify(&[Notice::Reloading]);
+        let (house, reception) = (Arc::clone(&self.house), Arc::clone(&self.reception));
+        let (origin, sender) = (self.origin.clone(), self.sender.clone());
+        let successor = Arc::clone(&self.successor);
+        let started = std::thread::Builder::new()
+            .stack_size(512 * 1024)
+            .spawn(move || {
+                thread::name("upgrade");
+                let note = |pid| successor.store(pid, Ordering::Release);
+                let outcome = predecessor::hand_over(&house, &reception, &origin, note);
+                let _ = sender.send(Event::Upgraded(outcome));
+            });
+        match started {
+            Ok(_) => self.upgrade = Upgrade::Running,
+            Err(error) => log::error!("UPGRADE ABANDONED: no thread for it: {error}"),
+        }
+    }
+
+    /// Everything belongs to the successor: leave without touching any of it.
+    fn make_way(mut self) {
+        let successor = self.successor.load(Ordering::Acquire);
+        if let Some(file) = self.socket_file.take() {
+            file.leave();
+        }
+        if let Some(mut file) = self.pid_file.take()
+            && let Err(error) = file.rewrite(successor)
+        {
+            log::warn!("{error}");
+        }
+        self.notify(&[Notice::MainPid(successor)]);
+        if self.stop_wanted
+            && let Ok(pid) = i32::try_from(successor)
+        {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM);
         }
     }
 

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, sendmsg, shutdown};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
+use super::address::Address;
 use super::buffer::Buffer;
 use super::clock::Moment;
 use super::wait::{self, Interest, Woken};
@@ -88,6 +89,14 @@ impl Stream {
         Stream {
             fd: socket.into(),
             unix,
+        }
+    }
+
+    /// Takes over a connected socket from another process, set up as it is.
+    pub fn inherit(fd: OwnedFd, peer: &Address) -> Stream {
+        Stream {
+            fd,
+            unix: matches!(peer, Address::Unix(_)),
         }
     }
 

@@ -20,6 +20,26 @@ pub struct SocketFile {
     inode: u64,
 }
 
+impl SocketFile {
+    /// The file of a socket that another process has made and that is ours now.
+    ///
+    /// # Errors
+    /// If it is not there any more.
+    pub fn adopt(path: &Path) -> io::Result<SocketFile> {
+        let found = fs::symlink_metadata(path)?;
+        Ok(SocketFile {
+            path: path.to_owned(),
+            device: found.dev(),
+            inode: found.ino(),
+        })
+    }
+
+    /// Leaves the file to another process.
+    pub fn leave(mut self) {
+        self.inode = 0;
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // A successor may have put its own socket at this path.

@@ -136,6 +136,19 @@ impl Plan {
         }
     }
 
+    /// Where connections made by this plan lead and how they begin, secrets apart, to be compared by
+    /// another process.
+    pub fn leads_to(&self) -> String {
+        format!(
+            "{}:{} {} {} {:?}",
+            self.host,
+            self.port,
+            self.server_database,
+            self.application_name,
+            self.startup_parameters
+        )
+    }
+
     /// Whether connections made by this plan are as good as those made by `other`.
     pub fn leads_to_same_server(&self, other: &Plan) -> bool {
         self.host == other.host

@@ -23,7 +23,7 @@ use super::totals::{Totals, Work};
 use super::waiter::{Heard, Provenance, Waiter};
 use crate::auth::ClientKey;
 use crate::net::clock::Moment;
-use crate::server::backend::Connection;
+use crate::server::backend::{Backend, Connection};
 use crate::server::login::ConnectError;
 use crate::server::parameters::Parameters;
 
@@ -114,6 +114,10 @@ struct State {
     queue: VecDeque<Queued>,
     lent: usize,
     connecting: usize,
+    /// Connections that another process will give us.
+    coming: usize,
+    /// Those lead elsewhere than this pool's plan.
+    foreign: bool,
     epoch: u64,
     paused: bool,
     closed: bool,
@@ -199,7 +203,9 @@ impl Pool {
                 queue: VecDeque::new(),
                 lent: 0,
                 connecting: 0,
-                epoch: 0,
+                coming: 0,
+                foreign: false,
+                epoch: 1,
                 paused: false,
                 closed: false,
                 proved: None,
@@ -629,6 +635,77 @@ impl Pool {
         self.lock().totals.end_period();
     }
 
+    /// Takes up what another process says of this pool: `coming` server connections will follow, and as
+    /// long as they have not come there is no room for others in their place. `same_server`: they lead
+    /// where this pool's plan does; otherwise they are closed when they are free.
+    pub fn inherit(
+        &self,
+        totals: Totals,
+        paused: bool,
+        proved: Option<ClientKey>,
+        coming: usize,
+        same_server: bool,
+    ) {
+        let mut state = self.lock();
+        state.totals = totals;
+        state.paused = paused;
+        state.proved = proved;
+        state.coming = coming;
+        state.foreign = !same_server;
+    }
+
+    /// Nothing more comes from another process.
+    pub fn expect_no_more(self: &Arc<Pool>) {
+        let mut state = self.lock();
+        state.coming = 0;
+        self.serve(&mut state, false);
+    }
+
+    /// Takes in a free connection from another process.
+    pub fn adopt(self: &Arc<Pool>, mut connection: Connection) {
+        let mut state = self.lock();
+        state.arrive(&mut connection.backend);
+        let now = Moment::now();
+        if let Some(reason) = state.reason_to_close(&connection, now) {
+            drop(state);
+            return connection.close(reason);
+        }
+        self.place(&mut state, connection);
+    }
+
+    /// Counts a connection from another process that a session brings with it.
+    pub fn adopt_lent(&self, backend: &mut Backend) {
+        let mut state = self.lock();
+        state.arrive(backend);
+        state.lent += 1;
+    }
+
+    /// Takes out a free connection, to give it to another process. It counts as lent until it is
+    /// [put back](Pool::put_back) or [gone](Pool::moved_away).
+    pub fn take_idle(&self) -> Option<Connection> {
+        let mut state = self.lock();
+        let connection = state.idle.pop_front();
+        state.lent += usize::from(connection.is_some());
+        connection
+    }
+
+    /// Puts a connection back that another process did not take.
+    pub fn put_back(self: &Arc<Pool>, connection: Connection) {
+        let mut state = self.lock();
+        state.lent -= 1;
+        self.place(&mut state, connection);
+    }
+
+    /// A connection belongs to another process now.
+    pub fn moved_away(&self) {
+        self.lock().lent -= 1;
+    }
+
+    /// The key a client has proved to have.
+    pub fn proved_key(&self) -> Option<ClientKey> {
+        self.lock().proved.clone()
+    }
+
     /// Notes the key a client has proved to have.
     pub fn note_proved_key(&self, key: ClientKey) {
         self.lock().proved = Some(key);
@@ -697,7 +774,22 @@ impl Pool {
 
 impl State {
     fn total(&self) -> usize {
-        self.idle.len() + self.lent + self.connecting
+        self.idle.len() + self.lent + self.connecting + self.coming
+    }
+
+    /// Takes note of a connection that came from another process.
+    fn arrive(&mut self, backend: &mut Backend) {
+        self.coming = self.coming.saturating_sub(1);
+        // Epochs are counted from one: a connection of none is closed as soon as it is free.
+        backend.epoch = if self.foreign { 0 } else { self.epoch };
+        match &self.reported {
+            Some(known) if **known == *backend.reported => {
+                backend.reported = Arc::clone(known);
+            }
+            Some(_) => {}
+            None if !self.foreign => self.reported = Some(Arc::clone(&backend.fresh)),
+            None => {}
+        }
     }
 
     fn take_idle(&mut self) -> Option<Connection> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -24,6 +24,23 @@ impl Pools {
     pub fn find(&self, database: &str, user: &str) -> Option<Arc<Pool>> {
         let key = (database.to_owned(), user.to_owned());
         self.pools.read().get(&key).cloned()
+    }
+
+    /// The last number given to a server connection.
+    pub fn last_number(&self) -> u64 {
+        self.numbers.load(Ordering::Relaxed)
+    }
+
+    /// Gives server connections no number up to `number`.
+    pub fn start_from(&self, number: u64) {
+        self.numbers.fetch_max(number, Ordering::Relaxed);
+    }
+
+    /// Nothing more comes from another process.
+    pub fn expect_no_more(&self) {
+        for pool in self.all() {
+            pool.expect_no_more();
+        }
     }
 
     /// All pools, in the order of their names.

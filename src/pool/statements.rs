@@ -82,6 +82,36 @@ impl Statements {
         statement
     }
 
+    /// The last number given.
+    pub fn last_number(&self) -> u64 {
+        self.0.lock().next_number
+    }
+
+    /// Gives no number below `number`.
+    pub fn start_from(&self, number: u64) {
+        let mut shelf = self.0.lock();
+        shelf.next_number = shelf.next_number.max(number);
+    }
+
+    /// Takes up a statement that comes from another process with its number. If its definition is known
+    /// under that number, the one that is here is returned, so that equal statements stay one.
+    pub fn adopt(&self, statement: Arc<Statement>) -> Arc<Statement> {
+        if statement.is_large() {
+            return statement;
+        }
+        let mut shelf = self.0.lock();
+        match shelf.statements.get(statement.definition.as_slice()) {
+            Some(known) if known.0.number == statement.number => Arc::clone(&known.0),
+            Some(_) => statement,
+            None => {
+                shelf
+                    .statements
+                    .insert(ByDefinition(Arc::clone(&statement)));
+                statement
+            }
+        }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.lock().statements.len()

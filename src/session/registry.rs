@@ -276,6 +276,16 @@ impl Registry {
         self.next_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// The last number given.
+    pub fn last_id(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed)
+    }
+
+    /// Gives no number up to `number`.
+    pub fn start_from(&self, number: u64) {
+        self.next_id.fetch_max(number, Ordering::Relaxed);
+    }
+
     /// Enters a session.
     pub fn enter(&self, handle: &Arc<Handle>) {
         self.sessions.write().insert(handle.id, Arc::clone(handle));

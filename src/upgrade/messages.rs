@@ -1,0 +1,236 @@
+//! What predecessor and successor say to each other: CBOR maps, one in a frame, with the descriptors they
+//! speak of.
+//!
+//! Older and newer binaries have to understand each other: a key that is unknown is passed over, a key
+//! that is missing has its default, and [`VERSION`] changes only when neither can bridge the difference.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+
+use crate::auth::{ClientKey, MockSecret};
+use crate::net::address::Address;
+use crate::net::clock::Moment;
+use crate::net::passing::Passage;
+use crate::pool::totals::Totals;
+use crate::server::backend::Backend;
+use crate::session::session::Session;
+
+/// The version of this protocol.
+pub const VERSION: u32 = 1;
+
+/// What is said.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// The successor is ready to take over.
+    Ready(Ready),
+    /// The predecessor begins.
+    Hello(Box<Hello>),
+    /// A listening socket; one descriptor.
+    Listener(Listener),
+    /// A pool's state.
+    Pool(Box<Pool>),
+    /// A server connection nobody uses; one descriptor.
+    Idle(Box<Idle>),
+    /// The successor may accept connections now.
+    Open,
+    /// A session; one descriptor for its client, a second for its server connection.
+    Session(Box<Moved>),
+    /// A console session; one descriptor.
+    Console(Box<MovedConsole>),
+    /// The session with this number is the successor's now.
+    Accepted(u64),
+    /// The session with this number cannot be taken.
+    Refused(u64, String),
+    /// The server connection with this number is the successor's now.
+    AcceptedIdle(u64),
+    /// The predecessor has nothing more to give.
+    Done,
+    /// The successor has taken all.
+    Finished,
+}
+
+/// The successor introduces itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ready {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The version of the program.
+    pub program: String,
+}
+
+/// What concerns the process as a whole.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`].
+    pub version: u32,
+    /// From which number on the successor's sessions are counted.
+    pub next_session: u64,
+    /// From which number on its server connections are counted.
+    pub next_server: u64,
+    /// From which number on its prepared statements are counted.
+    pub next_statement: u64,
+    /// What keeps mock logins alike.
+    pub mock: MockSecret,
+    /// Connections accepted so far: all, plain, cancel requests.
+    #[serde(default)]
+    pub arrivals: [u64; 3],
+    /// The log filter in force, if it was changed at run time.
+    #[serde(default)]
+    pub log_filter: Option<String>,
+}
+
+/// A listening socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Listener {
+    /// Where it listens.
+    pub address: Address,
+}
+
+/// A pool's state.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Pool {
+    /// The database.
+    pub database: String,
+    /// The user.
+    pub user: String,
+    /// Whether PAUSE is in force.
+    #[serde(default)]
+    pub paused: bool,
+    /// What it has done.
+    #[serde(default)]
+    pub totals: Totals,
+    /// The key a client has proved to have.
+    #[serde(default)]
+    pub proved: Option<ClientKey>,
+    /// Its server connections, which are still to come.
+    #[serde(default)]
+    pub connections: usize,
+    /// Where its connections lead.
+    #[serde(default)]
+    pub leads_to: String,
+}
+
+/// A server connection nobody uses.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Idle {
+    /// The database of its pool.
+    pub database: String,
+    /// The user of its pool.
+    pub user: String,
+    /// Its state.
+    pub backend: Backend,
+}
+
+/// What belongs to a session beside its value.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Standing {
+    /// `application_name` at login.
+    #[serde(default)]
+    pub application_name: Vec<u8>,
+    /// Transactions finished.
+    #[serde(default)]
+    pub transactions: u64,
+    /// Queries finished.
+    #[serde(default)]
+    pub queries: u64,
+    /// Errors.
+    #[serde(default)]
+    pub errors: u64,
+}
+
+/// A session.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Moved {
+    /// The session.
+    pub session: Session,
+    /// What belongs to it beside its value.
+    #[serde(default)]
+    pub standing: Standing,
+    /// When its server connection must have answered a question of the pooler's own.
+    #[serde(default)]
+    pub server_deadline: Option<Moment>,
+}
+
+/// A console session.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MovedConsole {
+    /// Its number.
+    pub id: u64,
+    /// The secret of its cancel key.
+    pub secret: Vec<u8>,
+    /// The database, as the client named it.
+    pub database: String,
+    /// The user.
+    pub user: String,
+    /// Where the client is.
+    pub address: Address,
+    /// When it connected.
+    pub connected_at: Moment,
+    /// What belongs to it beside.
+    #[serde(default)]
+    pub standing: Standing,
+    /// What it has said and nobody has read.
+    #[serde(default)]
+    pub unread: Vec<u8>,
+}
+
+/// [`Message::Idle`] and [`Message::Session`] as the predecessor writes them: it keeps what it gives until
+/// it is acknowledged. Their written form is the same.
+#[derive(Debug, Serialize)]
+pub enum Given<'a> {
+    /// [`Message::Idle`].
+    Idle(GivenIdle<'a>),
+    /// [`Message::Session`].
+    Session(GivenSession<'a>),
+}
+
+/// [`Idle`], borrowed.
+#[derive(Debug, Serialize)]
+pub struct GivenIdle<'a> {
+    /// The database of its pool.
+    pub database: &'a str,
+    /// The user of its pool.
+    pub user: &'a str,
+    /// Its state.
+    pub backend: &'a Backend,
+}
+
+/// [`Moved`], borrowed.
+#[derive(Debug, Serialize)]
+pub struct GivenSession<'a> {
+    /// The session.
+    pub session: &'a Session,
+    /// What belongs to it beside its value.
+    pub standing: Standing,
+    /// When its server connection must have answered a question of the pooler's own.
+    pub server_deadline: Option<Moment>,
+}
+
+/// Queues a message.
+///
+/// # Errors
+/// If it cannot be put into words, or is too long.
+pub fn post(
+    passage: &mut Passage,
+    message: &impl Serialize,
+    descriptors: Vec<OwnedFd>,
+) -> io::Result<()> {
+    let mut body = Vec::new();
+    ciborium::into_writer(message, &mut body).map_err(io::Error::other)?;
+    passage.post(&body, descriptors)
+}
+
+/// The next message that has arrived, with its descriptors.
+///
+/// # Errors
+/// If what arrived is no message.
+pub fn take(passage: &mut Passage) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+    let Some(frame) = passage.take()? else {
+        return Ok(None);
+    };
+    let message = ciborium::from_reader(frame.body.as_slice())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    Ok(Some((message, frame.descriptors)))
+}

@@ -1,0 +1,18 @@
+//! The hand-over: a running pooler gives all it has to the process that takes its place.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`messages`] | what the two say to each other |
+//! | [`launch`] | the new process: found, tested, started |
+//! | [`predecessor`] | the side that gives |
+//! | [`successor`] | the side that takes |
+//!
+//! Moves values; knows nothing of the protocol they speak. The invariant of both sides: at any instant
+//! exactly one process reads or writes a given socket. A session that was sent and not acknowledged
+//! belongs to the predecessor, and goes on there if the successor is dead; one that was acknowledged
+//! belongs to the successor.
+
+pub mod launch;
+pub mod messages;
+pub mod predecessor;
+pub mod successor;

@@ -1,0 +1,385 @@
+//! The side that gives: a running pooler hands everything to its successor, or, if that fails at any
+//! point, goes on as if nothing had happened.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::process::Child;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, unbounded};
+
+use super::launch::{self, Origin};
+use super::messages::{
+    self, Given, GivenIdle, GivenSession, Hello, Listener, Message, MovedConsole, Pool, Standing,
+    VERSION,
+};
+use crate::net::clock::Moment;
+use crate::net::passing::Passage;
+use crate::net::wait::{Interest, Woken, wait};
+use crate::server::backend::Connection;
+use crate::session::accept::Reception;
+use crate::session::guest::{Guest, What};
+use crate::session::house::House;
+use crate::session::registry::told;
+
+/// Sessions that are sent and not yet acknowledged, at most: it bounds the descriptors in flight.
+const WINDOW: usize = 128;
+
+/// Numbers left free between the predecessor's last and the successor's first, for those who come while
+/// both live.
+const GAP: u64 = 10_000;
+
+/// How the hand-over went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Outcome {
+    /// Sessions that moved.
+    pub moved: usize,
+    /// How long the longest of them was held.
+    pub longest: Duration,
+}
+
+/// What has been sent and not acknowledged.
+enum Pending {
+    Session(Guest, Moment),
+    Idle(Arc<crate::pool::pool::Pool>, Connection),
+}
+
+struct HandOver<'a> {
+    house: &'a Arc<House>,
+    reception: &'a Arc<Reception>,
+    passage: Passage,
+    /// How long the successor may be silent while it owes an answer.
+    patience: Duration,
+    last_heard: Moment,
+    ready: bool,
+    finished: bool,
+    parked: Receiver<Guest>,
+    backlog: VecDeque<(Guest, Moment)>,
+    /// By number; server connections and sessions are counted apart.
+    sessions: HashMap<u64, Pending>,
+    idle: HashMap<u64, Pending>,
+    outcome: Outcome,
+}
+
+/// Hands everything over. When this returns, nothing is left here but to exit.
+///
+/// # Errors
+/// Why it was abandoned. Everything that is not the dead successor's goes on here.
+pub fn hand_over(
+    house: &Arc<House>,
+    reception: &Arc<Reception>,
+    origin: &Origin,
+    on_started: impl Fn(u32),
+) -> Result<Outcome, String> {
+    let settings = house.settings();
+    let limits = &settings.upgrade;
+    origin.test(limits.validate_timeout)?;
+    let (passage, theirs) = Passage::pair().map_err(|error| format!("no socket pair: {error}"))?;
+    let mut child = origin.start(&theirs)?;
+    drop(theirs);
+    on_started(child.id());
+    let (sender, parked) = unbounded();
+    let mut hand_over = HandOver {
+        house,
+        reception,
+        passage,
+        patience: limits.timeout,
+        last_heard: Moment::now(),
+        ready: false,
+        finished: false,
+        parked,
+        backlog: VecDeque::new(),
+        sessions: HashMap::new(),
+        idle: HashMap::new(),
+        outcome: Outcome::default(),
+    };
+    let outcome = hand_over.conduct(sender);
+    match outcome {
+        Ok(()) => Ok(hand_over.outcome),
+        Err(why) => {
+            let why = describe(&mut child, &why);
+            launch::end(&mut child);
+            hand_over.take_back();
+            Err(why)
+        }
+    }
+}
+
+/// What went wrong, and what the successor's end has to do with it.
+fn describe(child: &mut Child, why: &io::Error) -> String {
+    match child.try_wait() {
+        Ok(Some(status)) => format!("the new process ended with {status} ({why})"),
+        _ => format!("{why}"),
+    }
+}
+
+fn silent(what: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        format!("the new process {what} within upgrade.timeout"),
+    )
+}
+
+impl HandOver<'_> {
+    fn conduct(&mut self, sender: crossbeam::channel::Sender<Guest>) -> io::Result<()> {
+        while !self.ready {
+            self.step(Some("was not ready"))?;
+        }
+        self.reception.shut();
+        self.introduce()?;
+        self.give_idle()?;
+        messages::post(&mut self.passage, &Message::Open, Vec::new())?;
+        self.house.begin_moving(sender);
+        loop {
+            let came = Moment::now();
+            while let Ok(guest) = self.parked.try_recv() {
+                self.backlog.push_back((guest, came));
+            }
+            while self.sessions.len() < WINDOW {
+                let Some((guest, since)) = self.backlog.pop_front() else {
+                    break;
+                };
+                self.give_session(guest, since)?;
+            }
+            self.give_idle()?;
+            let owed = !self.sessions.is_empty() || !self.idle.is_empty() || self.passage.owes();
+            let all = self.house.sessions.is_empty() && self.house.logins() == 0;
+            if all && !owed && self.backlog.is_empty() && self.parked.is_empty() {
+                break;
+            }
+            self.step(owed.then_some("did not acknowledge a session"))?;
+        }
+        messages::post(&mut self.passage, &Message::Done, Vec::new())?;
+        while !self.finished {
+            self.step(Some("did not finish"))?;
+        }
+        Ok(())
+    }
+
+    /// Who we are, where we listen, which pools there are.
+    fn introduce(&mut self) -> io::Result<()> {
+        let house = self.house;
+        let arrivals = &house.arrivals;
+        let hello = Hello {
+            version: VERSION,
+            next_session: house.sessions.last_id() + GAP,
+            next_server: house.pools.last_number() + GAP,
+            next_statement: house.statements.last_number() + GAP,
+            mock: house.mock.clone(),
+            arrivals: [&arrivals.total, &arrivals.plain, &arrivals.cancel]
+                .map(|count| count.load(Ordering::Relaxed)),
+            log_filter: None,
+        };
+        messages::post(
+            &mut self.passage,
+            &Message::Hello(Box::new(hello)),
+            Vec::new(),
+        )?;
+        for listener in self.reception.listeners() {
+            let copy = listener.fd().try_clone_to_owned()?;
+            let address = listener.address().clone();
+            let message = Message::Listener(Listener { address });
+            messages::post(&mut self.passage, &message, vec![copy])?;
+        }
+        for pool in house.pools.all() {
+            let now = pool.snapshot();
+            let message = Message::Pool(Box::new(Pool {
+                database: pool.database.clone(),
+                user: pool.user.clone(),
+                paused: now.paused,
+                totals: now.totals,
+                proved: pool.proved_key(),
+                connections: now.idle + now.lent,
+                leads_to: now.plan.leads_to(),
+            }));
+            messages::post(&mut self.passage, &message, Vec::new())?;
+        }
+        Ok(())
+    }
+
+    /// Gives the connections that lie idle, also those that have come back in the meantime.
+    fn give_idle(&mut self) -> io::Result<()> {
+        for pool in self.house.pools.all() {
+            while let Some(connection) = pool.take_idle() {
+                let number = connection.backend.key.id;
+                let copy = connection.stream.fd().try_clone_to_owned();
+                let posted = copy.and_then(|copy| {
+                    let given = Given::Idle(GivenIdle {
+                        database: &pool.database,
+                        user: &pool.user,
+                        backend: &connection.backend,
+                    });
+                    messages::post(&mut self.passage, &given, vec![copy])
+                });
+                self.idle
+                    .insert(number, Pending::Idle(Arc::clone(&pool), connection));
+                posted?;
+            }
+        }
+        Ok(())
+    }
+
+    fn give_session(&mut self, guest: Guest, since: Moment) -> io::Result<()> {
+        let posted = post_guest(&mut self.passage, &guest);
+        let id = guest.handle.id;
+        self.sessions.insert(id, Pending::Session(guest, since));
+        posted
+    }
+
+    /// Waits once and deals with what has happened. With `owed` the successor has to be heard from before
+    /// its time is up, and the words say what it fails to do otherwise.
+    fn step(&mut self, owed: Option<&str>) -> io::Result<()> {
+        self.passage.flush()?;
+        let interest = Interest {
+            read: true,
+            write: self.passage.owes(),
+        };
+        let deadline = owed.map_or_else(
+            || Moment::now().after(Duration::from_millis(20)),
+            |_| self.last_heard.after(self.patience),
+        );
+        match wait(Some((self.passage.fd(), interest)), None, Some(deadline))? {
+            Woken::Told => return Ok(()),
+            Woken::Deadline => {
+                return match owed {
+                    Some(what) => Err(silent(what)),
+                    None => {
+                        self.last_heard = Moment::now();
+                        Ok(())
+                    }
+                };
+            }
+            Woken::Ready { .. } => {}
+        }
+        self.hear()?;
+        if self.passage.has_ended() && !self.finished {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "it closed the hand-over",
+            ));
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self) -> io::Result<()> {
+        self.passage.fill()?;
+        while let Some((message, _)) = messages::take(&mut self.passage)? {
+            self.last_heard = Moment::now();
+            match message {
+                Message::Ready(ready) => {
+                    log::info!(
+                        "the new process is ready: version {}, hand-over {}",
+                        ready.program,
+                        ready.version
+                    );
+                    self.ready = true;
+                }
+                Message::Accepted(id) => self.accepted(id),
+                Message::Refused(id, why) => self.refused(id, &why),
+                Message::AcceptedIdle(number) => {
+                    if let Some(Pending::Idle(pool, connection)) = self.idle.remove(&number) {
+                        drop(connection);
+                        pool.moved_away();
+                    }
+                }
+                Message::Finished => self.finished = true,
+                // A newer successor may say more than is understood here.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn accepted(&mut self, id: u64) {
+        let Some(Pending::Session(guest, since)) = self.sessions.remove(&id) else {
+            return;
+        };
+        self.outcome.moved += 1;
+        self.outcome.longest = self.outcome.longest.max(since.elapsed());
+        if let What::Pool(resting) = &guest.what
+            && resting.server.is_some()
+        {
+            resting.pool.moved_away();
+        }
+        self.house.sessions.leave(id);
+    }
+
+    /// The successor has no place for the session: it finishes its transaction here.
+    fn refused(&mut self, id: u64, why: &str) {
+        if let Some(Pending::Session(guest, _)) = self.sessions.remove(&id) {
+            log::warn!("{} cannot move: {why}", guest.handle.tag());
+            guest.handle.heeded(told::MOVE);
+            guest.handle.tell(told::REMOVED);
+            self.reception.take_in(guest);
+        }
+    }
+
+    /// The successor is dead. What it had not taken goes on here.
+    fn take_back(&mut self) {
+        // It may have taken more than we have heard of.
+        while !self.passage.has_ended() && self.passage.fill().is_ok() {}
+        let _ = self.hear();
+        self.house.end_moving();
+        let sent = self
+            .sessions
+            .drain()
+            .filter_map(|(_, pending)| match pending {
+                Pending::Session(guest, _) => Some(guest),
+                Pending::Idle(..) => None,
+            });
+        let mut guests: Vec<Guest> = sent.collect();
+        guests.extend(self.backlog.drain(..).map(|(guest, _)| guest));
+        guests.extend(self.parked.try_iter());
+        for (_, pending) in self.idle.drain() {
+            if let Pending::Idle(pool, connection) = pending {
+                pool.put_back(connection);
+            }
+        }
+        for guest in guests {
+            guest.handle.heeded(told::MOVE);
+            self.reception.take_in(guest);
+        }
+        self.reception.reopen();
+    }
+}
+
+/// Queues a session with copies of its descriptors. Ours stay open: it may come back.
+fn post_guest(passage: &mut Passage, guest: &Guest) -> io::Result<()> {
+    let handle = &guest.handle;
+    let standing = Standing {
+        application_name: handle.application_name.clone(),
+        transactions: handle.transactions.get(),
+        queries: handle.queries.get(),
+        errors: handle.errors.get(),
+    };
+    match &guest.what {
+        What::Pool(resting) => {
+            let mut descriptors = vec![resting.client.fd().try_clone_to_owned()?];
+            if let Some(server) = &resting.server {
+                descriptors.push(server.fd().try_clone_to_owned()?);
+            }
+            let given = Given::Session(GivenSession {
+                session: &resting.session,
+                standing,
+                server_deadline: resting.server_deadline,
+            });
+            messages::post(passage, &given, descriptors)
+        }
+        What::Console(client, unread) => {
+            let moved = Message::Console(Box::new(MovedConsole {
+                id: handle.id,
+                secret: handle.secret.clone(),
+                database: handle.database.clone(),
+                user: handle.user.clone(),
+                address: handle.address.clone(),
+                connected_at: handle.connected_at,
+                standing,
+                unread: unread.clone(),
+            }));
+            let copy = client.fd().try_clone_to_owned()?;
+            messages::post(passage, &moved, vec![copy])
+        }
+    }
+}
