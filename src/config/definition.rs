@@ -62,6 +62,8 @@ pub enum Reload {
     NewClients,
     /// For server connections opened afterwards.
     NewServers,
+    /// For both.
+    NewConnections,
     /// When the program is started again.
     Restart,
 }
@@ -73,6 +75,7 @@ impl Reload {
             Reload::Live => "reload",
             Reload::NewClients => "reload, for new clients",
             Reload::NewServers => "reload, for new server connections",
+            Reload::NewConnections => "reload, for new connections",
             Reload::Restart => "restart",
         }
     }

@@ -86,13 +86,26 @@ impl Dialogue<'_> {
             let n = self.stream.send(bytes)?;
             bytes = bytes.get(n..).unwrap_or_default();
             if n == 0 {
-                self.wait(Interest {
-                    read: false,
-                    write: true,
-                })?;
+                self.wait_to_write()?;
             }
         }
         Ok(())
+    }
+
+    /// Waits for room. Being told to stop can wait: a message in the middle of which one stops is worth
+    /// nothing to the peer.
+    fn wait_to_write(&self) -> Result<(), Broken> {
+        let interest = Interest {
+            read: false,
+            write: true,
+        };
+        match wait::wait(Some((self.stream.fd(), interest)), None, self.deadline)? {
+            Woken::Ready { client, .. } if client.writable => Ok(()),
+            // It has hung up and does not read: there will never be room.
+            Woken::Ready { .. } => Err(Broken::Ended),
+            Woken::Deadline => Err(Broken::Deadline),
+            Woken::Told => Ok(()),
+        }
     }
 
     fn wait(&self, interest: Interest) -> Result<(), Broken> {

@@ -234,14 +234,13 @@ impl Stream {
         )
     }
 
-    /// Whether the peer has ended the connection and nothing it sent is left to read.
-    pub fn has_ended(&self) -> bool {
-        let mut byte = [0];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
-        match recv(self.fd.as_raw_fd(), &mut byte, flags) {
-            Ok(n) => n == 0,
-            Err(error) => !matches!(error, Errno::EAGAIN | Errno::EINTR),
-        }
+    /// Whether the peer has ended the connection, whatever it has said before and nobody has read.
+    pub fn has_hung_up(&self) -> bool {
+        let now = Some(Moment::now());
+        matches!(
+            wait::wait(Some((self.fd(), Interest::default())), None, now),
+            Ok(Woken::Ready { client, .. }) if client.hung_up
+        )
     }
 
     /// Ends the connection so that `last` arrives: writes it, closes our half, and reads until the peer

@@ -71,12 +71,12 @@ fn a_wait_tells_which_socket_is_ready() {
 #[test]
 fn a_silent_connection_is_told_from_a_dead_one() {
     let (a, b) = pair();
-    assert!(a.is_silent() && !a.has_ended());
+    assert!(a.is_silent() && !a.has_hung_up());
     b.send(b"x").unwrap();
-    assert!(!a.is_silent() && !a.has_ended());
+    assert!(!a.is_silent() && !a.has_hung_up());
     assert_eq!(a.receive(&mut [0; 8]).unwrap(), Received::Bytes(1));
     drop(b);
-    assert!(!a.is_silent() && a.has_ended());
+    assert!(!a.is_silent() && a.has_hung_up());
 }
 
 #[test]

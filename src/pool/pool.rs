@@ -296,6 +296,11 @@ impl Pool {
         self.leave_queue(waiter, why)
     }
 
+    /// Gives up a place in the queue, for one who has something else to do.
+    pub fn leave(self: &Arc<Pool>, waiter: &Arc<Waiter>) {
+        let _ = self.leave_queue(waiter, NoConnection::Left);
+    }
+
     fn leave_queue(
         self: &Arc<Pool>,
         waiter: &Arc<Waiter>,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::server::prepared::Statement;
+use crate::server::prepared::{LARGE, Statement};
 use crate::server::traces;
 
 /// A statement, found by its definition.
@@ -54,18 +54,25 @@ pub struct Statements(Mutex<Shelf>);
 impl Statements {
     /// The statement with this definition (the body of a Parse after the name).
     pub fn intern(&self, definition: &[u8], limit: usize) -> Arc<Statement> {
-        let mut shelf = self.0.lock();
-        if let Some(found) = shelf.statements.get(definition) {
+        let large = definition.len() > LARGE;
+        if !large && let Some(found) = self.0.lock().statements.get(definition) {
             return Arc::clone(&found.0);
         }
         let text_end = definition.iter().position(|&b| b == 0);
-        let statement = Arc::new(Statement {
-            number: shelf.next_number,
+        // A text may be long: it is looked through and copied without the lock.
+        let mut statement = Statement {
+            number: 0,
             definition: definition.to_vec(),
             traces: traces::scan(&definition[..text_end.unwrap_or(definition.len())]),
-        });
+        };
+        let mut shelf = self.0.lock();
+        if let Some(found) = shelf.statements.get(definition).filter(|_| !large) {
+            return Arc::clone(&found.0);
+        }
+        statement.number = shelf.next_number;
         shelf.next_number += 1;
-        if statement.is_large() {
+        let statement = Arc::new(statement);
+        if large {
             return statement;
         }
         shelf

@@ -4,7 +4,7 @@
 //! [`Connection`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,9 @@ pub struct BackendKey {
     /// to anybody else: the cancel would hit the wrong query.
     #[serde(skip)]
     in_flight: AtomicU32,
+    /// A CancelRequest was sent that PostgreSQL has not been seen to take: it may come at any time.
+    #[serde(default)]
+    tainted: AtomicBool,
 }
 
 impl BackendKey {
@@ -90,6 +93,7 @@ impl BackendKey {
             process_id,
             secret,
             in_flight: AtomicU32::new(0),
+            tainted: AtomicBool::new(false),
         }
     }
 
@@ -101,6 +105,16 @@ impl BackendKey {
     /// Notes that PostgreSQL has dealt with a CancelRequest.
     pub fn cancel_ends(&self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Notes that a CancelRequest may come at any time.
+    pub fn taint(&self) {
+        self.tainted.store(true, Ordering::Release);
+    }
+
+    /// Whether a CancelRequest may come at any time: the connection must not be lent again.
+    pub fn is_tainted(&self) -> bool {
+        self.tainted.load(Ordering::Acquire)
     }
 
     /// Whether a CancelRequest is on its way.

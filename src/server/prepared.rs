@@ -15,7 +15,7 @@ pub const PREFIX: &str = "DOORMAN_";
 
 /// A statement whose definition has more bytes than this is not kept for the next client that prepares
 /// it: it is likely to carry its data in its text, and PostgreSQL would keep all of it.
-const LARGE: usize = 16 * 1024;
+pub const LARGE: usize = 16 * 1024;
 
 /// A statement that clients have prepared.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]

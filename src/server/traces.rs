@@ -35,6 +35,8 @@ impl Traces {
     pub const LOCKS: Traces = Traces(1 << 6);
     /// The text spoke of a default: a SET may have gone back to one.
     pub const DEFAULTING: Traces = Traces(1 << 8);
+    /// The text spoke of discarding or deallocating: prepared statements may be gone when it has run.
+    pub const FORGETTING: Traces = Traces(1 << 9);
     /// Could be anything.
     pub const EVERYTHING: Traces = Traces(1 << 7);
 
@@ -55,8 +57,11 @@ impl Traces {
 
     /// Whether the set is empty of everything that needs undoing.
     pub fn is_clean(self) -> bool {
-        let harmless = Traces::HOLDING.0 | Traces::CURSORS.0 | Traces::DEFAULTING.0;
-        self.0 & !harmless == 0 && !self.holds_cursors()
+        let mut harmless = Traces::HOLDING;
+        harmless.add(Traces::CURSORS);
+        harmless.add(Traces::DEFAULTING);
+        harmless.add(Traces::FORGETTING);
+        self.0 & !harmless.0 == 0 && !self.holds_cursors()
     }
 
     fn holds_cursors(self) -> bool {
@@ -75,7 +80,6 @@ impl Traces {
                 b"DECLARE CURSOR" => self.add(Traces::CURSORS),
                 b"DO" => self.add(Traces::EVERYTHING),
                 b"DISCARD ALL" => *self = Traces::NONE,
-                b"DISCARD TEMP" => self.remove(Traces::TEMPORARY),
                 b"DEALLOCATE ALL" => self.remove(Traces::STATEMENTS),
                 _ => {}
             },
@@ -135,7 +139,7 @@ impl Traces {
 }
 
 /// Words in a statement's text and what they are taken for.
-const WORDS: [(&str, Traces); 5] = [
+const WORDS: [(&str, Traces); 7] = [
     ("set_config", Traces::SETTINGS),
     // pg_advisory_lock and its kin; those with _xact_ end with the transaction and do not match.
     ("advisory_lock", Traces::LOCKS),
@@ -143,6 +147,8 @@ const WORDS: [(&str, Traces); 5] = [
     ("temp", Traces::TEMPORARY),
     ("hold", Traces::HOLDING),
     ("default", Traces::DEFAULTING),
+    ("discard", Traces::FORGETTING),
+    ("deallocate", Traces::FORGETTING),
 ];
 
 /// Bytes of the longest word, less one: what has to be remembered between two chunks of a text.
@@ -168,7 +174,12 @@ pub fn scan(text: &[u8]) -> Traces {
     };
     let mut found = Traces::NONE;
     for hit in automaton.find_iter(text) {
-        found.add(WORDS[hit.pattern().as_usize()].1);
+        let (word, traces) = WORDS[hit.pattern().as_usize()];
+        // "template" is one thing, "attempt" another.
+        let inside = hit.start() > 0 && text[hit.start() - 1].is_ascii_alphanumeric();
+        if word != "temp" || !inside {
+            found.add(traces);
+        }
     }
     found
 }

@@ -37,6 +37,9 @@ const CLEAN_LIMIT: Duration = Duration::from_secs(15);
 /// How long the last words to a client may take to arrive.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
+/// Bytes that are read at a time into a message that has to be whole.
+const GROWTH: usize = 64 * 1024;
+
 /// Slices written in one call; more are owed and follow.
 const MOST_SLICES: usize = 64;
 
@@ -53,6 +56,9 @@ pub struct Driver {
     out: Output,
     /// The client's unread bytes were offered and are not enough.
     starved: bool,
+    /// When the current request for a server connection was made: all that it takes to get one has to be
+    /// done within `query_wait_timeout` of this.
+    asked_since: Moment,
     /// The session has its place in the pool's queue.
     in_queue: bool,
     /// When a server connection that is being tried, set up or cleaned must have answered.
@@ -84,7 +90,7 @@ impl Input {
             Input::Borrowed(buffer, kept)
         } else {
             let mut bytes = std::mem::take(&mut side.unread);
-            bytes.resize(kept + kept.max(buffer::SIZE), 0);
+            bytes.resize(kept + GROWTH, 0);
             Input::Growing(bytes)
         };
         let space = match &mut input {
@@ -162,6 +168,7 @@ impl Driver {
             server: resting.server,
             out: Output::default(),
             starved: false,
+            asked_since: Moment::now(),
             in_queue: false,
             server_deadline: resting.server_deadline,
         }
@@ -184,9 +191,19 @@ impl Driver {
         }
     }
 
+    /// Gives up the place in the queue, if there is one; it can be had again by the time it was taken.
+    fn leave_queue(&mut self) {
+        if std::mem::take(&mut self.in_queue) {
+            self.pool.leave(&self.handle.waiter);
+        }
+    }
+
     fn rest(mut self) -> Resting {
-        self.await_cancel_requests();
+        self.leave_queue();
+        // In this order: after the first no CancelRequest can begin, and the second waits for those that
+        // have.
         self.handle.at_rest();
+        self.await_cancel_requests();
         let work = self.take_work();
         self.pool.add_work(&work);
         Resting {
@@ -231,7 +248,11 @@ impl Driver {
         let listens = client != Interest::default() || self.session.phase() == Phase::Serving;
         let woken = wait(
             listens.then_some((self.client.fd(), client)),
-            self.server.as_ref().map(|stream| (stream.fd(), server)),
+            // A socket of which nothing is wanted would still tell that it has closed, again and again.
+            self.server
+                .as_ref()
+                .filter(|_| server != Interest::default())
+                .map(|stream| (stream.fd(), server)),
             self.server_deadline,
         );
         self.session.now = Moment::now();
@@ -312,6 +333,9 @@ impl Driver {
                 return self.lose_server(&error.to_string());
             }
         }
+        if ready.writable {
+            self.finish_turn()?;
+        }
         if (ready.readable || ready.hung_up) && self.session.reads_server() {
             return self.serve_server();
         }
@@ -328,7 +352,11 @@ impl Driver {
                 .take_from_client(rest, &self.house.statements, &mut self.out);
             let (n, wants) = match step {
                 Ok(step) => step,
-                Err(violation) => break Err(Ending::Violation(violation.0)),
+                Err(violation) => {
+                    // What was sent before is a request like any other.
+                    let _ = self.deliver(rest);
+                    break Err(Ending::Violation(violation.0));
+                }
             };
             let delivered = self.deliver(&input.bytes()[consumed..]);
             consumed += n;
@@ -338,7 +366,7 @@ impl Driver {
             match wants {
                 Wants::More => {
                     self.starved = self.session.reads_client();
-                    break Ok(());
+                    break self.finish_turn();
                 }
                 Wants::End => break Err(Ending::Left),
                 Wants::Server => match self.take_server_at_once() {
@@ -356,6 +384,7 @@ impl Driver {
     /// or tunes.
     fn take_server_at_once(&mut self) -> Result<bool, Ending> {
         self.starved = false;
+        self.asked_since = self.session.now;
         self.refresh_plan()?;
         match lend::obtain_at_once(&self.pool, &self.handle.waiter) {
             Ok(Some(connection)) => {
@@ -395,6 +424,7 @@ impl Driver {
     }
 
     fn wait_in_queue(&mut self, since: Moment) -> Result<(), Ending> {
+        self.asked_since = since;
         let deadline = since.after(self.plan.1.query_wait_timeout);
         let told_to_leave = told::STOP | told::CUT | told::CANCEL | told::MOVE;
         if !self.in_queue {
@@ -408,7 +438,7 @@ impl Driver {
             }
         }
         let (handle, client) = (Arc::clone(&self.handle), &self.client);
-        let look_up = || handle.told() & told_to_leave != 0 || client.has_ended();
+        let look_up = || handle.told() & told_to_leave != 0 || client.has_hung_up();
         let outcome = lend::wait(&self.pool, &self.handle.waiter, deadline, &look_up);
         self.in_queue = false;
         match outcome {
@@ -433,7 +463,7 @@ impl Driver {
                 }
                 self.handle.at_rest();
                 self.session.enter(Phase::Idle);
-                if self.client.has_ended() {
+                if self.client.has_hung_up() {
                     return Err(Ending::Gone("connection closed".into()));
                 }
                 if flags & told::CANCEL != 0 {
@@ -478,12 +508,24 @@ impl Driver {
         let check = plan
             .idle_check
             .is_some_and(|limit| self.session.now.since(backend.used_at) > limit);
-        self.handle.running(&backend.key, self.session.now);
+        if self.handle.running(&backend.key, self.session.now) {
+            // The client has cancelled while it waited, and what it asked for has not begun.
+            self.handle.at_rest();
+            let now = self.session.now;
+            self.pool
+                .give_back(Connection { backend, stream }, &Work::default(), now);
+            if matches!(self.session.phase(), Phase::Queued(_)) {
+                self.session.enter(Phase::Idle);
+            }
+            return self.refuse_request();
+        }
         self.session
             .take_connection(backend, (&*plan).into(), check, &mut self.out);
         self.server = Some(stream);
         if self.session.phase() == Phase::Tuning {
-            self.server_deadline = Some(Moment::now().after(plan.connect_timeout));
+            let limit = self.asked_since.after(plan.query_wait_timeout);
+            let answer = self.session.now.after(plan.connect_timeout);
+            self.server_deadline = Some(answer.min(limit));
         }
         self.deliver(&[])
     }
@@ -501,7 +543,10 @@ impl Driver {
         let step = self.session.take_from_server(input.bytes(), &mut self.out);
         let consumed = match step {
             Ok(consumed) => consumed,
-            Err(desync) => return Err(Ending::ServerConfused(desync.0)),
+            Err(desync) => {
+                let _ = self.deliver(input.bytes());
+                return Err(Ending::ServerConfused(desync.0));
+            }
         };
         if let Some(lent) = &mut self.session.lent {
             let received = &lent.backend.key.tally.bytes_received;
@@ -531,6 +576,21 @@ impl Driver {
         self.attend_to_spoiled()
     }
 
+    /// The last of what was on its way to the server has gone: was it all that kept the transaction's
+    /// connection here?
+    fn finish_turn(&mut self) -> Result<(), Ending> {
+        if self.session.phase() != Phase::Serving {
+            return Ok(());
+        }
+        self.session.end_turn(&mut self.out);
+        match self.session.phase() {
+            Phase::Returning => self.return_connection(),
+            Phase::Cleaning => self.server_deadline = Some(self.session.now.after(CLEAN_LIMIT)),
+            _ => {}
+        }
+        self.deliver(&[])
+    }
+
     /// A statement of the pooler's own has failed.
     fn attend_to_spoiled(&mut self) -> Result<(), Ending> {
         let Some(lent) = &mut self.session.lent else {
@@ -553,10 +613,8 @@ impl Driver {
         match phase {
             // Nothing of the client's has been sent on it: take another.
             Phase::Tuning if !self.session.abandoned && !self.session.has_served() => {
-                let since = self.session.lent.as_ref().map(|lent| lent.since);
                 self.write_off(how);
-                let since = since.unwrap_or(self.session.now);
-                self.session.enter(Phase::Queued(since));
+                self.session.enter(Phase::Queued(self.asked_since));
                 Ok(())
             }
             // The client has its reply already.
@@ -571,6 +629,14 @@ impl Driver {
 
     /// Gives the clean connection back to its pool.
     fn return_connection(&mut self) {
+        let tainted = self
+            .session
+            .lent
+            .as_ref()
+            .is_some_and(|lent| lent.backend.key.is_tainted());
+        if tainted {
+            return self.write_off("a cancel request may still be on its way to it");
+        }
         if self.handle.at_rest() {
             // A CancelRequest is on its way to this backend. Nobody else may get it before it has
             // arrived.
@@ -676,6 +742,7 @@ impl Driver {
     /// Ends the session: the client's last words go out, the server connection is settled, and then the
     /// client's side is closed so that the words arrive.
     fn end(mut self, ending: &Ending) {
+        self.leave_queue();
         if self.session.phase() != Phase::Idle && self.session.lent.is_none() {
             self.session.enter(Phase::Idle);
         }
@@ -738,6 +805,9 @@ impl Driver {
         let limit = Moment::now().after(SETTLE_LIMIT);
         let deadline = if patient { None } else { Some(limit) };
         while self.server.is_some() {
+            if self.session.phase() == Phase::Cleaning && self.server_deadline.is_none() {
+                self.server_deadline = Some(Moment::now().after(CLEAN_LIMIT));
+            }
             if self.session.phase() == Phase::Returning {
                 self.return_connection();
                 if self.deliver(&[]).is_err() {
@@ -759,7 +829,9 @@ impl Driver {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };
-            match wait(None, Some((stream.fd(), interest)), until) {
+            let woken = wait(None, Some((stream.fd(), interest)), until);
+            self.session.now = Moment::now();
+            match woken {
                 Ok(Woken::Told) if self.handle.told() & (told::STOP | told::CUT) == 0 => {}
                 Ok(Woken::Ready { server, .. }) => {
                     if self.on_server(server).is_err() {
@@ -767,6 +839,10 @@ impl Driver {
                     }
                 }
                 Ok(Woken::Told | Woken::Deadline) | Err(_) => {
+                    // There may have been more than one query.
+                    if self.session.phase() == Phase::Serving {
+                        self.cancel_own_query();
+                    }
                     return self.write_off("it could not be cleaned in time");
                 }
             }
@@ -781,6 +857,7 @@ impl Driver {
         let key = Arc::clone(&lent.backend.key);
         let sockets = self.plan.1.sockets;
         if let Err(error) = cancel::send(&key, &sockets, SETTLE_LIMIT) {
+            key.taint();
             log::warn!(
                 "{} could not cancel the query of a client that is gone, pid={}: {error}",
                 self.session.tag(),

@@ -288,7 +288,7 @@ impl Login<'_> {
         };
         let sockets = crate::pool::plans::socket_options(&self.settings.general);
         let sent = cancel::send(&key, &sockets, CANCEL_LIMIT);
-        handle.cancel_done(&key);
+        handle.cancel_done(&key, sent.is_ok());
         match sent {
             Ok(()) => log::info!(
                 "[{}@{} #c{}] cancel request forwarded to {} pid={}",
@@ -378,7 +378,7 @@ impl Login<'_> {
         }
         let secret = random_secret()?;
         let waiter = Arc::new(Waiter::default());
-        let told = || self.house.stage() == Stage::Stopping || dialogue.stream.has_ended();
+        let told = || self.house.stage() == Stage::Stopping || dialogue.stream.has_hung_up();
         let names: Vec<String> = startup
             .settings
             .iter()

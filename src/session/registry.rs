@@ -161,6 +161,11 @@ impl Handle {
     /// Tells the session something and makes its thread look up, wherever it waits.
     pub fn tell(&self, flag: u32) {
         self.flags.fetch_or(flag, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Makes the session's thread look up.
+    fn wake(&self) {
         self.waiter.ring();
         wait::wake(Pid::from_raw(self.thread.load(Ordering::Acquire)));
     }
@@ -217,11 +222,17 @@ impl Handle {
         self.show(Activity::Waiting);
     }
 
-    /// The session has had a backend since `now`.
-    pub fn running(&self, key: &Arc<BackendKey>, now: Moment) {
-        *self.doing.lock() = Doing::Running(Arc::clone(key));
+    /// The session has had a backend since `now`. True if it was cancelled while it waited for one.
+    pub fn running(&self, key: &Arc<BackendKey>, now: Moment) -> bool {
+        let cancelled = {
+            let mut doing = self.doing.lock();
+            *doing = Doing::Running(Arc::clone(key));
+            let before = self.flags.fetch_and(!told::CANCEL, Ordering::AcqRel);
+            before & told::CANCEL != 0
+        };
         self.active_since.store(now.micros(), Ordering::Relaxed);
         self.show(Activity::Active);
+        cancelled
     }
 
     /// The session has neither. True if a CancelRequest is on its way to the backend it had.
@@ -239,8 +250,10 @@ impl Handle {
         match &*doing {
             Doing::Nothing => Cancel::Done,
             Doing::Queued => {
+                // Under the lock: the flag is for this wait and not for a later one.
+                self.flags.fetch_or(told::CANCEL, Ordering::AcqRel);
                 drop(doing);
-                self.tell(told::CANCEL);
+                self.wake();
                 Cancel::Done
             }
             Doing::Running(key) => {
@@ -251,8 +264,12 @@ impl Handle {
         }
     }
 
-    /// Notes that PostgreSQL has dealt with the CancelRequest.
-    pub fn cancel_done(&self, key: &BackendKey) {
+    /// Notes that PostgreSQL has dealt with the CancelRequest, or, if it has not `arrived` for certain, that
+    /// it may do so at any time.
+    pub fn cancel_done(&self, key: &BackendKey, arrived: bool) {
+        if !arrived {
+            key.taint();
+        }
         key.cancel_ends();
         self.tell(told::CANCELLED);
     }

@@ -71,6 +71,11 @@ pub struct Lent {
     pub skipping: bool,
     /// The server is in copy-in mode and the client has not ended it.
     pub copying_in: bool,
+    /// No more requests are sent before all expected replies have come: what they say decides what the
+    /// server has prepared.
+    pub barrier: bool,
+    /// The client's batch runs a statement after which the server may have forgotten others.
+    pub forgetting: bool,
     /// The client has begun a batch of the extended protocol and has not ended it with a Sync.
     pub batch_open: bool,
     /// The server has said its last words and will close the connection.

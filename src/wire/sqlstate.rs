@@ -9,6 +9,8 @@ pub const CONNECTION_FAILURE: SqlState = "08006";
 pub const PROTOCOL_VIOLATION: SqlState = "08P01";
 /// feature_not_supported.
 pub const FEATURE_NOT_SUPPORTED: SqlState = "0A000";
+/// in_failed_sql_transaction.
+pub const IN_FAILED_TRANSACTION: SqlState = "25P02";
 /// invalid_authorization_specification: refused by a host-based rule.
 pub const INVALID_AUTHORIZATION: SqlState = "28000";
 /// invalid_password.

@@ -3,7 +3,7 @@
 Each is a small program under tests/drivers/. It finds the pooler in PGHOST,
 PGPORT, PGUSER, PGPASSWORD and PGDATABASE, the pool mode in POOL_MODE and a
 table name of its own in PGTABLE; it prints what it did and "done" at the end.
-In transaction mode they keep named statements within a transaction.
+Their named statements are in use in both modes.
 """
 
 import os
@@ -66,6 +66,11 @@ def test_psycopg(drive):
 
 
 @pytest.mark.limit(120)
+def test_psycopg_with_more_statements_than_it_keeps(drive):
+    drive("/usr/bin/python3", DRIVERS / "psycopg/many_statements.py")
+
+
+@pytest.mark.limit(120)
 def test_asyncpg(drive):
     drive("/usr/bin/python3", DRIVERS / "asyncpg/main.py")
 
@@ -76,10 +81,12 @@ def test_node_postgres(drive):
 
 
 @pytest.mark.limit(120)
-def test_jdbc(drive, java_program):
-    drive(*java_program)
+@pytest.mark.parametrize("threshold", [None, "1"], ids=["default", "prepared-at-once"])
+def test_jdbc(drive, java_program, threshold):
+    drive(*java_program, **({"PREPARE_THRESHOLD": threshold} if threshold else {}))
 
 
 @pytest.mark.limit(180)
-def test_go_pq(drive, go_program):
-    drive(*go_program)
+@pytest.mark.parametrize("binary", ["no", "yes"], ids=["default", "one-batch"])
+def test_go_pq(drive, go_program, binary):
+    drive(*go_program, BINARY_PARAMETERS=binary)

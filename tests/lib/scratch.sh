@@ -2,26 +2,37 @@
 # gone when the script ends, however it ends.
 #
 # After `scratch_postgres`: $scratch (a directory), $pg_port, and a superuser
-# "postgres" trusted on 127.0.0.1.
+# "postgres" trusted on 127.0.0.1. Programs started in the background are ended
+# too, and `scratch_before_cleanup` is called first, if there is one. However
+# something failed, the exit status is 1, except after a signal.
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/pg_doorman-try.XXXXXX")
 chmod 755 "$scratch"
-scratch_pids=()
 
 scratch_cleanup() {
-    local pid
-    for pid in "${scratch_pids[@]}"; do
-        kill "$pid" 2>/dev/null || true
-        wait "$pid" 2>/dev/null || true
+    local status=$? pid
+    trap '' INT TERM HUP
+    set +e
+    for pid in $(jobs -p); do
+        kill "$pid" 2>/dev/null
+        wait "$pid" 2>/dev/null
     done
+    if [ "$(type -t scratch_before_cleanup)" = function ]; then
+        scratch_before_cleanup
+    fi
     if [ -f "$scratch/data/postmaster.pid" ]; then
-        as_postgres "$(postgres_bin)/pg_ctl" -D "$scratch/data" -m immediate -s stop || true
+        as_postgres "$(postgres_bin)/pg_ctl" -D "$scratch/data" -m immediate -s stop
     fi
     rm -rf "$scratch"
+    case $status in
+    0 | 129 | 130 | 143) exit "$status" ;;
+    *) exit 1 ;;
+    esac
 }
 trap scratch_cleanup EXIT
 trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+trap 'exit 143' TERM
+trap 'exit 129' HUP
 
 # PostgreSQL does not run as root.
 as_postgres() {

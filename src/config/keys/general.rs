@@ -22,16 +22,16 @@ keys! {
             unix_socket_mode: u32 = is("\"0600\""), Kind::Permissions, Restart, Works;
             /// How many clients may be connected, console sessions included. Those over
             /// the limit are told 53300.
-            max_connections: usize = is("8192"), integer(1, MANY), Live, Works;
+            max_connections: usize = is("8192"), integer(1, MANY), NewClients, Works;
             /// How long a client may take from its first byte to the end of its login.
             client_login_timeout: Option<Duration> = is("\"60s\""),
                 duration_or_off(), NewClients, Works;
         }
         group "Console" {
             /// The user of the console (database pgdoorman or pgbouncer).
-            admin_username: String = required("\"admin\""), Kind::Name, Live, Works;
+            admin_username: String = required("\"admin\""), Kind::Name, NewClients, Works;
             /// The password of the console's user, in plain text.
-            admin_password: Secret = required("\"change-me\""), Kind::Secret, Live, Works;
+            admin_password: Secret = required("\"change-me\""), Kind::Secret, NewClients, Works;
         }
         group "Time limits" {
             /// How long a new connection to PostgreSQL may take, from connecting to its
@@ -40,9 +40,11 @@ keys! {
             /// How long a client may wait for a server connection, all reasons of waiting
             /// together.
             query_wait_timeout: Duration = is("\"5s\""), duration_from_zero(), Live, Works;
-            /// How long a server connection may be unused before it is closed.
+            /// How long a server connection may be unused before it is closed, give or take a
+            /// fifth.
             idle_timeout: Option<Duration> = is("\"10m\""), duration_or_off(), NewServers, Works;
-            /// How old a server connection may get; it is closed when it is next free.
+            /// How old a server connection may get, give or take a fifth; it is closed when it
+            /// is next free.
             server_lifetime: Option<Duration> = is("\"20m\""), duration_or_off(), NewServers, Works;
             /// A server connection unused for longer than this is tried with an empty query
             /// before a client gets it.
@@ -51,7 +53,8 @@ keys! {
             /// How long transactions may go on after SIGINT or SHUTDOWN.
             shutdown_timeout: Duration = is("\"10s\""), duration_from_zero(), Live, Works;
             /// How long a client may stand still in the middle of a large message it is sent.
-            proxy_copy_data_timeout: Duration = is("\"15s\""), duration(), Live, Works;
+            proxy_copy_data_timeout: Duration = is("\"15s\""), duration(), Live,
+                NotYet("the limit on how long a client may stand still");
         }
         group "Server connections" {
             /// How often connections past their time are closed and missing ones opened.
@@ -81,24 +84,25 @@ keys! {
         }
         group "Sockets, to clients and to PostgreSQL" {
             /// After how long a silence TCP asks whether the other side is still there.
-            tcp_keepalives_idle: Option<Duration> = is("5"), seconds(Zero::Off), NewClients, Works;
-            /// How long it waits before it asks again.
+            tcp_keepalives_idle: Option<Duration> = is("5"), seconds(Zero::Off), NewConnections, Works;
+            /// How long it waits before it asks again. 0: the system decides, on
+            /// tcp_keepalives_count too.
             tcp_keepalives_interval: Option<Duration> = is("5"),
-                seconds(Zero::Off), NewClients, Works;
-            /// How often it asks before the connection counts as dead.
-            tcp_keepalives_count: Option<u32> = is("5"), integer_or_off(127), NewClients, Works;
-            /// How long closing a client's socket waits for unsent data. Set to 0, clients
-            /// read "connection reset" instead of the last error.
+                seconds(Zero::Off), NewConnections, Works;
+            /// How often it asks before the connection counts as dead. 0: the system decides.
+            tcp_keepalives_count: Option<u32> = is("5"), integer_or_off(127), NewConnections, Works;
+            /// How long closing a socket waits for unsent data. Set to 0, clients read
+            /// "connection reset" instead of the last error.
             tcp_so_linger: Option<Duration> = unset("the system's way", "0"),
-                seconds(Zero::Value), NewClients, Works;
+                seconds(Zero::Value), NewConnections, Works;
             /// Whether small packets are sent at once.
-            tcp_no_delay: bool = is("true"), Kind::Bool, NewClients, Works;
+            tcp_no_delay: bool = is("true"), Kind::Bool, NewConnections, Works;
             /// How long sent data may stay unacknowledged before TCP gives up.
-            tcp_user_timeout: Option<Duration> = is("60"), seconds(Zero::Off), NewClients, Works;
+            tcp_user_timeout: Option<Duration> = is("60"), seconds(Zero::Off), NewConnections, Works;
             /// The kernel's buffer for a TCP socket, each way. 0: the kernel decides.
-            tcp_socket_buffer_size: Option<u64> = is("0"), size_or_off(), NewClients, Works;
+            tcp_socket_buffer_size: Option<u64> = is("0"), size_or_off(), NewConnections, Works;
             /// The kernel's buffer for a Unix socket, each way. 0: the kernel decides.
-            unix_socket_buffer_size: Option<u64> = is("\"1MB\""), size_or_off(), NewClients, Works;
+            unix_socket_buffer_size: Option<u64> = is("\"1MB\""), size_or_off(), NewConnections, Works;
         }
         group "Memory" {
             /// How much memory the clients' unfinished messages may take together.
@@ -106,25 +110,30 @@ keys! {
                 size_or_off(), NewClients, NotYet("the limit on memory");
         }
         group "Prepared statements" {
-            /// Whether prepared statements are kept across transactions.
-            prepared_statements: bool = is("true"), Kind::Bool, Live, NotYet(CACHE);
-            /// How many statements a pool remembers.
-            prepared_statements_cache_size: usize = is("8192"),
-                integer(0, MANY), Live, NotYet(CACHE);
-            /// How many statements are kept prepared on one server connection.
+            /// Whether, in transaction mode, the statements a client prepares by the protocol
+            /// (Parse) follow it from one server connection to the next. If not, they end
+            /// with the transaction.
+            prepared_statements: bool = is("true"), Kind::Bool, Live, Works;
+            /// How many statements are remembered, for all pools together, before those that
+            /// no client has prepared any more are forgotten. Those that clients have are
+            /// kept, however many there are. 1 or more while prepared_statements is on.
+            prepared_statements_cache_size: usize = is("8192"), integer(0, MANY), Live, Works;
+            /// How many statements are kept prepared on one server connection; with more, the
+            /// least recently used are closed. 0 counts as 1. A statement of more than 16 KiB
+            /// is not kept beyond its transaction.
             server_prepared_statements_cache_size: Option<usize> =
                 unset("as prepared_statements_cache_size", "1024"),
-                integer(0, MANY), NewServers, NotYet(CACHE);
+                integer(0, MANY), Live, Works;
             /// How many unnamed statements are remembered for one client. 0: all.
             client_anonymous_prepared_cache_size: Option<usize> =
                 unset("as prepared_statements_cache_size", "256"),
-                integer(0, MANY), NewClients, NotYet(CACHE);
+                integer(0, MANY), NewClients, Ignored(ONE_UNNAMED);
             /// How often unused statement texts are looked for, in seconds.
             query_interner_gc_interval_seconds: usize = is("60"),
-                integer(1, MANY), Live, NotYet(CACHE);
+                integer(1, MANY), Live, Ignored(FORGOTTEN_BY_NUMBER);
             /// How long the text of an unused unnamed statement is kept, in seconds.
             query_interner_anon_idle_ttl_seconds: Option<usize> = is("60"),
-                integer_or_off(MANY), Live, NotYet(CACHE);
+                integer_or_off(MANY), Live, Ignored(FORGOTTEN_BY_NUMBER);
             /// A query that is answered without asking PostgreSQL.
             pooler_check_query: String = is("\";\""),
                 Kind::Text, Live, NotYet("answering it without PostgreSQL");
@@ -171,11 +180,11 @@ keys! {
             /// { content = "TEXT" }.
             pg_hba =
                 unset("everybody may try to log in", "{ path = \"/etc/pg_doorman/pg_hba.conf\" }"),
-                Kind::Own("the text, or a table with path or content"), Live, Works;
+                Kind::Own("the text, or a table with path or content"), NewClients, Works;
             /// The older form: networks from which TCP clients may log in. Not together with
             /// pg_hba.
             hba = unset("from everywhere", "[\"10.0.0.0/8\"]"),
-                Kind::Own("a list of networks"), Live, Works;
+                Kind::Own("a list of networks"), NewClients, Works;
         }
         group "Parameters" {
             /// Parameters that every server connection is started with, whatever clients say.

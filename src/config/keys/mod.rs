@@ -39,13 +39,15 @@ mod prelude {
     pub(super) use std::time::Duration;
 
     pub(super) const TLS: &str = "TLS";
-    pub(super) const CACHE: &str = "the cache of prepared statements";
     pub(super) const COORDINATOR: &str = "sharing of connections between the users of a database";
     pub(super) const AUTH_QUERY: &str = "auth_query";
     pub(super) const WEB: &str = "the metrics page";
     pub(super) const UPGRADE: &str = "the binary upgrade";
     pub(super) const RUNTIME: &str = "there is no async runtime here, each client has a thread";
     pub(super) const PATRONI: &str = "there is no fallback to Patroni members";
+    pub(super) const ONE_UNNAMED: &str = "a client has one unnamed statement, as in PostgreSQL";
+    pub(super) const FORGOTTEN_BY_NUMBER: &str =
+        "unused statements are forgotten by prepared_statements_cache_size";
     pub(super) const UI: &str = "there is no web interface";
     pub(super) const ALWAYS_STREAMED: &str = "large messages are always passed on in pieces";
     pub(super) const STRICT_QUEUE: &str =

@@ -37,17 +37,18 @@ keys! {
             /// rolled back in any case.
             cleanup_server_connections: bool = is("true"), Kind::Bool, Live, Works;
             /// Whether each parameter change that PostgreSQL reports is logged.
-            log_client_parameter_status_changes: bool = is("false"), Kind::Bool, Live, Works;
+            log_client_parameter_status_changes: bool = is("false"), Kind::Bool, Live,
+                NotYet("a log line for each parameter change");
         }
         group "Prepared statements" {
             /// As in `[general]`.
             prepared_statements_cache_size: usize =
                 inherited("general.prepared_statements_cache_size", "8192"),
-                integer(0, MANY), Live, NotYet(CACHE);
+                integer(0, MANY), Live, Works;
             /// As in `[general]`.
             server_prepared_statements_cache_size: Option<usize> =
                 inherited("general.server_prepared_statements_cache_size", "1024"),
-                integer(0, MANY), NewServers, NotYet(CACHE);
+                integer(0, MANY), Live, Works;
         }
         group "Limit for all users together" {
             /// How many server connections all users of this pool may have together.

@@ -11,7 +11,7 @@ keys! {
             username: String = required("\"app\""), Kind::Name, Live, Works;
             /// The password as PostgreSQL stores it (SELECT rolpassword FROM pg_authid), or
             /// empty for users who log in by trust.
-            password: Password = required("\"\""), Kind::Verifier, Live, Works;
+            password: Password = required("\"\""), Kind::Verifier, NewClients, Works;
             /// How many server connections this user may have in this pool.
             pool_size: usize = required("40"), integer(1, MANY), Live, Works;
             /// How many are kept open.

@@ -32,6 +32,8 @@ pub enum Reply {
     Execute,
     /// To Close: CloseComplete.
     Close,
+    /// To a `DEALLOCATE name` that the pooler answers: CommandComplete and ReadyForQuery.
+    Deallocated,
     /// None. Marks where the client's CopyDone or CopyFail stands among its requests.
     CopyEnd,
 }

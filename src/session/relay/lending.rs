@@ -42,6 +42,8 @@ impl Session {
             expected: std::collections::VecDeque::new(),
             skipping: false,
             copying_in: false,
+            barrier: false,
+            forgetting: false,
             batch_open: false,
             ended: false,
             spoiled: None,
@@ -168,9 +170,9 @@ impl Session {
                     return;
                 }
                 let reset = std::mem::take(&mut lent.reset_seen);
-                self.told = Arc::clone(&lent.backend.reported);
+                let before = std::mem::replace(&mut self.told, Arc::clone(&lent.backend.reported));
                 if reset && !self.abandoned {
-                    self.restore_chosen(out);
+                    self.restore_chosen(&before, out);
                 }
                 if leaves {
                     self.ask_for_unreported(reset);
@@ -226,15 +228,17 @@ impl Session {
     }
 
     /// The client has gone back to defaults, and its defaults are what its startup packet asked for.
-    /// PostgreSQL reports this connection's defaults instead; what the client chose takes their place.
-    fn restore_chosen(&mut self, out: &mut Output) {
+    /// PostgreSQL reports this connection's defaults instead; what the client chose takes their place. Only
+    /// what has changed since `before` can have been reset.
+    fn restore_chosen(&mut self, before: &Parameters, out: &mut Output) {
         let Some(lent) = &mut self.lent else { return };
         let backend = &mut lent.backend;
         for (name, chosen) in self.chosen.iter() {
             let Some(now) = backend.reported.get(name) else {
                 continue;
             };
-            if now != chosen && Some(now) == backend.fresh.get(name) {
+            let changed = before.get(name) != Some(now);
+            if changed && now != chosen && Some(now) == backend.fresh.get(name) {
                 Arc::make_mut(&mut self.told).set(name, chosen);
                 out.client
                     .write(|own| backend::parameter_status(own, name.as_bytes(), chosen));
@@ -303,30 +307,39 @@ impl Session {
         let Some(lent) = &mut self.lent else {
             return true;
         };
+        // The row that is passing has nobody to go to.
+        lent.side.frame.dropped = true;
         if half_sent || lent.ended || lent.spoiled.is_some() {
             return false;
         }
+        self.end_requests(out);
+        self.end_turn(out);
+        true
+    }
+
+    /// Ends for a client that is gone what it would have had to end: a copy, a batch.
+    pub(super) fn end_requests(&mut self, out: &mut Output) {
+        let Some(lent) = &mut self.lent else { return };
         if lent.copying_in {
             lent.copying_in = false;
             out.server
                 .write(|own| frontend::copy_fail(own, "the client is gone"));
         }
-        if lent.batch_open || lent.skipping {
-            let undone = lent.skipping;
-            lent.batch_open = false;
-            lent.skipping = false;
-            if !undone {
-                // Its batch was not ended with a Sync, so it must not be committed by one. If it has
-                // failed in the meantime the server skips this.
-                self.ask(b"ROLLBACK", out);
-            }
-            out.server.write(|own| frontend::bare(own, frontend::SYNC));
-            if let Some(lent) = &mut self.lent {
-                lent.expected.push_back(Expected::swallow(Reply::Ready));
-            }
+        if !lent.batch_open && !lent.skipping {
+            return;
         }
-        self.end_turn(out);
-        true
+        let undone = lent.skipping;
+        lent.batch_open = false;
+        lent.skipping = false;
+        if !undone {
+            // Its batch was not ended with a Sync, so it must not be committed by one. If it has failed
+            // in the meantime the server skips this.
+            self.ask(b"ROLLBACK", out);
+        }
+        out.server.write(|own| frontend::bare(own, frontend::SYNC));
+        if let Some(lent) = &mut self.lent {
+            lent.expected.push_back(Expected::swallow(Reply::Ready));
+        }
     }
 
     /// Gives the server connection up: the session has none and is idle.

@@ -13,9 +13,9 @@ use crate::server::prepared::PREFIX;
 use crate::server::traces::Traces;
 use crate::session::session::{Lent, Phase, Session};
 use crate::wire::backend::{self, TransactionStatus};
-use crate::wire::error::ErrorFields;
+use crate::wire::error::{ErrorFields, Severity, error_response};
 use crate::wire::frame::{self, BadLength, HEADER, Header};
-use crate::wire::write;
+use crate::wire::{sqlstate, write};
 
 /// Messages whose content matters are awaited whole up to this many bytes; larger ones pass unread.
 const LONGEST_READ: usize = 8 * 1024;
@@ -48,7 +48,9 @@ enum Fate {
 impl Session {
     /// Whether the session takes bytes from its server now.
     pub fn reads_server(&self) -> bool {
-        self.lent.is_some() && self.client.owed.is_empty()
+        // What answers the pooler's own statements goes to nobody, so no slow client holds it up.
+        let own = matches!(self.phase(), Phase::Cleaning | Phase::Tuning);
+        self.lent.is_some() && (self.client.owed.is_empty() || self.abandoned || own)
     }
 
     /// Takes up bytes the server sent and returns how many were consumed; those that were not are to be
@@ -112,8 +114,9 @@ impl Session {
 
     /// Sends the replies of the pooler's own that are next.
     pub(super) fn produce_own(&mut self, out: &mut Output) {
-        let Some(lent) = &mut self.lent else { return };
-        while let Some(head) = lent.expected.front() {
+        while let Some(lent) = &mut self.lent
+            && let Some(head) = lent.expected.front()
+        {
             if head.reply == Reply::CopyEnd {
                 lent.expected.pop_front();
                 continue;
@@ -121,14 +124,34 @@ impl Session {
             if head.deliver != Deliver::Produce {
                 return;
             }
-            let kind = match head.reply {
-                Reply::Close => backend::CLOSE_COMPLETE,
-                _ => backend::PARSE_COMPLETE,
-            };
-            lent.expected.pop_front();
-            if !self.abandoned {
-                out.client.write(|own| write::message(own, kind, |_| {}));
+            let reply = head.reply;
+            let answer = lent.expected.pop_front();
+            let status = lent.backend.status;
+            if reply == Reply::Deallocated && status == TransactionStatus::Failed {
+                let undo = answer.and_then(|answer| answer.undo);
+                if let Some((name, Some(meant))) = undo.and_then(|undo| undo.name) {
+                    self.statements.insert(name, meant);
+                }
             }
+            if self.abandoned {
+                continue;
+            }
+            out.client.write(|own| match reply {
+                Reply::Close => write::message(own, backend::CLOSE_COMPLETE, |_| {}),
+                Reply::Deallocated => {
+                    match status {
+                        TransactionStatus::Failed => error_response(
+                            own,
+                            Severity::Error,
+                            sqlstate::IN_FAILED_TRANSACTION,
+                            "current transaction is aborted, commands ignored until end of transaction block",
+                        ),
+                        _ => backend::command_complete(own, "DEALLOCATE"),
+                    }
+                    backend::ready_for_query(own, status);
+                }
+                _ => write::message(own, backend::PARSE_COMPLETE, |_| {}),
+            });
         }
     }
 
@@ -185,6 +208,9 @@ impl Session {
                 .map(|()| fate),
             backend::COPY_IN_RESPONSE => {
                 self.copy_in_begins();
+                if self.abandoned {
+                    self.end_requests(out);
+                }
                 Ok(fate)
             }
             backend::COPY_OUT_RESPONSE | backend::COPY_DONE_RESPONSE => Ok(fate),
@@ -422,12 +448,17 @@ impl Session {
             let number: Option<u64> = std::str::from_utf8(&after[..digits])
                 .ok()
                 .and_then(|digits| digits.parse().ok());
-            let name = self
-                .statements
-                .iter()
-                .find(|(_, statement)| Some(statement.number) == number)
-                .map_or(&b""[..], |(name, _)| name);
-            words.extend_from_slice(name);
+            match number {
+                Some(number) => {
+                    let named = self
+                        .statements
+                        .iter()
+                        .find(|(_, statement)| statement.number == number);
+                    words.extend_from_slice(named.map_or(&b""[..], |(name, _)| name));
+                }
+                // Somebody's own word.
+                None => words.extend_from_slice(prefix),
+            }
             rest = &after[digits..];
             match finds(rest) {
                 Some(next) => found = next,

@@ -11,7 +11,7 @@ use super::pieces::Output;
 use crate::pool::statements::Statements;
 use crate::server::prepared::{PREFIX, Statement};
 use crate::server::traces::{self, Scan, Traces};
-use crate::session::session::{Phase, Session};
+use crate::session::session::{Lent, Phase, Session};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::{Severity, error_response};
 use crate::wire::frame::{self, BadLength, HEADER, Header};
@@ -66,7 +66,8 @@ impl Session {
         match (self.phase(), &self.lent) {
             (Phase::Idle, _) => true,
             (Phase::Serving, Some(lent)) => {
-                lent.side.owed.is_empty() && lent.expected.len() < MOST_EXPECTED
+                let barred = lent.barrier && !lent.expected.is_empty();
+                lent.side.owed.is_empty() && lent.expected.len() < MOST_EXPECTED && !barred
             }
             _ => false,
         }
@@ -112,7 +113,9 @@ impl Session {
         frame.left -= n;
         let last = frame.left == 0;
         if let (Some(scan), Some(lent)) = (&mut frame.scan, &mut self.lent) {
-            lent.backend.traces.add(scan.read(&rest[..n], last));
+            let found = scan.read(&rest[..n], last);
+            lent.backend.traces.add(found);
+            lent.barrier |= found.has(Traces::FORGETTING);
         }
         if last {
             frame.scan = None;
@@ -170,6 +173,9 @@ impl Session {
                 )));
             }
         }
+        if head.kind == frontend::QUERY && self.deallocates(head, rest, out) {
+            return Ok(self.begin(head, at, rest, true, out));
+        }
         let Some(lent) = &mut self.lent else {
             return Ok(match head.kind {
                 kind if self.refusing && kind != frontend::SYNC => {
@@ -201,10 +207,12 @@ impl Session {
                 let text = &text[..text.len().min(head.body)];
                 let whole = text.len() == head.body;
                 let mut scan = Scan::default();
-                lent.backend.traces.add(scan.read(text, whole));
+                let found = scan.read(text, whole);
+                lent.backend.traces.add(found);
                 self.client.frame.scan = (!whole).then_some(scan);
                 let tame = whole && traces::is_tame_set(text.strip_suffix(b"\0").unwrap_or(text));
                 self.expect(Expected::forward(Reply::UntilReady { tame }), out);
+                self.bar_if(found.has(Traces::FORGETTING));
                 Ok(self.begin(head, at, rest, false, out))
             }
             frontend::FUNCTION_CALL => {
@@ -227,8 +235,15 @@ impl Session {
             }
             frontend::EXECUTE => {
                 lent.batch_open = true;
+                let forgetting = std::mem::take(&mut lent.forgetting);
                 self.expect(Expected::forward(Reply::Execute), out);
-                Ok(self.begin(head, at, rest, false, out))
+                let step = self.begin(head, at, rest, false, out);
+                if forgetting && self.client.frame.left == 0 {
+                    // What comes next depends on whether this has run: ask for the reply now.
+                    out.server.write(|own| frontend::bare(own, frontend::FLUSH));
+                    self.bar_if(true);
+                }
+                Ok(step)
             }
             frontend::PARSE => {
                 lent.batch_open = true;
@@ -243,6 +258,40 @@ impl Session {
                 self.name_statement(head, at, rest, out)
             }
         }
+    }
+
+    /// Answers a `DEALLOCATE name` in place if the name is that of a statement which follows its client:
+    /// PostgreSQL knows it by another, and it stays there for others.
+    fn deallocates(&mut self, head: Header, rest: &[u8], out: &mut Output) -> bool {
+        if !self.rules.follow_statements || self.refusing {
+            return false;
+        }
+        let busy = |lent: &Lent| lent.skipping || lent.batch_open;
+        if self.lent.as_ref().is_some_and(busy) {
+            return false;
+        }
+        let name = rest.get(HEADER..head.whole()).and_then(deallocated_name);
+        let Some(meant) = name.as_ref().and_then(|name| self.statements.remove(name)) else {
+            return false;
+        };
+        if self.lent.is_none() {
+            out.client.write(|own| {
+                backend::command_complete(own, "DEALLOCATE");
+                backend::ready_for_query(own, TransactionStatus::Idle);
+            });
+            return true;
+        }
+        let undo = Undo {
+            name: name.map(|name| (name, Some(meant))),
+            ..Undo::default()
+        };
+        let answer = Expected {
+            reply: Reply::Deallocated,
+            deliver: Deliver::Produce,
+            undo: Some(Box::new(undo)),
+        };
+        self.expect(answer, out);
+        true
     }
 
     /// Answers the request that is unread, which no server has seen, with an error, as PostgreSQL would: a
@@ -269,6 +318,7 @@ impl Session {
     pub(super) fn expect(&mut self, expected: Expected, out: &mut Output) {
         if let Some(lent) = &mut self.lent {
             if lent.expected.is_empty() {
+                lent.barrier = false;
                 lent.query_since = self.now;
                 lent.transaction_since.get_or_insert(lent.query_since);
             }
@@ -277,17 +327,43 @@ impl Session {
         self.produce_own(out);
     }
 
+    /// Sends no more requests before the replies to all that were sent have come.
+    fn bar_if(&mut self, bar: bool) {
+        if let Some(lent) = &mut self.lent {
+            lent.barrier |= bar;
+        }
+    }
+
+    /// Whether it is open if the server has this statement: its Parse is on its way in an earlier batch,
+    /// which may fail before it.
+    fn is_doubtful(&self, number: u64) -> bool {
+        let Some(lent) = &self.lent else { return false };
+        let parses = |expected: &Expected| {
+            let undo = expected.undo.as_ref();
+            undo.is_some_and(|undo| undo.not_prepared == Some(number))
+        };
+        let ends =
+            |expected: &Expected| matches!(expected.reply, Reply::Ready | Reply::UntilReady { .. });
+        let mut queue = lent
+            .expected
+            .iter()
+            .skip_while(|expected| !parses(expected));
+        queue.any(ends)
+    }
+
     fn sync(&mut self, out: &mut Output) {
         let Some(lent) = &mut self.lent else { return };
         // In copy-in mode PostgreSQL ignores Sync (CopyGetData).
         if lent.copying_in {
             return;
         }
-        lent.skipping = false;
+        // While it skips, the server would answer the Sync and nothing in front of it.
+        let skipped = std::mem::take(&mut lent.skipping);
         lent.batch_open = false;
+        lent.forgetting = false;
         // Statements that had to make room are closed in front of a Sync of the client's: that costs no
         // round trip, and no Bind of this batch can come after it.
-        while let Some(number) = lent.backend.prepared.take_surplus() {
+        while !skipped && let Some(number) = lent.backend.prepared.take_surplus() {
             out.server.write(|own| {
                 write::message(own, frontend::CLOSE, |body| {
                     body.push(b'S');
@@ -357,6 +433,10 @@ impl Session {
             Some(known) if known.definition == definition => Arc::clone(known),
             _ => statements.intern(definition, self.rules.prepared_cache),
         };
+        if self.is_doubtful(statement.number) {
+            self.bar_if(true);
+            return Ok(Step::NeedsMore);
+        }
         let taken = known.filter(|_| !name.is_empty()).cloned();
         if let Some(taken) = taken {
             // PostgreSQL refuses a name that is in use. Let it say so itself, at the right place: prepare
@@ -410,6 +490,7 @@ impl Session {
         let limit = self.rules.prepared_per_server;
         let Some(lent) = &mut self.lent else { return };
         lent.backend.traces.add(statement.traces);
+        lent.forgetting |= statement.traces.has(Traces::FORGETTING);
         if lent.backend.has_statement(statement, limit) {
             return;
         }
@@ -478,6 +559,10 @@ impl Session {
             self.expect(Expected::forward(reply), out);
             return Ok(self.begin(head, at, rest, false, out));
         };
+        if head.kind != frontend::CLOSE && self.is_doubtful(statement.number) {
+            self.bar_if(true);
+            return Ok(Step::NeedsMore);
+        }
         if head.kind == frontend::CLOSE {
             let meant = self.statements.remove(name);
             let undo = Undo {
@@ -510,6 +595,30 @@ impl Session {
         self.expect(Expected::forward(reply), out);
         Ok(Step::Took(end))
     }
+}
+
+/// The name in the text of a Query that is a single `DEALLOCATE [PREPARE] name`.
+fn deallocated_name(text: &[u8]) -> Option<Vec<u8>> {
+    const VERB: &[u8] = b"deallocate";
+    let text = text.strip_suffix(b"\0")?.trim_ascii();
+    let (verb, rest) = text.split_at_checked(VERB.len())?;
+    if !verb.eq_ignore_ascii_case(VERB) || !rest.first()?.is_ascii_whitespace() {
+        return None;
+    }
+    let mut name = rest.trim_ascii();
+    name = name.strip_suffix(b";").unwrap_or(name).trim_ascii();
+    if let Some((word, after)) = name.split_at_checked(8)
+        && word.eq_ignore_ascii_case(b"prepare ")
+    {
+        name = after.trim_ascii();
+    }
+    if let Some(quoted) = name.strip_prefix(b"\"").and_then(|n| n.strip_suffix(b"\"")) {
+        // A quote inside is doubled; such names are left to PostgreSQL.
+        return (!quoted.contains(&b'"')).then(|| quoted.to_vec());
+    }
+    let plain = |&b: &u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'$' || b >= 128;
+    let lower = name.to_ascii_lowercase();
+    (!lower.is_empty() && lower.iter().all(plain) && lower != b"all").then_some(lower)
 }
 
 /// Whether the rest of a Parse is what it should be: a text, and as many parameter types as announced.

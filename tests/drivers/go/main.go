@@ -44,13 +44,9 @@ func check(holds bool, what string) {
 
 func main() {
 	log.SetFlags(log.Lshortfile)
-	// binary_parameters sends a query with parameters in one batch, by the
-	// unnamed statement: no statement has to outlive its transaction.
-	options := "sslmode=disable"
-	if !session {
-		options += " binary_parameters=yes"
-	}
-	db, err := sql.Open("postgres", options)
+	// Without binary_parameters a query with parameters is parsed in one batch
+	// and bound in the next; with them it is one batch.
+	db, err := sql.Open("postgres", "sslmode=disable binary_parameters="+os.Getenv("BINARY_PARAMETERS"))
 	must(err)
 	db.SetMaxOpenConns(4)
 
@@ -81,15 +77,25 @@ func main() {
 	check(count == 50, "rolled back")
 	fmt.Println("transactions and errors")
 
-	tx, err = db.Begin()
-	must(err)
-	plus, err := tx.Prepare("select $1::int + 1")
+	plus, err := db.Prepare("select $1::int + 1")
 	must(err)
 	for n := 0; n < 10; n++ {
 		must(plus.QueryRow(n).Scan(&count))
 		check(count == n+1, "prepared")
+		tx, err = db.Begin()
+		must(err)
+		must(tx.Stmt(plus).QueryRow(n).Scan(&count))
+		check(count == n+1, "prepared, in a transaction")
+		must(tx.Commit())
 	}
 	must(plus.Close())
+	tx, err = db.Begin()
+	must(err)
+	minus, err := tx.Prepare("select $1::int - 1")
+	must(err)
+	must(minus.QueryRow(5).Scan(&count))
+	check(count == 4, "prepared in a transaction")
+	must(minus.Close())
 	must(tx.Commit())
 	fmt.Println("prepared statements")
 

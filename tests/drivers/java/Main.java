@@ -10,14 +10,14 @@ import org.postgresql.PGConnection;
 /** JDBC: rows, batches, transactions, savepoints, fetch size, COPY, large objects, errors, cancel, many at once. */
 public class Main {
     static final String TABLE = System.getenv("PGTABLE");
-    static final boolean SESSION = System.getenv("POOL_MODE").equals("session");
 
     static Connection connect() throws SQLException {
         Properties properties = new Properties();
         properties.put("user", System.getenv("PGUSER"));
         properties.put("password", System.getenv("PGPASSWORD"));
-        // Statements prepared on the server outlive a transaction: only where the backend does too.
-        properties.put("prepareThreshold", SESSION ? "1" : "0");
+        // Unset: the driver's own, 5. With 1 everything is prepared under a name at its first use.
+        String threshold = System.getenv("PREPARE_THRESHOLD");
+        if (threshold != null) properties.put("prepareThreshold", threshold);
         return DriverManager.getConnection("jdbc:postgresql://" + System.getenv("PGHOST") + ":"
             + System.getenv("PGPORT") + "/" + System.getenv("PGDATABASE"), properties);
     }

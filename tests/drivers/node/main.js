@@ -1,4 +1,4 @@
-// node-postgres: rows, transactions, named statements (session mode), errors,
+// node-postgres: rows, transactions, named statements, errors,
 // notifications (session mode), a client-side pool.
 'use strict'
 const assert = require('assert')
@@ -34,13 +34,16 @@ async function main () {
   assert.deepStrictEqual([a, b, c].map(r => r.rows[0].n), [1, 2, 3])
   console.log('queued queries')
 
-  // Named statements outlive a transaction: only where the backend does too.
+  for (let n = 0; n < 10; n++) {
+    const { rows } = await client.query({ name: 'plus one', text: 'select $1::int + 1 as n', values: [n] })
+    assert.strictEqual(rows[0].n, n + 1)
+  }
+  await assert.rejects(client.query({ name: 'wrong', text: 'select nothing_here' }), { code: '42703' })
+  assert.strictEqual((await client.query({ name: 'wrong', text: 'select 1 as n' })).rows[0].n, 1)
+  console.log('named statements')
+
+  // LISTEN needs the same backend for as long as it lasts.
   if (session) {
-    for (let n = 0; n < 10; n++) {
-      const { rows } = await client.query({ name: 'plus one', text: 'select $1::int + 1 as n', values: [n] })
-      assert.strictEqual(rows[0].n, n + 1)
-    }
-    console.log('named statements')
     const heard = new Promise(resolve => client.once('notification', resolve))
     await client.query('listen news')
     const other = new Client()
@@ -61,8 +64,12 @@ async function main () {
     for (let n = 0; n < 20; n++) {
       const mine = await pool.connect()
       await mine.query('begin')
-      await mine.query(`update ${table} set name = $1 where id = $2`, [`by ${number}`, number])
-      const { rows } = await mine.query(`select name from ${table} where id = $1`, [number])
+      await mine.query({
+        name: 'change', text: `update ${table} set name = $1 where id = $2`, values: [`by ${number}`, number]
+      })
+      const { rows } = await mine.query({
+        name: 'look', text: `select name from ${table} where id = $1`, values: [number]
+      })
       assert.strictEqual(rows[0].name, `by ${number}`)
       await mine.query('commit')
       mine.release()

@@ -7,13 +7,11 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 TABLE = os.environ["PGTABLE"]
-SESSION = os.environ["POOL_MODE"] == "session"
-# Statements prepared on the server outlive a transaction: only where the backend does too.
-PREPARE = 0 if SESSION else None
 
 
 def connect(**options) -> psycopg.Connection:
-    return psycopg.connect(prepare_threshold=PREPARE, **options)
+    """A connection that prepares every statement under a name, at its first use."""
+    return psycopg.connect(prepare_threshold=0, **options)
 
 
 with connect() as connection:
@@ -46,14 +44,29 @@ with connect() as connection:
     connection.commit()
     print("transactions and savepoints")
 
-    with connection.transaction():
-        for n in range(10):
-            assert connection.execute("select %s::int + 1", (n,), prepare=SESSION).fetchone() == (n + 1,)
+    for n in range(10):
+        assert connection.execute("select %s::int + 1", (n,)).fetchone() == (n + 1,)
+        connection.commit()
+    # After a DROP psycopg deallocates all statements and prepares them anew.
+    connection.execute("create temp table passing ()")
+    connection.execute("drop table passing")
+    connection.commit()
+    assert connection.execute("select %s::int + 1", (1,)).fetchone() == (2,)
+    connection.commit()
     print("prepared statements")
 
-    with connection.pipeline():
-        cursors = [connection.execute("select %s::int", (n,)) for n in range(100)]
-        assert [cursor.fetchone()[0] for cursor in cursors] == list(range(100))
+    for _ in range(2):
+        with connection.pipeline():
+            cursors = [connection.execute(f"select %s::int + {n % 10}", (n,)) for n in range(100)]
+            assert [cursor.fetchone()[0] for cursor in cursors] == [n + n % 10 for n in range(100)]
+        connection.commit()
+    with connection.pipeline() as pipeline:
+        try:
+            connection.execute("select 1/%s", (0,))
+            pipeline.sync()
+        except psycopg.errors.DivisionByZero:
+            connection.rollback()
+        assert connection.execute("select %s::int", (5,)).fetchone() == (5,)
     connection.commit()
     print("pipeline")
 
