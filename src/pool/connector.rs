@@ -1,11 +1,12 @@
 //! The thread that makes one connection for a pool and hands it in.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::pool::Pool;
 use crate::net::thread;
-use crate::server::login;
+use crate::server::login::{self, ConnectError};
 use crate::server::target::Target;
 
 /// Bytes of stack: name resolution by plug-ins of the C library needs the most.
@@ -22,14 +23,25 @@ pub(super) fn start(pool: &Arc<Pool>, target: Target, number: u64, epoch: u64) -
         .stack_size(STACK)
         .spawn(move || {
             thread::name(&format!("s{number} {}@{}", pool.user, pool.database));
-            let made = login::connect(&target, number);
-            if let Ok(connection) = &made {
-                log::info!(
+            // Whatever happens in here, the pool counts on hearing of it.
+            let made = catch_unwind(AssertUnwindSafe(|| login::connect(&target, number)))
+                .unwrap_or_else(|_| {
+                    Err(ConnectError::Broken(
+                        "an error in the pooler itself (a panic, see above)".into(),
+                    ))
+                });
+            match &made {
+                Ok(connection) => log::info!(
                     "[{}@{}] new server connection #{number} to {target} pid={}",
                     pool.user,
                     pool.database,
                     connection.backend.key.process_id
-                );
+                ),
+                Err(error) => log::warn!(
+                    "[{}@{}] could not connect to PostgreSQL at {target}: {error}",
+                    pool.user,
+                    pool.database
+                ),
             }
             pool.connected(made, epoch);
         })

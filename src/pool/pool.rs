@@ -186,8 +186,9 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// After a failed attempt to connect nobody tries again for this long, unless a new client asks.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// After a failed attempt to connect nobody tries again for this long, unless a new client asks. Well
+/// below the janitor's round, so that each of its rounds tries again.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 impl Pool {
     /// An empty pool. `numbers` gives server connections their numbers.
@@ -251,15 +252,10 @@ impl Pool {
             && let Some(connection) = state.take_idle()
         {
             state.lent += 1;
+            waiter.note_queued(None);
             return Ok(Request::Met(connection));
         }
-        waiter.arrive();
-        state.queue.push_back(Queued {
-            waiter: Arc::clone(waiter),
-            since: Moment::now(),
-        });
-        self.serve(&mut state, true);
-        Ok(Request::Queued)
+        Ok(self.enqueue(&mut state, waiter, Moment::now(), true))
     }
 
     /// Waits in the queue until there is a connection, until `deadline`, or until `told` says that there
@@ -296,26 +292,17 @@ impl Pool {
         self.leave_queue(waiter, why)
     }
 
-    /// Gives up a place in the queue, for one who has something else to do.
-    pub fn leave(self: &Arc<Pool>, waiter: &Arc<Waiter>) {
-        let _ = self.leave_queue(waiter, NoConnection::Left);
-    }
-
     fn leave_queue(
         self: &Arc<Pool>,
         waiter: &Arc<Waiter>,
         why: NoConnection,
     ) -> Result<(Connection, Provenance), NoConnection> {
-        self.state
-            .lock()
-            .queue
-            .retain(|queued| !Arc::ptr_eq(&queued.waiter, waiter));
-        match (waiter.leave(), why) {
+        match (self.vacate(waiter), why) {
             (None, why) => Err(why),
             // It came in the last moment: whoever only ran out of time is glad of it.
-            (Some(connection), NoConnection::TimedOut) => Ok((connection, Provenance::Idle)),
-            (Some(connection), why) => {
-                self.give_back(connection, &Work::default(), Moment::now());
+            (Some((connection, how)), NoConnection::TimedOut) => Ok((connection, how)),
+            (Some((connection, how)), why) => {
+                self.take_back(connection, how, &Work::default(), Moment::now());
                 Err(why)
             }
         }
@@ -342,8 +329,23 @@ impl Pool {
             state.lent += 1;
             return Ok(Request::Met(connection));
         }
+        Ok(self.enqueue(&mut state, waiter, since, false))
+    }
+
+    /// Gives the waiter its place in the queue: behind all who have waited longer. Of those who came in
+    /// the same microsecond one who was here before goes first, and one who is new last.
+    fn enqueue(
+        self: &Arc<Pool>,
+        state: &mut State,
+        waiter: &Arc<Waiter>,
+        since: Moment,
+        new: bool,
+    ) -> Request {
+        waiter.note_queued(Some(since));
         waiter.arrive();
-        let place = state.queue.partition_point(|queued| queued.since <= since);
+        let place = state
+            .queue
+            .partition_point(|other| other.since < since || new && other.since == since);
         state.queue.insert(
             place,
             Queued {
@@ -351,11 +353,26 @@ impl Pool {
                 since,
             },
         );
-        self.serve(&mut state, true);
-        Ok(Request::Queued)
+        self.serve(state, true);
+        Request::Queued
     }
 
-    /// Puts a waiter who got a dead connection back to the front of the queue.
+    fn vacate(&self, waiter: &Arc<Waiter>) -> Option<(Connection, Provenance)> {
+        self.lock()
+            .queue
+            .retain(|queued| !Arc::ptr_eq(&queued.waiter, waiter));
+        waiter.leave()
+    }
+
+    /// Gives up a place in the queue without waiting in it: for a session that ends although its request
+    /// was queued. Whatever has come for it goes to the next.
+    pub fn leave(self: &Arc<Pool>, waiter: &Arc<Waiter>) {
+        if let Some((connection, how)) = self.vacate(waiter) {
+            self.take_back(connection, how, &Work::default(), Moment::now());
+        }
+    }
+
+    /// Puts a waiter who got a dead connection back where it was in the queue: before all who came later.
     ///
     /// # Errors
     /// [`NoConnection::Closed`].
@@ -370,24 +387,36 @@ impl Pool {
             state.lent += 1;
             return Ok(Request::Met(connection));
         }
-        waiter.arrive();
-        state.queue.push_front(Queued {
-            waiter: Arc::clone(waiter),
-            since: Moment::now(),
-        });
-        self.serve(&mut state, true);
-        Ok(Request::Queued)
+        let now = Moment::now();
+        let first = state.queue.front().map_or(now, |first| first.since);
+        // Who was met at once found nobody in the queue, so all who are in it came later.
+        let since = waiter.queued_since().unwrap_or(first);
+        Ok(self.enqueue(&mut state, waiter, since, false))
     }
 
     /// Takes back a clean connection, as of `now`, and adds what was done with it.
-    pub fn give_back(self: &Arc<Pool>, mut connection: Connection, work: &Work, now: Moment) {
-        connection.backend.used_at = now;
+    pub fn give_back(self: &Arc<Pool>, connection: Connection, work: &Work, now: Moment) {
+        self.take_back(connection, Provenance::Hand, work, now);
+    }
+
+    /// Takes back a connection. `how` says whether anybody has just heard from its server: one that was
+    /// put into a slot and not used is no fresher than it was.
+    fn take_back(
+        self: &Arc<Pool>,
+        mut connection: Connection,
+        how: Provenance,
+        work: &Work,
+        now: Moment,
+    ) {
+        if how == Provenance::Hand {
+            connection.backend.used_at = now;
+        }
         let mut state = self.lock();
         state.totals.all.add(work);
         state.lent -= 1;
         let unwanted = state.reason_to_close(&connection, now);
         let Some(reason) = unwanted else {
-            return self.place(&mut state, connection);
+            return self.place(&mut state, connection, how);
         };
         self.serve(&mut state, false);
         drop(state);
@@ -396,12 +425,12 @@ impl Pool {
 
     /// Puts a connection that is fit to be lent into the hands of who has waited longest, or among the
     /// idle ones.
-    fn place(&self, state: &mut State, mut connection: Connection) {
+    fn place(&self, state: &mut State, mut connection: Connection, how: Provenance) {
         while !state.paused {
             let Some(first) = state.queue.pop_front() else {
                 break;
             };
-            match first.waiter.hand(connection, Provenance::Hand) {
+            match first.waiter.hand(connection, how) {
                 Ok(thread) => {
                     state.lent += 1;
                     state.to_ring.0.push(thread);
@@ -466,10 +495,9 @@ impl Pool {
             let number = self.numbers.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = connector::start(self, target, number, state.epoch) {
                 state.connecting -= 1;
-                let error = Arc::new(ConnectError::Broken(format!(
+                state.note_failure(ConnectError::Broken(format!(
                     "the pooler could not start a thread: {error}"
                 )));
-                state.fail_queue(&error);
                 return;
             }
         }
@@ -482,16 +510,18 @@ impl Pool {
         match made {
             Ok(mut connection) => {
                 let now = Moment::now();
-                state.last_failure = None;
                 connection.backend.epoch = epoch;
-                connection.backend.expires_at = state
-                    .plan
-                    .server_lifetime
-                    .map(|limit| now.after(spread(limit, connection.backend.key.id)));
-                connection.backend.idle_limit = state
-                    .plan
-                    .idle_timeout
-                    .map(|limit| spread(limit, connection.backend.key.id));
+                if let Some(reason) = state.reason_to_close(&connection, now) {
+                    self.serve(&mut state, true);
+                    drop(state);
+                    return connection.close(reason);
+                }
+                state.last_failure = None;
+                let number = connection.backend.key.id;
+                let spread_from_now = |limit| now.after(spread(limit, number));
+                connection.backend.expires_at = state.plan.server_lifetime.map(spread_from_now);
+                connection.backend.idle_limit =
+                    state.plan.idle_timeout.map(|limit| spread(limit, number));
                 // The same set for all, so that equal ones are found equal by their address.
                 match &state.reported {
                     Some(known) if **known == *connection.backend.reported => {
@@ -502,28 +532,12 @@ impl Pool {
                         state.known.clear();
                     }
                 }
-                if let Some(reason) = state.reason_to_close(&connection, now) {
-                    self.serve(&mut state, false);
-                    drop(state);
-                    return connection.close(reason);
-                }
-                self.place(&mut state, connection);
+                self.place(&mut state, connection, Provenance::Hand);
                 self.serve(&mut state, false);
             }
-            Err(error) => {
-                log::warn!(
-                    "[{}@{}] could not connect to PostgreSQL at {}:{}: {error}",
-                    self.user,
-                    self.database,
-                    state.plan.host,
-                    state.plan.port
-                );
-                state.last_failure = Some(Moment::now());
-                // While there are other connections, one of them will come back.
-                if state.total() == 0 {
-                    state.fail_queue(&Arc::new(error));
-                }
-            }
+            // It says nothing about the server that is asked now: those who waited for it still wait.
+            Err(_) if epoch != state.epoch => self.serve(&mut state, true),
+            Err(error) => state.note_failure(error),
         }
     }
 
@@ -540,7 +554,7 @@ impl Pool {
         state.plan = Arc::new(plan);
         self.version.fetch_add(1, Ordering::AcqRel);
         let leaving = if same_server {
-            Vec::new()
+            state.surplus()
         } else {
             state.reported = None;
             state.known.clear();
@@ -675,7 +689,7 @@ impl Pool {
             drop(state);
             return connection.close(reason);
         }
-        self.place(&mut state, connection);
+        self.place(&mut state, connection, Provenance::Idle);
     }
 
     /// Counts a connection from another process that a session brings with it.
@@ -698,7 +712,7 @@ impl Pool {
     pub fn put_back(self: &Arc<Pool>, connection: Connection) {
         let mut state = self.lock();
         state.lent -= 1;
-        self.place(&mut state, connection);
+        self.place(&mut state, connection, Provenance::Idle);
     }
 
     /// A connection belongs to another process now.
@@ -810,6 +824,14 @@ impl State {
         self.idle.drain(..).collect()
     }
 
+    /// The idle connections that are too many for the plan, those that lay idle longest first. Those that
+    /// are lent go when they come back.
+    fn surplus(&mut self) -> Vec<Connection> {
+        let excess = self.total().saturating_sub(self.plan.size);
+        let leaving = excess.min(self.idle.len());
+        self.idle.drain(..leaving).collect()
+    }
+
     /// Why a connection that has come back should not be kept.
     fn reason_to_close(&self, connection: &Connection, now: Moment) -> Option<&'static str> {
         if self.closed {
@@ -826,9 +848,17 @@ impl State {
         }
     }
 
-    fn fail_queue(&mut self, error: &Arc<ConnectError>) {
+    /// Notes that a connection could not be made, and tells those who wait if nothing else will come.
+    fn note_failure(&mut self, error: ConnectError) {
+        self.last_failure = Some(Moment::now());
+        // While there are other connections, one of them will come back. While the pool is paused nobody
+        // waits for this one, and after RESUME it is tried again.
+        if self.total() > 0 || self.paused {
+            return;
+        }
+        let error = Arc::new(error);
         for queued in self.queue.drain(..) {
-            let thread = queued.waiter.fail(Arc::clone(error));
+            let thread = queued.waiter.fail(Arc::clone(&error));
             self.to_ring.0.extend(thread);
         }
     }

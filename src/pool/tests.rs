@@ -1,1 +1,308 @@
-//! Pools against connections made of socket pairs.
+//! Pools against a listener that speaks PostgreSQL's start-up and not a word more.
+//!
+//! What is asked here is who gets which connection and how many there are, in states a real server cannot
+//! be brought into: a login that hangs until it is let through, a server that refuses exactly one of
+//! them. Nothing is timed; what is awaited is a condition, and a test that waits in vain for half a
+//! minute has failed.
+
+mod changes;
+mod failure;
+mod maintenance;
+mod numbers;
+mod queue;
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::plan::{Login, Mode, Plan};
+use super::pool::{NoConnection, Pool, Request, Snapshot};
+use super::totals::Work;
+use super::waiter::Waiter;
+use crate::auth::{ServerCredentials, ServerSecret};
+use crate::net::clock::Moment;
+use crate::net::stream::SocketOptions;
+use crate::server::backend::Connection;
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::error::{Severity, error_response};
+use crate::wire::sqlstate;
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(30);
+
+/// Waits for a condition that another thread brings about.
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Moment::now().after(LONG);
+    while !condition() {
+        assert!(Moment::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What the server does with the next logins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    /// Lets them in.
+    Open,
+    /// Lets them wait.
+    Shut,
+    /// Sends them away.
+    Refusing,
+}
+
+#[derive(Debug)]
+struct Gate {
+    door: Door,
+    /// What becomes of single ones although it is shut.
+    exceptions: VecDeque<Door>,
+    inside: Vec<TcpStream>,
+}
+
+/// The server's side.
+#[derive(Debug)]
+struct House {
+    port: u16,
+    gate: Mutex<Gate>,
+    turned: Condvar,
+    attempts: AtomicUsize,
+    ended: AtomicBool,
+}
+
+/// A server that logs everybody in, or not, and then says nothing.
+struct Server(Arc<House>);
+
+impl Server {
+    fn start() -> Server {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let house = Arc::new(House {
+            port: listener.local_addr().unwrap().port(),
+            gate: Mutex::new(Gate {
+                door: Door::Open,
+                exceptions: VecDeque::new(),
+                inside: Vec::new(),
+            }),
+            turned: Condvar::new(),
+            attempts: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+        });
+        let porter = Arc::clone(&house);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if porter.ended.load(Ordering::Acquire) {
+                    return;
+                }
+                let number = porter.attempts.fetch_add(1, Ordering::AcqRel);
+                let porter = Arc::clone(&porter);
+                // A pooler that has given up on the login is no failure of the test.
+                std::thread::spawn(move || porter.receive(stream.ok()?, number));
+            }
+        });
+        Server(house)
+    }
+
+    fn set(&self, door: Door) {
+        self.0.gate.lock().door = door;
+        self.0.turned.notify_all();
+    }
+
+    /// Lets one in although the door is shut.
+    fn pass_one(&self) {
+        self.except_one(Door::Open);
+    }
+
+    /// Does this to one of those that wait, or to the first that comes.
+    fn except_one(&self, door: Door) {
+        self.0.gate.lock().exceptions.push_back(door);
+        self.0.turned.notify_all();
+    }
+
+    fn attempts(&self) -> usize {
+        self.0.attempts.load(Ordering::Acquire)
+    }
+
+    /// Closes all connections.
+    fn hang_up(&self) {
+        for stream in self.0.gate.lock().inside.drain(..) {
+            stream.shutdown(Shutdown::Both).unwrap();
+        }
+    }
+
+    /// How many connections the pooler has open.
+    fn open(&self) -> usize {
+        let mut gate = self.0.gate.lock();
+        gate.inside.retain(|stream| {
+            // A Terminate or an end: either way it is gone.
+            stream.set_nonblocking(true).unwrap();
+            stream.peek(&mut [0]).is_err()
+        });
+        gate.inside.len()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
+        self.set(Door::Refusing);
+        let _ = TcpStream::connect(("127.0.0.1", self.0.port));
+    }
+}
+
+impl House {
+    fn receive(&self, mut stream: TcpStream, number: usize) -> Option<()> {
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).ok()?;
+        let mut packet = vec![0; u32::from_be_bytes(length) as usize - 4];
+        stream.read_exact(&mut packet).ok()?;
+        let mut gate = self.gate.lock();
+        let verdict = loop {
+            if gate.door != Door::Shut {
+                break gate.door;
+            }
+            if let Some(door) = gate.exceptions.pop_front() {
+                break door;
+            }
+            self.turned.wait(&mut gate);
+        };
+        let mut answer = Vec::new();
+        if verdict == Door::Refusing {
+            let code = sqlstate::TOO_MANY_CONNECTIONS;
+            error_response(&mut answer, Severity::Fatal, code, "not today");
+            return stream.write_all(&answer).ok();
+        }
+        backend::authentication_ok(&mut answer);
+        backend::parameter_status(&mut answer, b"server_version", b"17.0");
+        let port = self.port.to_string();
+        backend::parameter_status(&mut answer, b"port_of_test", port.as_bytes());
+        let process_id = i32::try_from(number).ok()?;
+        backend::backend_key_data(&mut answer, process_id, b"sec.");
+        backend::ready_for_query(&mut answer, TransactionStatus::Idle);
+        stream.write_all(&answer).ok()?;
+        gate.inside.push(stream);
+        Some(())
+    }
+}
+
+fn plan(server: &Server, size: usize) -> Plan {
+    Plan {
+        size,
+        min_size: 0,
+        mode: Mode::Transaction,
+        query_wait_timeout: LONG,
+        idle_timeout: None,
+        server_lifetime: None,
+        idle_check: None,
+        round_robin: false,
+        parallel_creates: 4,
+        clean: true,
+        prepared_statements: true,
+        prepared_cache: 10,
+        prepared_per_server: 10,
+        host: "127.0.0.1".into(),
+        port: server.0.port,
+        server_database: "db".into(),
+        login: Login::Given(ServerCredentials {
+            user: "user".into(),
+            secret: ServerSecret::None,
+        }),
+        startup_parameters: std::collections::BTreeMap::new(),
+        application_name: "pg_doorman".into(),
+        connect_timeout: LONG,
+        sockets: SocketOptions::default(),
+        log_parameter_changes: false,
+    }
+}
+
+fn pool_of(plan: Plan) -> Arc<Pool> {
+    Pool::new("db", "user", plan, Arc::new(AtomicU64::new(1)))
+}
+
+fn pool(server: &Server, size: usize) -> Arc<Pool> {
+    pool_of(plan(server, size))
+}
+
+fn never() -> bool {
+    false
+}
+
+fn obtain_until(
+    pool: &Arc<Pool>,
+    waiter: &Arc<Waiter>,
+    deadline: Moment,
+) -> Result<Connection, NoConnection> {
+    match pool.request(waiter)? {
+        Request::Met(connection) => Ok(connection),
+        Request::Queued => pool
+            .wait(waiter, deadline, never)
+            .map(|(connection, _)| connection),
+    }
+}
+
+fn obtain(pool: &Arc<Pool>) -> Result<Connection, NoConnection> {
+    obtain_until(pool, &Arc::default(), Moment::now().after(LONG))
+}
+
+fn number(connection: &Connection) -> u64 {
+    connection.backend.key.id
+}
+
+fn give_back(pool: &Arc<Pool>, connection: Connection) {
+    pool.give_back(connection, &Work::default(), Moment::now());
+}
+
+/// Lends out `count` connections at the same time.
+fn lend(pool: &Arc<Pool>, count: usize) -> Vec<Connection> {
+    (0..count).map(|_| obtain(pool).unwrap()).collect()
+}
+
+/// Lets the pool have `count` idle connections; their numbers, in the order in which they came back.
+fn fill(pool: &Arc<Pool>, count: usize) -> Vec<u64> {
+    let lent = lend(pool, count);
+    let numbers = lent.iter().map(number).collect();
+    for connection in lent {
+        give_back(pool, connection);
+    }
+    numbers
+}
+
+fn idle_numbers(pool: &Arc<Pool>) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    pool.for_each_idle(|connection| numbers.push(number(connection)));
+    numbers
+}
+
+fn total(snapshot: &Snapshot) -> usize {
+    snapshot.idle + snapshot.lent + snapshot.connecting
+}
+
+/// A client that waits in a thread of its own and sends what came of it.
+fn client<T: Send + 'static>(
+    pool: &Arc<Pool>,
+    then: impl FnOnce(&Arc<Pool>, Result<Connection, NoConnection>) -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let before = pool.snapshot().waiting;
+    let own = Arc::clone(pool);
+    let thread = std::thread::spawn(move || {
+        let got = obtain(&own);
+        then(&own, got)
+    });
+    until("the client is in the queue", || {
+        pool.snapshot().waiting > before
+    });
+    thread
+}
+
+/// A client that keeps the number of the connection it got and gives the connection back.
+fn passing_client(pool: &Arc<Pool>) -> JoinHandle<Result<u64, NoConnection>> {
+    client(pool, |pool, got| {
+        let connection = got?;
+        let number = number(&connection);
+        give_back(pool, connection);
+        Ok(number)
+    })
+}

@@ -5,6 +5,7 @@
 //! `park`: half the work of a condition variable, and a wake-up that comes too early is kept for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::Thread;
 
 use parking_lot::Mutex;
@@ -38,7 +39,12 @@ pub enum Provenance {
 
 /// One who may wait for a connection.
 #[derive(Debug, Default)]
-pub struct Waiter(Mutex<Slot>);
+pub struct Waiter {
+    slot: Mutex<Slot>,
+    /// When it joined the queue for what it asked for last; 0 if it was met at once. Changed under the
+    /// pool's lock only.
+    queued_since: AtomicU64,
+}
 
 /// What a waiter heard.
 #[derive(Debug)]
@@ -52,9 +58,21 @@ pub enum Heard {
 }
 
 impl Waiter {
+    /// Notes when it joined the queue.
+    pub(super) fn note_queued(&self, since: Option<Moment>) {
+        let micros = since.map_or(0, Moment::micros);
+        self.queued_since.store(micros, Ordering::Relaxed);
+    }
+
+    /// When it joined the queue; `None` if it was met at once.
+    pub(super) fn queued_since(&self) -> Option<Moment> {
+        let micros = self.queued_since.load(Ordering::Relaxed);
+        (micros != 0).then(|| Moment::from_micros(micros))
+    }
+
     /// The calling thread begins to wait. To be called before the waiter is put into a queue.
     pub(super) fn arrive(&self) {
-        *self.0.lock() = Slot::Waiting(std::thread::current());
+        *self.slot.lock() = Slot::Waiting(std::thread::current());
     }
 
     /// Puts a connection into the slot, or gives it back if nobody waits there any more. The thread is
@@ -64,7 +82,7 @@ impl Waiter {
         connection: Connection,
         provenance: Provenance,
     ) -> Result<Thread, Connection> {
-        let mut slot = self.0.lock();
+        let mut slot = self.slot.lock();
         match std::mem::take(&mut *slot) {
             Slot::Waiting(thread) => {
                 *slot = Slot::Connection(connection, provenance);
@@ -79,7 +97,7 @@ impl Waiter {
 
     /// Puts bad news into the slot; as with [`Waiter::hand`] the thread is for the caller to unpark.
     pub(super) fn fail(&self, error: Arc<ConnectError>) -> Option<Thread> {
-        let mut slot = self.0.lock();
+        let mut slot = self.slot.lock();
         match std::mem::take(&mut *slot) {
             Slot::Waiting(thread) => {
                 *slot = Slot::Failure(error);
@@ -94,7 +112,7 @@ impl Waiter {
 
     /// The thread that waits, if one does.
     pub(super) fn thread(&self) -> Option<Thread> {
-        match &*self.0.lock() {
+        match &*self.slot.lock() {
             Slot::Waiting(thread) => Some(thread.clone()),
             _ => None,
         }
@@ -120,7 +138,7 @@ impl Waiter {
     }
 
     fn pick_up(&self) -> Heard {
-        let mut slot = self.0.lock();
+        let mut slot = self.slot.lock();
         match std::mem::take(&mut *slot) {
             Slot::Connection(connection, provenance) => Heard::Connection(connection, provenance),
             Slot::Failure(error) => Heard::Failure(error),
@@ -132,9 +150,9 @@ impl Waiter {
     }
 
     /// Stops waiting: a connection that came in the last moment is returned.
-    pub(super) fn leave(&self) -> Option<Connection> {
-        match std::mem::take(&mut *self.0.lock()) {
-            Slot::Connection(connection, _) => Some(connection),
+    pub(super) fn leave(&self) -> Option<(Connection, Provenance)> {
+        match std::mem::take(&mut *self.slot.lock()) {
+            Slot::Connection(connection, provenance) => Some((connection, provenance)),
             Slot::Away | Slot::Waiting(_) | Slot::Failure(_) => None,
         }
     }

@@ -1,0 +1,149 @@
+//! What the janitor does to a pool: the minimum, the old, the idle, the dead.
+
+use std::time::Duration;
+
+use super::{
+    Door, LONG, Server, client, fill, give_back, idle_numbers, lend, number, plan, pool, pool_of,
+    total, until,
+};
+use crate::net::clock::Moment;
+use crate::pool::plan::Plan;
+use crate::server::backend::Connection;
+
+#[test]
+fn the_minimum_is_kept_warm_within_the_size() {
+    let server = Server::start();
+    let pool = pool_of(Plan {
+        min_size: 5,
+        parallel_creates: 2,
+        ..plan(&server, 3)
+    });
+    pool.maintain(0);
+    assert!(pool.snapshot().connecting <= 2);
+    until("they are there", || {
+        pool.maintain(0);
+        pool.snapshot().idle == 3
+    });
+    server.hang_up();
+    until("dead ones are replaced", || {
+        pool.maintain(0);
+        server.attempts() == 6 && pool.snapshot().idle == 3
+    });
+}
+
+#[test]
+fn a_server_that_refuses_is_not_asked_without_pause() {
+    let server = Server::start();
+    server.set(Door::Refusing);
+    let pool = pool_of(Plan {
+        min_size: 1,
+        ..plan(&server, 1)
+    });
+    pool.maintain(0);
+    let failed_at = Moment::now();
+    until("it was refused", || pool.snapshot().connecting == 0);
+    pool.maintain(0);
+    let asked_at_once = pool.snapshot().connecting > 0;
+    // Only a machine that stood still in between makes this a different question.
+    if failed_at.elapsed() < Duration::from_millis(400) {
+        assert!(!asked_at_once);
+    }
+    server.set(Door::Open);
+    until("it is asked again", || {
+        pool.maintain(0);
+        pool.snapshot().idle == 1
+    });
+}
+
+#[test]
+fn what_was_used_and_lies_idle_for_too_long_is_closed_down_to_the_minimum() {
+    let server = Server::start();
+    let short = |min_size| Plan {
+        min_size,
+        idle_timeout: Some(Duration::ZERO),
+        ..plan(&server, 4)
+    };
+    let pool = pool_of(short(2));
+    let lent = lend(&pool, 4);
+    let numbers: Vec<_> = lent.iter().map(number).collect();
+    for (place, connection) in lent.into_iter().enumerate() {
+        // The last has only been made and never used.
+        let queries = u64::from(place < 3);
+        connection.backend.key.tally.queries.add(queries);
+        give_back(&pool, connection);
+    }
+    let back = Moment::now();
+    until("time passes", || Moment::now() > back);
+    assert_eq!(pool.maintain(0), 0);
+    assert_eq!(pool.maintain(1), 1);
+    assert_eq!(idle_numbers(&pool), numbers[1..]);
+    assert_eq!(pool.maintain(usize::MAX), 1);
+    assert_eq!(idle_numbers(&pool), numbers[2..]);
+    pool.change_plan(short(0));
+    assert_eq!(pool.maintain(usize::MAX), 1);
+    assert_eq!(idle_numbers(&pool), numbers[3..]);
+}
+
+#[test]
+fn what_is_too_old_is_closed_whether_used_or_not() {
+    let server = Server::start();
+    let pool = pool_of(Plan {
+        server_lifetime: Some(Duration::from_millis(20)),
+        ..plan(&server, 2)
+    });
+    fill(&pool, 1);
+    until("it is closed", || {
+        pool.maintain(usize::MAX);
+        pool.snapshot().idle == 0
+    });
+    // A lent one is closed when it comes back, or is handed on if somebody waits for it.
+    let lent = lend(&pool, 2);
+    let waiting = client(&pool, |_, got| got.unwrap());
+    let old = |connection: &Connection| connection.backend.has_expired(Moment::now());
+    until("both are too old", || lent.iter().all(old));
+    for connection in lent {
+        give_back(&pool, connection);
+    }
+    let handed_on = waiting.join().unwrap();
+    assert_eq!(total(&pool.snapshot()), 1);
+    give_back(&pool, handed_on);
+    assert_eq!(total(&pool.snapshot()), 0);
+}
+
+#[test]
+fn what_has_died_while_idle_is_removed_whatever_the_quota() {
+    let server = Server::start();
+    let pool = pool(&server, 2);
+    fill(&pool, 2);
+    server.hang_up();
+    until("they are gone", || {
+        assert_eq!(pool.maintain(0), 0);
+        pool.snapshot().idle == 0
+    });
+    assert_eq!(server.attempts(), 2);
+}
+
+#[test]
+fn connections_made_together_do_not_end_together() {
+    let server = Server::start();
+    let limit = Duration::from_secs(1000);
+    let pool = pool_of(Plan {
+        server_lifetime: Some(limit),
+        idle_timeout: Some(limit),
+        ..plan(&server, 8)
+    });
+    fill(&pool, 8);
+    let (mut lifetimes, mut idle_limits) = (Vec::new(), Vec::new());
+    pool.for_each_idle(|connection| {
+        let backend = &connection.backend;
+        lifetimes.push(backend.expires_at.unwrap().since(backend.key.connected_at));
+        idle_limits.push(backend.idle_limit.unwrap());
+    });
+    for mut limits in [lifetimes, idle_limits] {
+        limits.sort();
+        // A fifth around the limit, and a little for the login itself.
+        assert!(limits[0] >= limit * 8 / 10);
+        assert!(limits[7] <= limit * 12 / 10 + LONG);
+        assert!(limits[7] - limits[0] >= limit / 5, "{limits:?}");
+    }
+}
