@@ -4,150 +4,50 @@
 //! thread waits, the session's value and its one or two sockets are all there is; and whatever way the
 //! session ends, its server connection goes back clean or is closed.
 
-use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::ending::Ending;
 use super::guest::Resting;
-use super::house::{House, Stage};
-use super::lend::{self, NotLent};
-use super::registry::{Activity, Handle, told};
-use super::relay::pieces::{Output, Pieces};
+use super::house::House;
+use super::registry::{Handle, told};
+use super::relay::pieces::Output;
 use super::relay::requests::Wants;
-use super::session::{Phase, Session, Side};
-use crate::net::buffer::{self, Buffer};
+use super::session::{Phase, Session};
+use super::transfer::{Input, Lost, write_owed, write_pieces};
 use crate::net::clock::Moment;
-use crate::net::stream::{Received, Stream};
+use crate::net::stream::Stream;
 use crate::net::wait::{Interest, Readiness, Woken, wait};
 use crate::pool::plan::Plan;
-use crate::pool::pool::{NoConnection, Pool, Request};
+use crate::pool::pool::Pool;
 use crate::pool::totals::Work;
-use crate::server::backend::Connection;
-use crate::server::cancel;
-use crate::server::login::ConnectError;
-use crate::wire::sqlstate;
 
 /// How long a server connection may take to be cleaned after its client is gone, before it is closed.
-const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the pooler's own statements may take behind the back of a client that is there.
-const CLEAN_LIMIT: Duration = Duration::from_secs(15);
-
-/// How long the last words to a client may take to arrive.
-const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
-
-/// Bytes that are read at a time into a message that has to be whole.
-const GROWTH: usize = 64 * 1024;
-
-/// Slices written in one call; more are owed and follow.
-const MOST_SLICES: usize = 64;
+pub(super) const CLEAN_LIMIT: Duration = Duration::from_secs(15);
 
 /// A session, its sockets, and those it deals with.
 pub struct Driver {
-    house: Arc<House>,
-    handle: Arc<Handle>,
-    pool: Arc<Pool>,
+    pub(super) house: Arc<House>,
+    pub(super) handle: Arc<Handle>,
+    pub(super) pool: Arc<Pool>,
     /// The pool's plan, as far as this thread knows, and its version.
-    plan: (u64, Arc<Plan>),
-    session: Box<Session>,
-    client: Stream,
-    server: Option<Stream>,
-    out: Output,
+    pub(super) plan: (u64, Arc<Plan>),
+    pub(super) session: Box<Session>,
+    pub(super) client: Stream,
+    pub(super) server: Option<Stream>,
+    pub(super) out: Output,
     /// The client's unread bytes were offered and are not enough.
-    starved: bool,
+    pub(super) starved: bool,
     /// When the current request for a server connection was made: all that it takes to get one has to be
     /// done within `query_wait_timeout` of this.
-    asked_since: Moment,
+    pub(super) asked_since: Moment,
     /// The session has its place in the pool's queue.
-    in_queue: bool,
+    pub(super) in_queue: bool,
     /// When a server connection that is being tried, set up or cleaned must have answered.
-    server_deadline: Option<Moment>,
-}
-
-/// Bytes that were read, behind those left over from before.
-enum Input {
-    /// The usual case: nothing was left over, or little.
-    Borrowed(Buffer, usize),
-    /// A message that has to be taken whole is growing.
-    Growing(Vec<u8>),
-}
-
-impl Input {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Input::Borrowed(buffer, filled) => &buffer[..*filled],
-            Input::Growing(bytes) => bytes,
-        }
-    }
-
-    /// Reads from `stream` behind what `side` has unread. `None`: nothing came.
-    fn read(side: &mut Side, stream: &Stream) -> Result<Option<Input>, Lost> {
-        let kept = side.unread.len();
-        let mut input = if kept < buffer::SIZE / 2 {
-            let mut buffer = Buffer::borrow();
-            buffer[..kept].copy_from_slice(&side.unread);
-            Input::Borrowed(buffer, kept)
-        } else {
-            let mut bytes = std::mem::take(&mut side.unread);
-            bytes.resize(kept + GROWTH, 0);
-            Input::Growing(bytes)
-        };
-        let space = match &mut input {
-            Input::Borrowed(buffer, _) => &mut buffer[kept..],
-            Input::Growing(bytes) => &mut bytes[kept..],
-        };
-        let received = stream.receive(space);
-        let came = match received {
-            Ok(Received::Bytes(n)) => n,
-            _ => 0,
-        };
-        match &mut input {
-            Input::Borrowed(_, filled) => *filled = kept + came,
-            Input::Growing(bytes) => bytes.truncate(kept + came),
-        }
-        match received {
-            Ok(Received::Bytes(_)) => {
-                side.unread.clear();
-                Ok(Some(input))
-            }
-            other => {
-                if let Input::Growing(bytes) = input {
-                    side.unread = bytes;
-                }
-                match other {
-                    Ok(Received::End) => Err(Lost("connection closed".into())),
-                    Err(error) => Err(error.into()),
-                    Ok(_) => Ok(None),
-                }
-            }
-        }
-    }
-
-    /// Keeps what was not consumed for later.
-    fn keep(self, consumed: usize, side: &mut Side) {
-        match self {
-            Input::Borrowed(buffer, filled) => {
-                side.unread.extend_from_slice(&buffer[consumed..filled]);
-            }
-            Input::Growing(mut bytes) => {
-                bytes.drain(..consumed);
-                side.unread = bytes;
-            }
-        }
-        if side.unread.is_empty() {
-            side.unread = Vec::new();
-        }
-    }
-}
-
-/// A connection broke, and how.
-struct Lost(String);
-
-impl From<io::Error> for Lost {
-    fn from(error: io::Error) -> Lost {
-        Lost(error.to_string())
-    }
+    pub(super) server_deadline: Option<Moment>,
 }
 
 impl Driver {
@@ -188,13 +88,6 @@ impl Driver {
                     return Ok(ending);
                 }
             }
-        }
-    }
-
-    /// Gives up the place in the queue, if there is one; it can be had again by the time it was taken.
-    fn leave_queue(&mut self) {
-        if std::mem::take(&mut self.in_queue) {
-            self.pool.leave(&self.handle.waiter);
         }
     }
 
@@ -323,7 +216,7 @@ impl Driver {
         Ok(())
     }
 
-    fn on_server(&mut self, ready: Readiness) -> Result<(), Ending> {
+    pub(super) fn on_server(&mut self, ready: Readiness) -> Result<(), Ending> {
         if ready.writable
             && let (Some(lent), Some(stream)) = (&mut self.session.lent, &self.server)
             && let Err(error) = write_owed(stream, &mut lent.side.owed)
@@ -378,156 +271,6 @@ impl Driver {
         };
         input.keep(consumed, &mut self.session.client);
         outcome
-    }
-
-    /// Takes a server connection if one lies idle; true if it serves at once. Else the session is queued
-    /// or tunes.
-    fn take_server_at_once(&mut self) -> Result<bool, Ending> {
-        self.starved = false;
-        self.asked_since = self.session.now;
-        self.refresh_plan()?;
-        match lend::obtain_at_once(&self.pool, &self.handle.waiter) {
-            Ok(Some(connection)) => {
-                self.lend(connection)?;
-                Ok(self.session.phase() == Phase::Serving)
-            }
-            Ok(None) => {
-                self.handle.queued();
-                self.in_queue = true;
-                self.session.enter(Phase::Queued(self.session.now));
-                Ok(false)
-            }
-            Err(why) => Err(self.without_server(&why)),
-        }
-    }
-
-    /// Takes notice of a new plan, or of the pool's end.
-    fn refresh_plan(&mut self) -> Result<(), Ending> {
-        if let Some(plan) = self.pool.plan_unless(self.plan.0) {
-            self.plan = plan;
-            if self.pool.is_closed() {
-                self.find_pool()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The pool was removed; it may have come back under the same name.
-    fn find_pool(&mut self) -> Result<(), Ending> {
-        self.pool = self
-            .house
-            .pools
-            .find(&self.session.database, &self.session.user)
-            .ok_or(Ending::PoolRemoved)?;
-        self.plan = (0, self.pool.plan());
-        Ok(())
-    }
-
-    fn wait_in_queue(&mut self, since: Moment) -> Result<(), Ending> {
-        self.asked_since = since;
-        let deadline = since.after(self.plan.1.query_wait_timeout);
-        let told_to_leave = told::STOP | told::CUT | told::CANCEL | told::MOVE;
-        if !self.in_queue {
-            // It waited in another process, or another life: its place is by when it came.
-            self.handle.queued();
-            match self.pool.request_since(&self.handle.waiter, since) {
-                Ok(Request::Met(connection)) => return self.lend(connection),
-                Ok(Request::Queued) => self.in_queue = true,
-                Err(NoConnection::Closed) if self.find_pool().is_ok() => return Ok(()),
-                Err(why) => return Err(self.without_server(&why.into())),
-            }
-        }
-        let (handle, client) = (Arc::clone(&self.handle), &self.client);
-        let look_up = || handle.told() & told_to_leave != 0 || client.has_hung_up();
-        let outcome = lend::wait(&self.pool, &self.handle.waiter, deadline, &look_up);
-        self.in_queue = false;
-        match outcome {
-            Ok(connection) => {
-                self.session.now = Moment::now();
-                let waited = self.session.now.since(since);
-                self.session.work.wait_micros +=
-                    u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
-                if waited >= Duration::from_millis(500) {
-                    log::warn!(
-                        "{} slow checkout: {waited:?} pid={}",
-                        self.session.tag(),
-                        connection.backend.key.process_id
-                    );
-                }
-                self.lend(connection)
-            }
-            Err(NotLent::Told) => {
-                let flags = self.handle.told();
-                if flags & (told::STOP | told::CUT | told::CANCEL) == 0 && flags & told::MOVE != 0 {
-                    return Err(Ending::Moves);
-                }
-                self.handle.at_rest();
-                self.session.enter(Phase::Idle);
-                if self.client.has_hung_up() {
-                    return Err(Ending::Gone("connection closed".into()));
-                }
-                if flags & told::CANCEL != 0 {
-                    self.handle.heeded(told::CANCEL);
-                    return self.refuse_request();
-                }
-                Ok(())
-            }
-            Err(NotLent::Closed) if self.find_pool().is_ok() => {
-                self.session.enter(Phase::Idle);
-                Ok(())
-            }
-            Err(why) => Err(self.without_server(&why)),
-        }
-    }
-
-    /// The client has cancelled a request that waited in the queue.
-    fn refuse_request(&mut self) -> Result<(), Ending> {
-        self.session.refuse_request(
-            sqlstate::QUERY_CANCELED,
-            "canceling statement due to user request",
-            &mut self.out,
-        );
-        self.deliver(&[])
-    }
-
-    fn without_server(&self, why: &NotLent) -> Ending {
-        let code = match why {
-            NotLent::Failed(error) if matches!(**error, ConnectError::OutOfDescriptors(_)) => {
-                sqlstate::INSUFFICIENT_RESOURCES
-            }
-            NotLent::Closed => return Ending::PoolRemoved,
-            _ => sqlstate::TOO_MANY_CONNECTIONS,
-        };
-        Ending::NoServer(no_server(why), code)
-    }
-
-    /// The session gets a server connection.
-    fn lend(&mut self, connection: Connection) -> Result<(), Ending> {
-        let plan = Arc::clone(&self.plan.1);
-        let Connection { backend, stream } = connection;
-        let check = plan
-            .idle_check
-            .is_some_and(|limit| self.session.now.since(backend.used_at) > limit);
-        if self.handle.running(&backend.key, self.session.now) {
-            // The client has cancelled while it waited, and what it asked for has not begun.
-            self.handle.at_rest();
-            let now = self.session.now;
-            self.pool
-                .give_back(Connection { backend, stream }, &Work::default(), now);
-            if matches!(self.session.phase(), Phase::Queued(_)) {
-                self.session.enter(Phase::Idle);
-            }
-            return self.refuse_request();
-        }
-        self.session
-            .take_connection(backend, (&*plan).into(), check, &mut self.out);
-        self.server = Some(stream);
-        if self.session.phase() == Phase::Tuning {
-            let limit = self.asked_since.after(plan.query_wait_timeout);
-            let answer = self.session.now.after(plan.connect_timeout);
-            self.server_deadline = Some(answer.min(limit));
-        }
-        self.deliver(&[])
     }
 
     fn serve_server(&mut self) -> Result<(), Ending> {
@@ -591,110 +334,8 @@ impl Driver {
         self.deliver(&[])
     }
 
-    /// A statement of the pooler's own has failed.
-    fn attend_to_spoiled(&mut self) -> Result<(), Ending> {
-        let Some(lent) = &mut self.session.lent else {
-            return Ok(());
-        };
-        let Some(why) = lent.spoiled.take_if(|_| lent.expected.is_empty()) else {
-            return Ok(());
-        };
-        if self.session.phase() == Phase::Cleaning {
-            return self.lose_server(&why);
-        }
-        Err(Ending::SettingsRefused(why))
-    }
-
-    /// The server connection is of no more use. What that means for the client depends on what it was
-    /// doing.
-    fn lose_server(&mut self, how: &str) -> Result<(), Ending> {
-        let phase = self.session.phase();
-        let ended = self.session.lent.as_ref().is_some_and(|lent| lent.ended);
-        match phase {
-            // Nothing of the client's has been sent on it: take another.
-            Phase::Tuning if !self.session.abandoned && !self.session.has_served() => {
-                self.write_off(how);
-                self.session.enter(Phase::Queued(self.asked_since));
-                Ok(())
-            }
-            // The client has its reply already.
-            Phase::Cleaning | Phase::Returning => {
-                self.write_off(how);
-                Ok(())
-            }
-            _ if ended => Err(Ending::ServerLeft),
-            _ => Err(Ending::ServerLost(how.to_owned())),
-        }
-    }
-
-    /// Gives the clean connection back to its pool.
-    fn return_connection(&mut self) {
-        let tainted = self
-            .session
-            .lent
-            .as_ref()
-            .is_some_and(|lent| lent.backend.key.is_tainted());
-        if tainted {
-            return self.write_off("a cancel request may still be on its way to it");
-        }
-        if self.handle.at_rest() {
-            // A CancelRequest is on its way to this backend. Nobody else may get it before it has
-            // arrived.
-            self.await_cancel();
-            return;
-        }
-        self.server_deadline = None;
-        let (Some(backend), Some(stream)) = (self.session.give_up_connection(), self.server.take())
-        else {
-            return;
-        };
-        let work = self.take_work();
-        let now = self.session.now;
-        self.pool
-            .give_back(Connection { backend, stream }, &work, now);
-    }
-
-    /// Waits until no CancelRequest is on its way to the session's backend; false if one is stuck.
-    fn await_cancel_requests(&self) -> bool {
-        let Some(lent) = &self.session.lent else {
-            return true;
-        };
-        let key = &lent.backend.key;
-        let deadline = Moment::now().after(SETTLE_LIMIT);
-        while key.is_being_cancelled() && deadline > Moment::now() {
-            let _ = wait(None, None, Some(deadline));
-        }
-        !key.is_being_cancelled()
-    }
-
-    fn await_cancel(&mut self) {
-        if !self.await_cancel_requests() {
-            self.write_off("a cancel request is stuck on its way to it");
-        } else {
-            // The signal has been sent; one round trip later it has been taken notice of.
-            self.session.clean_once_more(&mut self.out);
-            self.server_deadline = Some(Moment::now().after(SETTLE_LIMIT));
-        }
-    }
-
-    /// Closes the server connection and tells the pool.
-    fn write_off(&mut self, why: &str) {
-        self.server_deadline = None;
-        self.out.server.clear();
-        self.handle.at_rest();
-        let Some(backend) = self.session.give_up_connection() else {
-            return;
-        };
-        let Some(stream) = self.server.take() else {
-            return;
-        };
-        Connection { backend, stream }.close(why);
-        let work = self.take_work();
-        self.pool.write_off(&work);
-    }
-
     /// Writes what the last step wants written; what does not fit is owed.
-    fn deliver(&mut self, input: &[u8]) -> Result<(), Ending> {
+    pub(super) fn deliver(&mut self, input: &[u8]) -> Result<(), Ending> {
         if !self.out.server.is_empty() {
             match (&mut self.session.lent, &self.server) {
                 (Some(lent), Some(stream)) => {
@@ -730,7 +371,7 @@ impl Driver {
     }
 
     /// What the session has done since the pool was last told; the handle is told here.
-    fn take_work(&mut self) -> Work {
+    pub(super) fn take_work(&mut self) -> Work {
         let work = std::mem::take(&mut self.session.work);
         let handle = &self.handle;
         handle.transactions.add(work.transactions);
@@ -738,196 +379,4 @@ impl Driver {
         handle.errors.add(work.errors);
         work
     }
-
-    /// Ends the session: the client's last words go out, the server connection is settled, and then the
-    /// client's side is closed so that the words arrive.
-    fn end(mut self, ending: &Ending) {
-        self.leave_queue();
-        if self.session.phase() != Phase::Idle && self.session.lent.is_none() {
-            self.session.enter(Phase::Idle);
-        }
-        let mut words = std::mem::take(&mut self.session.client.owed);
-        let reachable = !matches!(ending, Ending::Gone(_));
-        if reachable && self.session.client_is_between_messages() {
-            words.extend_from_slice(&ending.message());
-        }
-        if reachable && !words.is_empty() {
-            if let Ok(n) = self.client.send(&words) {
-                words.drain(..n);
-            }
-        }
-        self.settle_server(ending);
-        let work = self.take_work();
-        self.pool.add_work(&work);
-        self.handle.show(Activity::Idle);
-        if reachable {
-            self.client.finish(&words, LAST_WORDS_LIMIT);
-        }
-    }
-
-    /// Brings the server connection back to its pool, or closes it.
-    fn settle_server(&mut self, ending: &Ending) {
-        if self.server.is_none() {
-            return;
-        }
-        self.out.client.clear();
-        let usable = !matches!(
-            ending,
-            Ending::ServerLeft
-                | Ending::ServerLost(_)
-                | Ending::ServerConfused(_)
-                | Ending::SettingsRefused(_)
-        );
-        if !usable || !self.session.abandon(&mut self.out) {
-            let running = self
-                .session
-                .lent
-                .as_ref()
-                .is_some_and(|lent| !lent.expected.is_empty());
-            if usable && running {
-                self.cancel_own_query();
-            }
-            return self.write_off(&ending.to_string());
-        }
-        // Who said good-bye wants what it asked for to be done; who vanished does not.
-        let patient = matches!(ending, Ending::Left) && self.house.stage() == Stage::Open;
-        if self.deliver(&[]).is_err() {
-            return self.write_off("it could not be written to");
-        }
-        let running = self
-            .session
-            .lent
-            .as_ref()
-            .is_some_and(|lent| !lent.expected.is_empty());
-        if running && !patient && self.session.phase() == Phase::Serving {
-            self.cancel_own_query();
-        }
-        let limit = Moment::now().after(SETTLE_LIMIT);
-        let deadline = if patient { None } else { Some(limit) };
-        while self.server.is_some() {
-            if self.session.phase() == Phase::Cleaning && self.server_deadline.is_none() {
-                self.server_deadline = Some(Moment::now().after(CLEAN_LIMIT));
-            }
-            if self.session.phase() == Phase::Returning {
-                self.return_connection();
-                if self.deliver(&[]).is_err() {
-                    return self.write_off("it could not be written to");
-                }
-                continue;
-            }
-            let Some(stream) = &self.server else { return };
-            let owes = self
-                .session
-                .lent
-                .as_ref()
-                .is_some_and(|lent| !lent.side.owed.is_empty());
-            let interest = Interest {
-                read: true,
-                write: owes,
-            };
-            let until = match (self.server_deadline, deadline) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
-            let woken = wait(None, Some((stream.fd(), interest)), until);
-            self.session.now = Moment::now();
-            match woken {
-                Ok(Woken::Told) if self.handle.told() & (told::STOP | told::CUT) == 0 => {}
-                Ok(Woken::Ready { server, .. }) => {
-                    if self.on_server(server).is_err() {
-                        return self.write_off("it was lost while it was being cleaned");
-                    }
-                }
-                Ok(Woken::Told | Woken::Deadline) | Err(_) => {
-                    // There may have been more than one query.
-                    if self.session.phase() == Phase::Serving {
-                        self.cancel_own_query();
-                    }
-                    return self.write_off("it could not be cleaned in time");
-                }
-            }
-        }
-    }
-
-    /// Cancels what the session's own client left running.
-    fn cancel_own_query(&mut self) {
-        let Some(lent) = &self.session.lent else {
-            return;
-        };
-        let key = Arc::clone(&lent.backend.key);
-        let sockets = self.plan.1.sockets;
-        if let Err(error) = cancel::send(&key, &sockets, SETTLE_LIMIT) {
-            key.taint();
-            log::warn!(
-                "{} could not cancel the query of a client that is gone, pid={}: {error}",
-                self.session.tag(),
-                key.process_id
-            );
-        }
-    }
-}
-
-/// What a client is told when no server connection is to be had.
-pub fn no_server(why: &NotLent) -> String {
-    let cause = match why {
-        NotLent::TimedOut => {
-            "Timeout occurred while waiting free connection from pool (query_wait_timeout)".to_owned()
-        }
-        NotLent::Failed(error) => match &**error {
-            ConnectError::OutOfDescriptors(_) => {
-                return format!(
-                    "Connection pooler local resource exhausted: {error}. Please try again later."
-                );
-            }
-            ConnectError::TimedOut => {
-                "Timeout occurred while creating a new connection to postgresql (postgresql_login_timeout)"
-                    .to_owned()
-            }
-            error => format!(
-                "Error occurred while creating a new connection to postgresql (postgresql_login_error): {error}"
-            ),
-        },
-        NotLent::Closed => "the pool was removed".to_owned(),
-        NotLent::Told => "interrupted".to_owned(),
-    };
-    format!(
-        "Could not get a database connection from the pool. All servers may be busy or down. Error details: {cause}. Please try again later."
-    )
-}
-
-/// Writes pieces behind what is owed already; true bytes written are returned.
-fn write_pieces(
-    stream: &Stream,
-    pieces: &mut Pieces,
-    input: &[u8],
-    side: &mut Side,
-) -> io::Result<u64> {
-    let mut written = 0;
-    if side.owed.is_empty() {
-        written = match pieces.single(input) {
-            Some(slice) => stream.send(slice)?,
-            None => {
-                let mut slices = [IoSlice::new(&[]); MOST_SLICES];
-                let mut count = 0;
-                for (place, slice) in slices.iter_mut().zip(pieces.slices(input)) {
-                    *place = slice;
-                    count += 1;
-                }
-                stream.send_pieces(&slices[..count])?
-            }
-        };
-    }
-    let owed_before = side.owed.len();
-    pieces.settle(input, written, &mut side.owed);
-    Ok((written + side.owed.len() - owed_before) as u64)
-}
-
-fn write_owed(stream: &Stream, owed: &mut Vec<u8>) -> io::Result<()> {
-    let n = stream.send(owed)?;
-    if n == owed.len() {
-        *owed = Vec::new();
-    } else {
-        owed.drain(..n);
-    }
-    Ok(())
 }

@@ -5,6 +5,9 @@ use std::fmt;
 use crate::wire::error::{Severity, error_response};
 use crate::wire::sqlstate::{self, SqlState};
 
+use super::lend::NotLent;
+use crate::server::login::ConnectError;
+
 /// Why a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
@@ -103,4 +106,32 @@ impl fmt::Display for Ending {
             },
         }
     }
+}
+
+/// What a client is told when no server connection is to be had.
+pub fn no_server(why: &NotLent) -> String {
+    let cause = match why {
+        NotLent::TimedOut => {
+            "Timeout occurred while waiting free connection from pool (query_wait_timeout)".to_owned()
+        }
+        NotLent::Failed(error) => match &**error {
+            ConnectError::OutOfDescriptors(_) => {
+                return format!(
+                    "Connection pooler local resource exhausted: {error}. Please try again later."
+                );
+            }
+            ConnectError::TimedOut => {
+                "Timeout occurred while creating a new connection to postgresql (postgresql_login_timeout)"
+                    .to_owned()
+            }
+            error => format!(
+                "Error occurred while creating a new connection to postgresql (postgresql_login_error): {error}"
+            ),
+        },
+        NotLent::Closed => "the pool was removed".to_owned(),
+        NotLent::Told => "interrupted".to_owned(),
+    };
+    format!(
+        "Could not get a database connection from the pool. All servers may be busy or down. Error details: {cause}. Please try again later."
+    )
 }

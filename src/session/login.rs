@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::authenticate::refused;
 use super::client_settings::{self, Unsettled};
-use super::driver::no_server;
+use super::ending::no_server;
 use super::guest::{Guest, Resting, What};
 use super::house::{House, Place, Stage};
 use super::lend::NotLent;
@@ -18,7 +19,7 @@ use super::session::Session;
 use crate::auth::challenge::{Challenge, StandIn};
 use crate::auth::hba::{self, Client, Transport};
 use crate::auth::md5::{self, Md5Challenge};
-use crate::auth::{self, ClientKey, Outcome, ServerExchange, Verifier};
+use crate::auth::{self, Verifier};
 use crate::config::{PasswordKind, Settings};
 use crate::net::address::Address;
 use crate::net::clock::Moment;
@@ -27,20 +28,15 @@ use crate::net::stream::Stream;
 use crate::pool::pool::Pool;
 use crate::pool::waiter::Waiter;
 use crate::server::cancel;
-use crate::server::messages::{self, NoMessage};
+use crate::server::messages::NoMessage;
 use crate::server::parameters::Parameters;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::{Severity, error_response};
-use crate::wire::frame::c_string;
-use crate::wire::frontend;
 use crate::wire::sqlstate::{self, SqlState};
 use crate::wire::startup::{self, FirstPacket, Startup};
 
 /// The names of the database that is the console.
 pub const CONSOLE_DATABASES: [&str; 2] = ["pgdoorman", "pgbouncer"];
-
-/// The longest password message, in bytes.
-const LONGEST_PASSWORD: usize = 64 * 1024;
 
 /// How long a CancelRequest may take to reach PostgreSQL.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
@@ -68,7 +64,7 @@ pub enum Refusal {
     Forwarded(crate::wire::error::ErrorFields),
 }
 
-fn say(code: SqlState, words: impl Into<String>) -> Refusal {
+pub(super) fn say(code: SqlState, words: impl Into<String>) -> Refusal {
     let words = words.into();
     Refusal::Words {
         code,
@@ -194,7 +190,7 @@ impl Arrived {
     }
 }
 
-struct Login<'a> {
+pub(super) struct Login<'a> {
     house: &'a Arc<House>,
     settings: &'a Settings,
     id: u64,
@@ -417,101 +413,6 @@ impl Login<'_> {
         })
     }
 
-    /// Lets the client prove who it is, and says it is in. Returns the key it proved to have, if the
-    /// method shows one.
-    fn prove(
-        &self,
-        dialogue: &mut Dialogue<'_>,
-        user: &str,
-        challenge: Challenge,
-        doom: Option<String>,
-    ) -> Result<Option<ClientKey>, Refusal> {
-        let doomed = |otherwise: &str| refused(user, doom.as_deref().unwrap_or(otherwise));
-        let mut answer = Vec::new();
-        let key = match challenge {
-            Challenge::Nothing => None,
-            Challenge::Md5(challenge) => {
-                backend::authentication_md5(&mut answer, challenge.salt());
-                dialogue.send(&answer)?;
-                let response = self.password_message(dialogue)?;
-                let response = response.strip_suffix(b"\0").unwrap_or(&response);
-                let right = challenge.check(response).unwrap_or(false);
-                if !right {
-                    return Err(doomed("the password is wrong"));
-                }
-                None
-            }
-            Challenge::Scram(exchange) => {
-                let outcome = self.scram(dialogue, user, exchange)?;
-                let Outcome::Proven {
-                    server_final,
-                    client_key,
-                } = outcome
-                else {
-                    return Err(doomed("the password is wrong"));
-                };
-                backend::authentication_sasl_final(&mut answer, &server_final);
-                dialogue.send(&answer)?;
-                Some(client_key)
-            }
-        };
-        answer.clear();
-        backend::authentication_ok(&mut answer);
-        dialogue.send(&answer)?;
-        Ok(key)
-    }
-
-    fn password_message(&self, dialogue: &mut Dialogue<'_>) -> Result<Vec<u8>, Refusal> {
-        let message = messages::next(dialogue, LONGEST_PASSWORD)?;
-        match message.kind {
-            frontend::PASSWORD => Ok(message.body),
-            frontend::TERMINATE => Err(Refusal::Silent("it left during login".into())),
-            other => Err(say(
-                sqlstate::PROTOCOL_VIOLATION,
-                format!(
-                    "expected a password, got a message of type \"{}\"",
-                    other.escape_ascii()
-                ),
-            )),
-        }
-    }
-
-    fn scram(
-        &self,
-        dialogue: &mut Dialogue<'_>,
-        user: &str,
-        mut exchange: ServerExchange,
-    ) -> Result<Outcome, Refusal> {
-        let mut answer = Vec::new();
-        backend::authentication_sasl(&mut answer, &[auth::scram::MECHANISM]);
-        dialogue.send(&answer)?;
-        let first = self.password_message(dialogue)?;
-        let malformed = || {
-            say(
-                sqlstate::PROTOCOL_VIOLATION,
-                "malformed SASLInitialResponse message",
-            )
-        };
-        let (mechanism, rest) = c_string(&first).ok_or_else(malformed)?;
-        if mechanism != auth::scram::MECHANISM.as_bytes() {
-            return Err(say(
-                sqlstate::PROTOCOL_VIOLATION,
-                "client selected an invalid SASL authentication mechanism",
-            ));
-        }
-        let (length, data) = crate::wire::frame::int32(rest).ok_or_else(malformed)?;
-        if usize::try_from(length) != Ok(data.len()) {
-            return Err(malformed());
-        }
-        let failed = |error: auth::ScramError| refused(user, &error.to_string());
-        let server_first = exchange.client_first(data).map_err(failed)?;
-        answer.clear();
-        backend::authentication_sasl_continue(&mut answer, &server_first);
-        dialogue.send(&answer)?;
-        let last = self.password_message(dialogue)?;
-        exchange.client_final(&last).map_err(failed)
-    }
-
     fn console(
         &self,
         dialogue: &mut Dialogue<'_>,
@@ -613,15 +514,6 @@ impl Login<'_> {
             self.house.sessions.leave(handle.id);
         }
         Ok(sent?)
-    }
-}
-
-fn refused(user: &str, why: &str) -> Refusal {
-    let words = auth::refusal(user);
-    Refusal::Words {
-        code: sqlstate::INVALID_PASSWORD,
-        log: format!("{words}: {why}"),
-        words,
     }
 }
 

@@ -4,6 +4,8 @@
 //! Knows nothing of upgrades or of what the console says.
 
 pub mod accept;
+mod authenticate;
+mod borrow;
 pub mod client_settings;
 pub mod console;
 pub mod driver;
@@ -19,3 +21,5 @@ pub mod relay;
     reason = "the file is the value: one session"
 )]
 pub mod session;
+mod settle;
+mod transfer;

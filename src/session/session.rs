@@ -18,7 +18,7 @@ use crate::server::parameters::Parameters;
 use crate::server::prepared::Statement;
 use crate::server::traces::Scan;
 
-/// What a session is doing. Changed only by [`Session::enter`].
+/// What a session is doing. Changed only by `Session::enter`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// It has no server connection and needs none.

@@ -1,0 +1,281 @@
+//! How a session gets a server connection and gives it back: at once or from the queue, tried and tuned or
+//! lost and replaced, returned clean or written off.
+//!
+//! The invariant: a connection that was lent is given back or written off exactly once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::driver::{Driver, SETTLE_LIMIT};
+use super::ending::{Ending, no_server};
+use super::lend::{self, NotLent};
+use super::registry::told;
+use super::session::Phase;
+use crate::net::clock::Moment;
+use crate::net::wait::wait;
+use crate::pool::pool::{NoConnection, Request};
+use crate::pool::totals::Work;
+use crate::server::backend::Connection;
+use crate::server::login::ConnectError;
+use crate::wire::sqlstate;
+
+impl Driver {
+    /// Takes a server connection if one lies idle; true if it serves at once. Else the session is queued
+    /// or tunes.
+    pub(super) fn take_server_at_once(&mut self) -> Result<bool, Ending> {
+        self.starved = false;
+        self.asked_since = self.session.now;
+        self.refresh_plan()?;
+        match lend::obtain_at_once(&self.pool, &self.handle.waiter) {
+            Ok(Some(connection)) => {
+                self.lend(connection)?;
+                Ok(self.session.phase() == Phase::Serving)
+            }
+            Ok(None) => {
+                self.handle.queued();
+                self.in_queue = true;
+                self.session.enter(Phase::Queued(self.session.now));
+                Ok(false)
+            }
+            Err(why) => Err(self.without_server(&why)),
+        }
+    }
+
+    /// Takes notice of a new plan, or of the pool's end.
+    pub(super) fn refresh_plan(&mut self) -> Result<(), Ending> {
+        if let Some(plan) = self.pool.plan_unless(self.plan.0) {
+            self.plan = plan;
+            if self.pool.is_closed() {
+                self.find_pool()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pool was removed; it may have come back under the same name.
+    pub(super) fn find_pool(&mut self) -> Result<(), Ending> {
+        self.pool = self
+            .house
+            .pools
+            .find(&self.session.database, &self.session.user)
+            .ok_or(Ending::PoolRemoved)?;
+        self.plan = (0, self.pool.plan());
+        Ok(())
+    }
+
+    pub(super) fn wait_in_queue(&mut self, since: Moment) -> Result<(), Ending> {
+        self.asked_since = since;
+        let deadline = since.after(self.plan.1.query_wait_timeout);
+        let told_to_leave = told::STOP | told::CUT | told::CANCEL | told::MOVE;
+        if !self.in_queue {
+            // It waited in another process, or another life: its place is by when it came.
+            self.handle.queued();
+            match self.pool.request_since(&self.handle.waiter, since) {
+                Ok(Request::Met(connection)) => return self.lend(connection),
+                Ok(Request::Queued) => self.in_queue = true,
+                Err(NoConnection::Closed) if self.find_pool().is_ok() => return Ok(()),
+                Err(why) => return Err(self.without_server(&why.into())),
+            }
+        }
+        let (handle, client) = (Arc::clone(&self.handle), &self.client);
+        let look_up = || handle.told() & told_to_leave != 0 || client.has_hung_up();
+        let outcome = lend::wait(&self.pool, &self.handle.waiter, deadline, &look_up);
+        self.in_queue = false;
+        match outcome {
+            Ok(connection) => {
+                self.session.now = Moment::now();
+                let waited = self.session.now.since(since);
+                self.session.work.wait_micros +=
+                    u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+                if waited >= Duration::from_millis(500) {
+                    log::warn!(
+                        "{} slow checkout: {waited:?} pid={}",
+                        self.session.tag(),
+                        connection.backend.key.process_id
+                    );
+                }
+                self.lend(connection)
+            }
+            Err(NotLent::Told) => {
+                let flags = self.handle.told();
+                if flags & (told::STOP | told::CUT | told::CANCEL) == 0 && flags & told::MOVE != 0 {
+                    return Err(Ending::Moves);
+                }
+                self.handle.at_rest();
+                self.session.enter(Phase::Idle);
+                if self.client.has_hung_up() {
+                    return Err(Ending::Gone("connection closed".into()));
+                }
+                if flags & told::CANCEL != 0 {
+                    self.handle.heeded(told::CANCEL);
+                    return self.refuse_request();
+                }
+                Ok(())
+            }
+            Err(NotLent::Closed) if self.find_pool().is_ok() => {
+                self.session.enter(Phase::Idle);
+                Ok(())
+            }
+            Err(why) => Err(self.without_server(&why)),
+        }
+    }
+
+    /// The client has cancelled a request that waited in the queue.
+    pub(super) fn refuse_request(&mut self) -> Result<(), Ending> {
+        self.session.refuse_request(
+            sqlstate::QUERY_CANCELED,
+            "canceling statement due to user request",
+            &mut self.out,
+        );
+        self.deliver(&[])
+    }
+
+    pub(super) fn without_server(&self, why: &NotLent) -> Ending {
+        let code = match why {
+            NotLent::Failed(error) if matches!(**error, ConnectError::OutOfDescriptors(_)) => {
+                sqlstate::INSUFFICIENT_RESOURCES
+            }
+            NotLent::Closed => return Ending::PoolRemoved,
+            _ => sqlstate::TOO_MANY_CONNECTIONS,
+        };
+        Ending::NoServer(no_server(why), code)
+    }
+
+    /// The session gets a server connection.
+    pub(super) fn lend(&mut self, connection: Connection) -> Result<(), Ending> {
+        let plan = Arc::clone(&self.plan.1);
+        let Connection { backend, stream } = connection;
+        let check = plan
+            .idle_check
+            .is_some_and(|limit| self.session.now.since(backend.used_at) > limit);
+        if self.handle.running(&backend.key, self.session.now) {
+            // The client has cancelled while it waited, and what it asked for has not begun.
+            self.handle.at_rest();
+            let now = self.session.now;
+            self.pool
+                .give_back(Connection { backend, stream }, &Work::default(), now);
+            if matches!(self.session.phase(), Phase::Queued(_)) {
+                self.session.enter(Phase::Idle);
+            }
+            return self.refuse_request();
+        }
+        self.session
+            .take_connection(backend, (&*plan).into(), check, &mut self.out);
+        self.server = Some(stream);
+        if self.session.phase() == Phase::Tuning {
+            let limit = self.asked_since.after(plan.query_wait_timeout);
+            let answer = self.session.now.after(plan.connect_timeout);
+            self.server_deadline = Some(answer.min(limit));
+        }
+        self.deliver(&[])
+    }
+
+    /// A statement of the pooler's own has failed.
+    pub(super) fn attend_to_spoiled(&mut self) -> Result<(), Ending> {
+        let Some(lent) = &mut self.session.lent else {
+            return Ok(());
+        };
+        let Some(why) = lent.spoiled.take_if(|_| lent.expected.is_empty()) else {
+            return Ok(());
+        };
+        if self.session.phase() == Phase::Cleaning {
+            return self.lose_server(&why);
+        }
+        Err(Ending::SettingsRefused(why))
+    }
+
+    /// The server connection is of no more use. What that means for the client depends on what it was
+    /// doing.
+    pub(super) fn lose_server(&mut self, how: &str) -> Result<(), Ending> {
+        let phase = self.session.phase();
+        let ended = self.session.lent.as_ref().is_some_and(|lent| lent.ended);
+        match phase {
+            // Nothing of the client's has been sent on it: take another.
+            Phase::Tuning if !self.session.abandoned && !self.session.has_served() => {
+                self.write_off(how);
+                self.session.enter(Phase::Queued(self.asked_since));
+                Ok(())
+            }
+            // The client has its reply already.
+            Phase::Cleaning | Phase::Returning => {
+                self.write_off(how);
+                Ok(())
+            }
+            _ if ended => Err(Ending::ServerLeft),
+            _ => Err(Ending::ServerLost(how.to_owned())),
+        }
+    }
+
+    /// Gives the clean connection back to its pool.
+    pub(super) fn return_connection(&mut self) {
+        let tainted = self
+            .session
+            .lent
+            .as_ref()
+            .is_some_and(|lent| lent.backend.key.is_tainted());
+        if tainted {
+            return self.write_off("a cancel request may still be on its way to it");
+        }
+        if self.handle.at_rest() {
+            // A CancelRequest is on its way to this backend. Nobody else may get it before it has
+            // arrived.
+            self.await_cancel();
+            return;
+        }
+        self.server_deadline = None;
+        let (Some(backend), Some(stream)) = (self.session.give_up_connection(), self.server.take())
+        else {
+            return;
+        };
+        let work = self.take_work();
+        let now = self.session.now;
+        self.pool
+            .give_back(Connection { backend, stream }, &work, now);
+    }
+
+    /// Waits until no CancelRequest is on its way to the session's backend; false if one is stuck.
+    pub(super) fn await_cancel_requests(&self) -> bool {
+        let Some(lent) = &self.session.lent else {
+            return true;
+        };
+        let key = &lent.backend.key;
+        let deadline = Moment::now().after(SETTLE_LIMIT);
+        while key.is_being_cancelled() && deadline > Moment::now() {
+            let _ = wait(None, None, Some(deadline));
+        }
+        !key.is_being_cancelled()
+    }
+
+    pub(super) fn await_cancel(&mut self) {
+        if !self.await_cancel_requests() {
+            self.write_off("a cancel request is stuck on its way to it");
+        } else {
+            // The signal has been sent; one round trip later it has been taken notice of.
+            self.session.clean_once_more(&mut self.out);
+            self.server_deadline = Some(Moment::now().after(SETTLE_LIMIT));
+        }
+    }
+
+    /// Closes the server connection and tells the pool.
+    pub(super) fn write_off(&mut self, why: &str) {
+        self.server_deadline = None;
+        self.out.server.clear();
+        self.handle.at_rest();
+        let Some(backend) = self.session.give_up_connection() else {
+            return;
+        };
+        let Some(stream) = self.server.take() else {
+            return;
+        };
+        Connection { backend, stream }.close(why);
+        let work = self.take_work();
+        self.pool.write_off(&work);
+    }
+
+    /// Gives up the place in the queue, if there is one; it can be had again by the time it was taken.
+    pub(super) fn leave_queue(&mut self) {
+        if std::mem::take(&mut self.in_queue) {
+            self.pool.leave(&self.handle.waiter);
+        }
+    }
+}
