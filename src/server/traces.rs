@@ -35,6 +35,8 @@ impl Traces {
     pub const LOCKS: Traces = Traces(1 << 6);
     /// The text spoke of a default: a SET may have gone back to one.
     pub const DEFAULTING: Traces = Traces(1 << 8);
+    /// The text spoke of discarding or deallocating: the server may forget prepared statements.
+    pub const FORGETTING: Traces = Traces(1 << 9);
     /// Could be anything.
     pub const EVERYTHING: Traces = Traces(1 << 7);
 
@@ -55,7 +57,8 @@ impl Traces {
 
     /// Whether the set is empty of everything that needs undoing.
     pub fn is_clean(self) -> bool {
-        let harmless = Traces::HOLDING.0 | Traces::CURSORS.0 | Traces::DEFAULTING.0;
+        let harmless =
+            Traces::HOLDING.0 | Traces::CURSORS.0 | Traces::DEFAULTING.0 | Traces::FORGETTING.0;
         self.0 & !harmless == 0 && !self.holds_cursors()
     }
 
@@ -135,7 +138,7 @@ impl Traces {
 }
 
 /// Words in a statement's text and what they are taken for.
-const WORDS: [(&str, Traces); 5] = [
+const WORDS: [(&str, Traces); 7] = [
     ("set_config", Traces::SETTINGS),
     // pg_advisory_lock and its kin; those with _xact_ end with the transaction and do not match.
     ("advisory_lock", Traces::LOCKS),
@@ -143,6 +146,8 @@ const WORDS: [(&str, Traces); 5] = [
     ("temp", Traces::TEMPORARY),
     ("hold", Traces::HOLDING),
     ("default", Traces::DEFAULTING),
+    ("discard", Traces::FORGETTING),
+    ("deallocate", Traces::FORGETTING),
 ];
 
 /// Bytes of the longest word, less one: what has to be remembered between two chunks of a text.

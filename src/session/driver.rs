@@ -190,6 +190,9 @@ impl Driver {
             let bytes = std::mem::take(&mut self.session.client.unread);
             return self.serve_client(Input::Growing(bytes));
         }
+        if self.session.phase() == Phase::Serving {
+            self.end_turn()?;
+        }
         let reads_client = self.session.reads_client() && self.session.client.owed.is_empty();
         let client = Interest {
             read: reads_client,
@@ -221,6 +224,18 @@ impl Driver {
             }
             Err(error) => Err(Ending::Gone(error.to_string())),
         }
+    }
+
+    /// The session may have nothing more to do on its server connection without a reply that says so: the
+    /// client has brought a copy to its end that had failed before.
+    fn end_turn(&mut self) -> Result<(), Ending> {
+        self.session.end_turn(&mut self.out);
+        match self.session.phase() {
+            Phase::Returning => self.return_connection(),
+            Phase::Cleaning => self.server_deadline = Some(Moment::now().after(CLEAN_LIMIT)),
+            _ => {}
+        }
+        self.deliver(&[])
     }
 
     /// Does what the session was told.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::expected::{Expected, Reply};
 use super::pieces::Output;
+use super::unsettled::Unsettled;
 use crate::net::clock::Moment;
 use crate::pool::plan::Mode;
 use crate::server::backend::Backend;
@@ -41,6 +42,7 @@ impl Session {
             backend,
             side: Side::default(),
             expected: std::collections::VecDeque::new(),
+            unsettled: Unsettled::default(),
             skipping: false,
             copying_in: false,
             batch_open: false,
@@ -133,9 +135,11 @@ impl Session {
             lent.backend.reported = Arc::clone(&self.told);
             return;
         }
-        for (name, value) in lent.backend.reported.differing_from(&self.told) {
-            out.client
-                .write(|own| backend::parameter_status(own, name.as_bytes(), value));
+        if !self.abandoned {
+            for (name, value) in lent.backend.reported.differing_from(&self.told) {
+                out.client
+                    .write(|own| backend::parameter_status(own, name.as_bytes(), value));
+            }
         }
         self.told = Arc::clone(&lent.backend.reported);
     }
@@ -270,7 +274,8 @@ impl Session {
         let Some(lent) = &mut self.lent else { return };
         let names = std::mem::take(&mut lent.asked);
         let answers = std::mem::take(&mut lent.answers);
-        let [before, after] = answers.as_slice() else {
+        // Between the two, what undoes may have rows of its own.
+        let [before, .., after] = answers.as_slice() else {
             return;
         };
         let mut own = Parameters::default();
@@ -306,7 +311,23 @@ impl Session {
         if half_sent || lent.ended || lent.spoiled.is_some() {
             return false;
         }
-        if lent.copying_in {
+        lent.side.frame.dropped = true;
+        self.end_for_client(out);
+        self.end_turn(out);
+        true
+    }
+
+    /// Ends what the client has begun and, being gone, cannot end: a copy, a batch.
+    pub(super) fn end_for_client(&mut self, out: &mut Output) {
+        let Some(lent) = &mut self.lent else { return };
+        // The last word of an open batch may turn out to copy, and nothing but this would end that.
+        // Outside of a copy the server passes it over.
+        let may_copy = lent.batch_open
+            && lent
+                .expected
+                .iter()
+                .any(|expected| expected.reply == Reply::Execute);
+        if lent.copying_in || may_copy {
             lent.copying_in = false;
             out.server
                 .write(|own| frontend::copy_fail(own, "the client is gone"));
@@ -325,8 +346,6 @@ impl Session {
                 lent.expected.push_back(Expected::swallow(Reply::Ready));
             }
         }
-        self.end_turn(out);
-        true
     }
 
     /// Gives the server connection up: the session has none and is idle.

@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`expected`] | the queue of replies a client still expects |
+//! | [`unsettled`] | what is known only when a batch under way has been answered |
 //! | [`pieces`] | what a step wants written, without copying what is only passed on |
 //! | [`requests`] | a step over what the client sent |
 //! | [`replies`] | a step over what the server sent |
@@ -15,6 +16,7 @@ pub mod lending;
 pub mod pieces;
 pub mod replies;
 pub mod requests;
+pub mod unsettled;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::expected::{Deliver, Expected, Reply, Undo};
 use super::pieces::Output;
+use super::unsettled::Open;
 use crate::pool::statements::Statements;
 use crate::server::prepared::{PREFIX, Statement};
 use crate::server::traces::{self, Scan, Traces};
@@ -26,7 +27,7 @@ pub const LONGEST_STATEMENT: usize = 256 * 1024 * 1024;
 const LONGEST_NAMES: usize = 8 * 1024;
 
 /// A message is awaited up to this many bytes before a server connection is taken for it; a larger one
-/// passes in parts.
+/// passes in parts, unless it is taken as a whole anyway.
 const PATIENCE: usize = 64 * 1024;
 
 /// Replies that may be outstanding before no more requests are read.
@@ -57,6 +58,8 @@ enum Step {
     Took(usize),
     NeedsMore,
     NeedsServer,
+    /// What the request means is known when the batches under way have been answered.
+    MustWait,
     Terminated,
 }
 
@@ -66,7 +69,9 @@ impl Session {
         match (self.phase(), &self.lent) {
             (Phase::Idle, _) => true,
             (Phase::Serving, Some(lent)) => {
-                lent.side.owed.is_empty() && lent.expected.len() < MOST_EXPECTED
+                lent.side.owed.is_empty()
+                    && lent.expected.len() < MOST_EXPECTED
+                    && !lent.unsettled.is_awaited()
             }
             _ => false,
         }
@@ -94,7 +99,7 @@ impl Session {
             };
             match self.request(head, at, &input[at..], statements, out)? {
                 Step::Took(n) => at += n,
-                Step::NeedsMore => break,
+                Step::NeedsMore | Step::MustWait => break,
                 Step::NeedsServer => return Ok((at, Wants::Server)),
                 Step::Terminated => return Ok((at + HEADER, Wants::End)),
             }
@@ -105,6 +110,14 @@ impl Session {
         Ok((at, Wants::More))
     }
 
+    /// Bytes of a message that are awaited before a server connection is taken for it.
+    fn patience(&self, head: Header) -> usize {
+        let whole = head.kind == frontend::PARSE
+            && self.rules.follow_statements
+            && head.body <= LONGEST_STATEMENT;
+        if whole { head.whole() } else { PATIENCE }
+    }
+
     /// Passes on, or drops, the next part of a message that did not fit.
     fn pass_part(&mut self, at: usize, rest: &[u8], out: &mut Output) -> usize {
         let frame = &mut self.client.frame;
@@ -112,7 +125,11 @@ impl Session {
         frame.left -= n;
         let last = frame.left == 0;
         if let (Some(scan), Some(lent)) = (&mut frame.scan, &mut self.lent) {
-            lent.backend.traces.add(scan.read(&rest[..n], last));
+            let found = scan.read(&rest[..n], last);
+            lent.backend.traces.add(found);
+            if found.has(Traces::FORGETTING) {
+                lent.unsettled.everything_in_last();
+            }
         }
         if last {
             frame.scan = None;
@@ -187,7 +204,7 @@ impl Session {
                 | frontend::COPY_DONE
                 | frontend::COPY_FAIL => self.begin(head, at, rest, true, out),
                 // Half a message must hold nothing but its own thread.
-                _ if rest.len() < head.whole().min(PATIENCE) => Step::NeedsMore,
+                _ if rest.len() < head.whole().min(self.patience(head)) => Step::NeedsMore,
                 _ => Step::NeedsServer,
             });
         };
@@ -201,7 +218,11 @@ impl Session {
                 let text = &text[..text.len().min(head.body)];
                 let whole = text.len() == head.body;
                 let mut scan = Scan::default();
-                lent.backend.traces.add(scan.read(text, whole));
+                let found = scan.read(text, whole);
+                lent.backend.traces.add(found);
+                if found.has(Traces::FORGETTING) {
+                    lent.unsettled.add(Open::Everything);
+                }
                 self.client.frame.scan = (!whole).then_some(scan);
                 let tame = whole && traces::is_tame_set(text.strip_suffix(b"\0").unwrap_or(text));
                 self.expect(Expected::forward(Reply::UntilReady { tame }), out);
@@ -272,6 +293,9 @@ impl Session {
                 lent.query_since = crate::net::clock::Moment::now();
                 lent.transaction_since.get_or_insert(lent.query_since);
             }
+            if expected.ends_batch() {
+                lent.unsettled.batch_sent();
+            }
             lent.expected.push_back(expected);
         }
         self.produce_own(out);
@@ -285,25 +309,46 @@ impl Session {
         }
         lent.skipping = false;
         lent.batch_open = false;
-        // Statements that had to make room are closed in front of a Sync of the client's: that costs no
-        // round trip, and no Bind of this batch can come after it.
+        self.expect(Expected::forward(Reply::Ready), out);
+    }
+
+    /// Closes statements that had to make room, in front of a batch of the client's: that costs no round
+    /// trip. Later in the batch the server might be copying, and take a Close for a broken protocol; and
+    /// with nothing under way, nothing can fail and leave the Close undone.
+    fn close_surplus(&mut self, out: &mut Output) {
+        let Some(lent) = &mut self.lent else { return };
+        if !lent.expected.is_empty() {
+            return;
+        }
+        let mut leaving = Vec::new();
         while let Some(number) = lent.backend.prepared.take_surplus() {
+            leaving.push(number);
+        }
+        for number in leaving {
             out.server.write(|own| {
                 write::message(own, frontend::CLOSE, |body| {
                     body.push(b'S');
                     write::c_string(body, format!("{PREFIX}{number}").as_bytes());
                 });
             });
-            lent.expected.push_back(Expected {
+            let undo = Undo {
+                not_closed: Some(number),
+                ..Undo::default()
+            };
+            let closed = Expected {
                 reply: Reply::Close,
                 deliver: Deliver::Swallow,
-                undo: Some(Box::new(Undo {
-                    not_closed: Some(number),
-                    ..Undo::default()
-                })),
-            });
+                undo: Some(Box::new(undo)),
+            };
+            self.expect(closed, out);
         }
-        self.expect(Expected::forward(Reply::Ready), out);
+    }
+
+    /// Whether a request that speaks of this name, and one that speaks of this statement, has to wait.
+    fn hangs_on(&mut self, name: Option<&[u8]>, statement: Option<&Statement>) -> bool {
+        let number = statement.map(|statement| statement.number);
+        let lent = self.lent.as_mut();
+        lent.is_some_and(|lent| lent.unsettled.concerns(name, number))
     }
 
     /// A Parse where statements do not follow their client: it passes as it is.
@@ -352,12 +397,18 @@ impl Session {
         let malformed = || Violation("invalid Parse message".to_owned());
         let (name, definition) = frame::c_string(body).ok_or_else(malformed)?;
         check_definition(definition).ok_or_else(malformed)?;
-        let known = self.statements.get(name);
-        let statement = match known {
+        let known = self.statements.get(name).cloned();
+        let statement = match &known {
             Some(known) if known.definition == definition => Arc::clone(known),
             _ => statements.intern(definition, self.rules.prepared_cache),
         };
-        let taken = known.filter(|_| !name.is_empty()).cloned();
+        // The unnamed statement is replaced, whatever it was.
+        let taken = known.filter(|_| !name.is_empty());
+        let hangs_on = Some(name).filter(|name| !name.is_empty());
+        if self.hangs_on(hangs_on, Some(taken.as_ref().unwrap_or(&statement))) {
+            return Ok(Step::MustWait);
+        }
+        self.close_surplus(out);
         if let Some(taken) = taken {
             // PostgreSQL refuses a name that is in use. Let it say so itself, at the right place: prepare
             // the statement under a name that it has.
@@ -392,8 +443,10 @@ impl Session {
                 write::c_string(own, server_name.as_bytes());
             });
             out.server.pass(start..start + definition.len());
+            lent.unsettled.add(Open::Statement(statement.number));
             Deliver::Forward
         };
+        lent.unsettled.add(Open::Name(name));
         self.expect(
             Expected {
                 reply: Reply::Parse,
@@ -410,9 +463,13 @@ impl Session {
         let limit = self.rules.prepared_per_server;
         let Some(lent) = &mut self.lent else { return };
         lent.backend.traces.add(statement.traces);
+        if statement.traces.has(Traces::FORGETTING) {
+            lent.unsettled.add(Open::Everything);
+        }
         if lent.backend.has_statement(statement, limit) {
             return;
         }
+        lent.unsettled.add(Open::Statement(statement.number));
         let name = statement.server_name();
         out.server
             .write(|own| parse_message(own, &name, &statement.definition));
@@ -471,7 +528,12 @@ impl Session {
         let statement = if of_portal || !self.rules.follow_statements {
             None
         } else {
-            self.statements.get(name).cloned()
+            let statement = self.statements.get(name).cloned();
+            if self.hangs_on(Some(name), statement.as_deref()) {
+                return Ok(Step::MustWait);
+            }
+            self.close_surplus(out);
+            statement
         };
         let Some(statement) = statement else {
             // A portal, or a name PostgreSQL knows or will complain about in its own words.
@@ -480,6 +542,9 @@ impl Session {
         };
         if head.kind == frontend::CLOSE {
             let meant = self.statements.remove(name);
+            if let Some(lent) = &mut self.lent {
+                lent.unsettled.add(Open::Name(name));
+            }
             let undo = Undo {
                 name: Some((name.to_vec(), meant)),
                 ..Undo::default()
