@@ -165,8 +165,7 @@ impl Backend {
         let number = statement.number;
         let has = self.prepared.touch(number)
             || if statement.is_large() {
-                self.prepared.add_passing(number);
-                false
+                self.prepared.add_passing(number)
             } else {
                 self.prepared.add(number, limit)
             };

@@ -65,9 +65,19 @@ impl Prepared {
         }
     }
 
-    /// Notes that a Parse for a large statement is on its way.
-    pub fn add_passing(&mut self, number: u64) {
+    /// Notes that a Parse for a large statement is on its way. True if the statement still stood on the
+    /// server, put aside, and needs no Parse.
+    pub fn add_passing(&mut self, number: u64) -> bool {
         self.passing.push(number);
+        self.take_from_surplus(number)
+    }
+
+    fn take_from_surplus(&mut self, number: u64) -> bool {
+        let place = self.surplus.iter().position(|&n| n == number);
+        if let Some(place) = place {
+            self.surplus.swap_remove(place);
+        }
+        place.is_some()
     }
 
     /// Puts large statements aside to be closed: the transaction that needed them is over.
@@ -81,10 +91,7 @@ impl Prepared {
     pub fn add(&mut self, number: u64, limit: usize) -> bool {
         self.tick += 1;
         self.statements.insert(number, self.tick);
-        let place = self.surplus.iter().position(|&n| n == number);
-        if let Some(place) = place {
-            self.surplus.swap_remove(place);
-        }
+        let still_stood = self.take_from_surplus(number);
         if self.statements.len() > limit.max(1) {
             let mut by_age: Vec<(u64, u64)> = self
                 .statements
@@ -99,13 +106,15 @@ impl Prepared {
                 self.surplus.push(number);
             }
         }
-        place.is_some()
+        still_stood
     }
 
     /// Notes that the Parse of the statement failed.
     pub fn forget(&mut self, number: u64) {
         self.statements.remove(&number);
         self.passing.retain(|&passing| passing != number);
+        // It may have made room already.
+        self.surplus.retain(|&surplus| surplus != number);
     }
 
     /// Notes that the server has forgotten all statements.

@@ -122,6 +122,9 @@ impl Driver {
             let bytes = std::mem::take(&mut self.session.client.unread);
             return self.serve_client(Input::Growing(bytes));
         }
+        if self.session.phase() == Phase::Serving {
+            self.end_turn()?;
+        }
         let reads_client = self.session.reads_client() && self.session.client.owed.is_empty();
         let client = Interest {
             read: reads_client,
@@ -158,6 +161,18 @@ impl Driver {
             }
             Err(error) => Err(Ending::Gone(error.to_string())),
         }
+    }
+
+    /// The session may have nothing more to do on its server connection without a reply that says so: the
+    /// client has brought a copy to its end that had failed before.
+    fn end_turn(&mut self) -> Result<(), Ending> {
+        self.session.end_turn(&mut self.out);
+        match self.session.phase() {
+            Phase::Returning => self.return_connection(),
+            Phase::Cleaning => self.server_deadline = Some(self.session.now.after(CLEAN_LIMIT)),
+            _ => {}
+        }
+        self.deliver(&[])
     }
 
     /// Does what the session was told.
@@ -226,9 +241,6 @@ impl Driver {
                 return self.lose_server(&error.to_string());
             }
         }
-        if ready.writable {
-            self.finish_turn()?;
-        }
         if (ready.readable || ready.hung_up) && self.session.reads_server() {
             return self.serve_server();
         }
@@ -259,7 +271,7 @@ impl Driver {
             match wants {
                 Wants::More => {
                     self.starved = self.session.reads_client();
-                    break self.finish_turn();
+                    break Ok(());
                 }
                 Wants::End => break Err(Ending::Left),
                 Wants::Server => match self.take_server_at_once() {
@@ -317,21 +329,6 @@ impl Driver {
             self.pool.add_work(&work);
         }
         self.attend_to_spoiled()
-    }
-
-    /// The last of what was on its way to the server has gone: was it all that kept the transaction's
-    /// connection here?
-    fn finish_turn(&mut self) -> Result<(), Ending> {
-        if self.session.phase() != Phase::Serving {
-            return Ok(());
-        }
-        self.session.end_turn(&mut self.out);
-        match self.session.phase() {
-            Phase::Returning => self.return_connection(),
-            Phase::Cleaning => self.server_deadline = Some(self.session.now.after(CLEAN_LIMIT)),
-            _ => {}
-        }
-        self.deliver(&[])
     }
 
     /// Writes what the last step wants written; what does not fit is owed.

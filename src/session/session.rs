@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::relay::expected::Queue;
+use super::relay::unsettled::Unsettled;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::pool::plan::{Mode, Plan};
@@ -67,6 +68,8 @@ pub struct Lent {
     pub side: Side,
     /// The replies that are still to come.
     pub expected: Queue,
+    /// What is known only when a batch that is under way has been answered.
+    pub unsettled: Unsettled,
     /// The server skips what it is sent until the next Sync, because of an error.
     pub skipping: bool,
     /// The server is in copy-in mode and the client has not ended it.

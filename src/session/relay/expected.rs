@@ -72,6 +72,11 @@ pub struct Expected {
 }
 
 impl Expected {
+    /// Whether it is the last reply to a batch, which comes without anything more being sent.
+    pub fn ends_batch(&self) -> bool {
+        matches!(self.reply, Reply::UntilReady { .. } | Reply::Ready)
+    }
+
     /// A reply that is passed on and changes nothing.
     pub fn forward(reply: Reply) -> Expected {
         Expected {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::expected::{Expected, Reply};
 use super::pieces::Output;
+use super::unsettled::Unsettled;
 use crate::pool::plan::Mode;
 use crate::server::backend::Backend;
 use crate::server::parameters::literal;
@@ -40,6 +41,7 @@ impl Session {
             backend,
             side: Side::default(),
             expected: std::collections::VecDeque::new(),
+            unsettled: Unsettled::default(),
             skipping: false,
             copying_in: false,
             barrier: false,
@@ -135,9 +137,11 @@ impl Session {
             lent.backend.reported = Arc::clone(&self.told);
             return;
         }
-        for (name, value) in lent.backend.reported.differing_from(&self.told) {
-            out.client
-                .write(|own| backend::parameter_status(own, name.as_bytes(), value));
+        if !self.abandoned {
+            for (name, value) in lent.backend.reported.differing_from(&self.told) {
+                out.client
+                    .write(|own| backend::parameter_status(own, name.as_bytes(), value));
+            }
         }
         self.told = Arc::clone(&lent.backend.reported);
     }
@@ -274,7 +278,8 @@ impl Session {
         let Some(lent) = &mut self.lent else { return };
         let names = std::mem::take(&mut lent.asked);
         let answers = std::mem::take(&mut lent.answers);
-        let [before, after] = answers.as_slice() else {
+        // Between the two, what undoes may have rows of its own.
+        let [before, .., after] = answers.as_slice() else {
             return;
         };
         let mut own = Parameters::default();
@@ -307,38 +312,43 @@ impl Session {
         let Some(lent) = &mut self.lent else {
             return true;
         };
-        // The row that is passing has nobody to go to.
-        lent.side.frame.dropped = true;
         if half_sent || lent.ended || lent.spoiled.is_some() {
             return false;
         }
-        self.end_requests(out);
+        lent.side.frame.dropped = true;
+        self.end_for_client(out);
         self.end_turn(out);
         true
     }
 
-    /// Ends for a client that is gone what it would have had to end: a copy, a batch.
-    pub(super) fn end_requests(&mut self, out: &mut Output) {
+    /// Ends what the client has begun and, being gone, cannot end: a copy, a batch.
+    pub(super) fn end_for_client(&mut self, out: &mut Output) {
         let Some(lent) = &mut self.lent else { return };
-        if lent.copying_in {
+        // The last word of an open batch may turn out to copy, and nothing but this would end that.
+        // Outside of a copy the server passes it over.
+        let may_copy = lent.batch_open
+            && lent
+                .expected
+                .iter()
+                .any(|expected| expected.reply == Reply::Execute);
+        if lent.copying_in || may_copy {
             lent.copying_in = false;
             out.server
                 .write(|own| frontend::copy_fail(own, "the client is gone"));
         }
-        if !lent.batch_open && !lent.skipping {
-            return;
-        }
-        let undone = lent.skipping;
-        lent.batch_open = false;
-        lent.skipping = false;
-        if !undone {
-            // Its batch was not ended with a Sync, so it must not be committed by one. If it has failed
-            // in the meantime the server skips this.
-            self.ask(b"ROLLBACK", out);
-        }
-        out.server.write(|own| frontend::bare(own, frontend::SYNC));
-        if let Some(lent) = &mut self.lent {
-            lent.expected.push_back(Expected::swallow(Reply::Ready));
+        if lent.batch_open || lent.skipping {
+            let undone = lent.skipping;
+            lent.batch_open = false;
+            lent.skipping = false;
+            if !undone {
+                // Its batch was not ended with a Sync, so it must not be committed by one. If it has
+                // failed in the meantime the server skips this.
+                self.ask(b"ROLLBACK", out);
+            }
+            out.server.write(|own| frontend::bare(own, frontend::SYNC));
+            if let Some(lent) = &mut self.lent {
+                lent.expected.push_back(Expected::swallow(Reply::Ready));
+            }
         }
     }
 

@@ -3,8 +3,10 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`expected`] | the queue of replies a client still expects |
+//! | [`unsettled`] | what is known only when a batch under way has been answered |
 //! | [`pieces`] | what a step wants written, without copying what is only passed on |
 //! | [`requests`] | a step over what the client sent |
+//! | [`statements`] | prepared statements that follow their client |
 //! | [`replies`] | a step over what the server sent |
 //! | [`lending`] | a server connection comes to the session and leaves it |
 //!
@@ -15,6 +17,8 @@ pub mod lending;
 pub mod pieces;
 pub mod replies;
 pub mod requests;
+pub mod statements;
+pub mod unsettled;
 
 #[cfg(test)]
 mod tests;

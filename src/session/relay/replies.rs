@@ -138,18 +138,7 @@ impl Session {
             }
             out.client.write(|own| match reply {
                 Reply::Close => write::message(own, backend::CLOSE_COMPLETE, |_| {}),
-                Reply::Deallocated => {
-                    match status {
-                        TransactionStatus::Failed => error_response(
-                            own,
-                            Severity::Error,
-                            sqlstate::IN_FAILED_TRANSACTION,
-                            "current transaction is aborted, commands ignored until end of transaction block",
-                        ),
-                        _ => backend::command_complete(own, "DEALLOCATE"),
-                    }
-                    backend::ready_for_query(own, status);
-                }
+                Reply::Deallocated => deallocated(own, status),
                 _ => write::message(own, backend::PARSE_COMPLETE, |_| {}),
             });
         }
@@ -185,7 +174,12 @@ impl Session {
                 if let Some((name, value)) = body.and_then(backend::parse_parameter_status) {
                     lent.backend.note_parameter(name, value);
                 }
-                Ok(fate)
+                // It is of the session, not of the request whose reply is due. While the client is not
+                // served it is told at the end, if it still differs then.
+                Ok(match self.phase() {
+                    Phase::Serving => Fate::Pass,
+                    _ => fate,
+                })
             }
             backend::COMMAND_COMPLETE => {
                 if let Some(body) = body {
@@ -209,7 +203,7 @@ impl Session {
             backend::COPY_IN_RESPONSE => {
                 self.copy_in_begins();
                 if self.abandoned {
-                    self.end_requests(out);
+                    self.end_for_client(out);
                 }
                 Ok(fate)
             }
@@ -300,6 +294,7 @@ impl Session {
                 )));
             }
         };
+        lent.unsettled.batch_answered();
         lent.backend.status = status;
         lent.copying_in = false;
         if !swallowed {
@@ -388,6 +383,9 @@ impl Session {
             .expected
             .drain(..end.unwrap_or(lent.expected.len()))
             .collect();
+        for _ in skipped.iter().filter(|skipped| skipped.ends_batch()) {
+            lent.unsettled.batch_answered();
+        }
         // Backwards, so that a name that changed twice gets its first meaning back.
         for undo in skipped.into_iter().rev().filter_map(|skipped| skipped.undo) {
             if let Some(number) = undo.not_prepared {
@@ -397,6 +395,15 @@ impl Session {
                 lent.backend.prepared.put_back_surplus(number);
             }
             if let Some((name, before)) = undo.name {
+                // What a later batch has made of the name holds; this is what it was before that.
+                let later = lent.expected.iter_mut().find_map(|expected| {
+                    let (later, before) = expected.undo.as_mut()?.name.as_mut()?;
+                    (*later == name).then_some(before)
+                });
+                if let Some(later) = later {
+                    *later = before;
+                    continue;
+                }
                 match before {
                     Some(statement) => self.statements.insert(name, statement),
                     None => self.statements.remove(&name),
@@ -413,11 +420,13 @@ impl Session {
         let extended =
             matches!(lent.expected.front(), Some(front) if front.reply == Reply::Execute);
         // The head is the request that copies.
+        let mut unsynced = false;
         while let Some(next) = lent.expected.get(1) {
             match next.reply {
                 Reply::Ready => {
                     lent.expected.remove(1);
-                    lent.batch_open = extended;
+                    lent.unsettled.batch_answered();
+                    unsynced = extended;
                 }
                 Reply::CopyEnd => {
                     lent.expected.remove(1);
@@ -428,9 +437,7 @@ impl Session {
             }
         }
         let synced = |expected: &Expected| expected.reply == Reply::Ready;
-        if !lent.copying_in && lent.expected.iter().any(synced) {
-            lent.batch_open = false;
-        }
+        lent.batch_open |= unsynced && !lent.expected.iter().any(synced);
     }
 
     /// The body of an error with the client's own names of its statements, or `None` if it speaks of no
@@ -448,17 +455,13 @@ impl Session {
             let number: Option<u64> = std::str::from_utf8(&after[..digits])
                 .ok()
                 .and_then(|digits| digits.parse().ok());
-            match number {
-                Some(number) => {
-                    let named = self
-                        .statements
-                        .iter()
-                        .find(|(_, statement)| statement.number == number);
-                    words.extend_from_slice(named.map_or(&b""[..], |(name, _)| name));
-                }
-                // Somebody's own word.
-                None => words.extend_from_slice(prefix),
-            }
+            let name = self
+                .statements
+                .iter()
+                .find(|(_, statement)| Some(statement.number) == number)
+                .map_or(&b""[..], |(name, _)| name);
+            // Without a number it is a word of somebody else's.
+            words.extend_from_slice(if digits == 0 { prefix } else { name });
             rest = &after[digits..];
             match finds(rest) {
                 Some(next) => found = next,
@@ -468,6 +471,21 @@ impl Session {
         words.extend_from_slice(rest);
         Some(words)
     }
+}
+
+/// The answer to a `DEALLOCATE name`, as PostgreSQL would give it in this state.
+fn deallocated(out: &mut Vec<u8>, status: TransactionStatus) {
+    if status == TransactionStatus::Failed {
+        error_response(
+            out,
+            Severity::Error,
+            sqlstate::IN_FAILED_TRANSACTION,
+            "current transaction is aborted, commands ignored until end of transaction block",
+        );
+    } else {
+        backend::command_complete(out, "DEALLOCATE");
+    }
+    backend::ready_for_query(out, status);
 }
 
 fn lent_head_is_own(lent: Option<&Lent>) -> bool {

@@ -4,29 +4,21 @@
 //! buffer passes in parts. Only Parse, and the names in Bind, Describe and Close, are looked into, to give
 //! the statements the names they have on servers.
 
-use std::sync::Arc;
-
-use super::expected::{Deliver, Expected, Reply, Undo};
+use super::expected::{Expected, Reply};
 use super::pieces::Output;
+use super::statements::LONGEST_STATEMENT;
+use super::unsettled::Open;
 use crate::pool::statements::Statements;
-use crate::server::prepared::{PREFIX, Statement};
 use crate::server::traces::{self, Scan, Traces};
-use crate::session::session::{Lent, Phase, Session};
+use crate::session::session::{Phase, Session};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::{Severity, error_response};
 use crate::wire::frame::{self, BadLength, HEADER, Header};
+use crate::wire::frontend;
 use crate::wire::sqlstate::SqlState;
-use crate::wire::{frontend, write};
-
-/// The longest Parse that is taken as a whole, in bytes; a statement's text has to be stored.
-pub const LONGEST_STATEMENT: usize = 256 * 1024 * 1024;
-
-/// The longest names in Bind, Describe and Close together, in bytes. PostgreSQL has no limit of its own
-/// and cuts none; drivers use some dozen bytes.
-const LONGEST_NAMES: usize = 8 * 1024;
 
 /// A message is awaited up to this many bytes before a server connection is taken for it; a larger one
-/// passes in parts.
+/// passes in parts, unless it is taken as a whole anyway.
 const PATIENCE: usize = 64 * 1024;
 
 /// Replies that may be outstanding before no more requests are read.
@@ -53,10 +45,13 @@ pub enum Wants {
     End,
 }
 
-enum Step {
+/// What became of the bytes at hand.
+pub(super) enum Step {
     Took(usize),
     NeedsMore,
     NeedsServer,
+    /// What the request means is known when the batches under way have been answered.
+    MustWait,
     Terminated,
 }
 
@@ -67,7 +62,10 @@ impl Session {
             (Phase::Idle, _) => true,
             (Phase::Serving, Some(lent)) => {
                 let barred = lent.barrier && !lent.expected.is_empty();
-                lent.side.owed.is_empty() && lent.expected.len() < MOST_EXPECTED && !barred
+                lent.side.owed.is_empty()
+                    && lent.expected.len() < MOST_EXPECTED
+                    && !lent.unsettled.is_awaited()
+                    && !barred
             }
             _ => false,
         }
@@ -95,7 +93,7 @@ impl Session {
             };
             match self.request(head, at, &input[at..], statements, out)? {
                 Step::Took(n) => at += n,
-                Step::NeedsMore => break,
+                Step::NeedsMore | Step::MustWait => break,
                 Step::NeedsServer => return Ok((at, Wants::Server)),
                 Step::Terminated => return Ok((at + HEADER, Wants::End)),
             }
@@ -104,6 +102,14 @@ impl Session {
             }
         }
         Ok((at, Wants::More))
+    }
+
+    /// Bytes of a message that are awaited before a server connection is taken for it.
+    fn patience(&self, head: Header) -> usize {
+        let whole = head.kind == frontend::PARSE
+            && self.rules.follow_statements
+            && head.body <= LONGEST_STATEMENT;
+        if whole { head.whole() } else { PATIENCE }
     }
 
     /// Passes on, or drops, the next part of a message that did not fit.
@@ -115,7 +121,9 @@ impl Session {
         if let (Some(scan), Some(lent)) = (&mut frame.scan, &mut self.lent) {
             let found = scan.read(&rest[..n], last);
             lent.backend.traces.add(found);
-            lent.barrier |= found.has(Traces::FORGETTING);
+            if found.has(Traces::FORGETTING) {
+                lent.unsettled.everything_in_last();
+            }
         }
         if last {
             frame.scan = None;
@@ -127,7 +135,7 @@ impl Session {
     }
 
     /// Begins to pass on, or to drop, a message.
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         head: Header,
         at: usize,
@@ -173,8 +181,10 @@ impl Session {
                 )));
             }
         }
-        if head.kind == frontend::QUERY && self.deallocates(head, rest, out) {
-            return Ok(self.begin(head, at, rest, true, out));
+        if head.kind == frontend::QUERY
+            && let Some(step) = self.deallocate(head, at, rest, out)
+        {
+            return Ok(step);
         }
         let Some(lent) = &mut self.lent else {
             return Ok(match head.kind {
@@ -193,7 +203,7 @@ impl Session {
                 | frontend::COPY_DONE
                 | frontend::COPY_FAIL => self.begin(head, at, rest, true, out),
                 // Half a message must hold nothing but its own thread.
-                _ if rest.len() < head.whole().min(PATIENCE) => Step::NeedsMore,
+                _ if rest.len() < head.whole().min(self.patience(head)) => Step::NeedsMore,
                 _ => Step::NeedsServer,
             });
         };
@@ -209,10 +219,12 @@ impl Session {
                 let mut scan = Scan::default();
                 let found = scan.read(text, whole);
                 lent.backend.traces.add(found);
+                if found.has(Traces::FORGETTING) {
+                    lent.unsettled.add(Open::Everything);
+                }
                 self.client.frame.scan = (!whole).then_some(scan);
                 let tame = whole && traces::is_tame_set(text.strip_suffix(b"\0").unwrap_or(text));
                 self.expect(Expected::forward(Reply::UntilReady { tame }), out);
-                self.bar_if(found.has(Traces::FORGETTING));
                 Ok(self.begin(head, at, rest, false, out))
             }
             frontend::FUNCTION_CALL => {
@@ -238,10 +250,14 @@ impl Session {
                 let forgetting = std::mem::take(&mut lent.forgetting);
                 self.expect(Expected::forward(Reply::Execute), out);
                 let step = self.begin(head, at, rest, false, out);
-                if forgetting && self.client.frame.left == 0 {
-                    // What comes next depends on whether this has run: ask for the reply now.
+                if forgetting
+                    && self.client.frame.left == 0
+                    && let Some(lent) = &mut self.lent
+                {
+                    // What comes next in the batch depends on whether this has run: ask for the reply now
+                    // and wait for it.
+                    lent.barrier = true;
                     out.server.write(|own| frontend::bare(own, frontend::FLUSH));
-                    self.bar_if(true);
                 }
                 Ok(step)
             }
@@ -258,40 +274,6 @@ impl Session {
                 self.name_statement(head, at, rest, out)
             }
         }
-    }
-
-    /// Answers a `DEALLOCATE name` in place if the name is that of a statement which follows its client:
-    /// PostgreSQL knows it by another, and it stays there for others.
-    fn deallocates(&mut self, head: Header, rest: &[u8], out: &mut Output) -> bool {
-        if !self.rules.follow_statements || self.refusing {
-            return false;
-        }
-        let busy = |lent: &Lent| lent.skipping || lent.batch_open;
-        if self.lent.as_ref().is_some_and(busy) {
-            return false;
-        }
-        let name = rest.get(HEADER..head.whole()).and_then(deallocated_name);
-        let Some(meant) = name.as_ref().and_then(|name| self.statements.remove(name)) else {
-            return false;
-        };
-        if self.lent.is_none() {
-            out.client.write(|own| {
-                backend::command_complete(own, "DEALLOCATE");
-                backend::ready_for_query(own, TransactionStatus::Idle);
-            });
-            return true;
-        }
-        let undo = Undo {
-            name: name.map(|name| (name, Some(meant))),
-            ..Undo::default()
-        };
-        let answer = Expected {
-            reply: Reply::Deallocated,
-            deliver: Deliver::Produce,
-            undo: Some(Box::new(undo)),
-        };
-        self.expect(answer, out);
-        true
     }
 
     /// Answers the request that is unread, which no server has seen, with an error, as PostgreSQL would: a
@@ -322,33 +304,12 @@ impl Session {
                 lent.query_since = self.now;
                 lent.transaction_since.get_or_insert(lent.query_since);
             }
+            if expected.ends_batch() {
+                lent.unsettled.batch_sent();
+            }
             lent.expected.push_back(expected);
         }
         self.produce_own(out);
-    }
-
-    /// Sends no more requests before the replies to all that were sent have come.
-    fn bar_if(&mut self, bar: bool) {
-        if let Some(lent) = &mut self.lent {
-            lent.barrier |= bar;
-        }
-    }
-
-    /// Whether it is open if the server has this statement: its Parse is on its way in an earlier batch,
-    /// which may fail before it.
-    fn is_doubtful(&self, number: u64) -> bool {
-        let Some(lent) = &self.lent else { return false };
-        let parses = |expected: &Expected| {
-            let undo = expected.undo.as_ref();
-            undo.is_some_and(|undo| undo.not_prepared == Some(number))
-        };
-        let ends =
-            |expected: &Expected| matches!(expected.reply, Reply::Ready | Reply::UntilReady { .. });
-        let mut queue = lent
-            .expected
-            .iter()
-            .skip_while(|expected| !parses(expected));
-        queue.any(ends)
     }
 
     fn sync(&mut self, out: &mut Output) {
@@ -357,280 +318,9 @@ impl Session {
         if lent.copying_in {
             return;
         }
-        // While it skips, the server would answer the Sync and nothing in front of it.
-        let skipped = std::mem::take(&mut lent.skipping);
+        lent.skipping = false;
         lent.batch_open = false;
         lent.forgetting = false;
-        // Statements that had to make room are closed in front of a Sync of the client's: that costs no
-        // round trip, and no Bind of this batch can come after it.
-        while !skipped && let Some(number) = lent.backend.prepared.take_surplus() {
-            out.server.write(|own| {
-                write::message(own, frontend::CLOSE, |body| {
-                    body.push(b'S');
-                    write::c_string(body, format!("{PREFIX}{number}").as_bytes());
-                });
-            });
-            lent.expected.push_back(Expected {
-                reply: Reply::Close,
-                deliver: Deliver::Swallow,
-                undo: Some(Box::new(Undo {
-                    not_closed: Some(number),
-                    ..Undo::default()
-                })),
-            });
-        }
         self.expect(Expected::forward(Reply::Ready), out);
     }
-
-    /// A Parse where statements do not follow their client: it passes as it is.
-    fn parse_unfollowed(
-        &mut self,
-        head: Header,
-        at: usize,
-        rest: &[u8],
-        out: &mut Output,
-    ) -> Result<Step, Violation> {
-        // One byte of body tells a name from none.
-        let Some(&first) = rest.get(HEADER) else {
-            return Ok(Step::NeedsMore);
-        };
-        if let Some(lent) = &mut self.lent {
-            if first != 0 {
-                lent.backend.traces.add(Traces::STATEMENTS);
-            }
-            let text = &rest[HEADER..rest.len().min(head.whole())];
-            let whole = text.len() == head.body;
-            let mut scan = Scan::default();
-            lent.backend.traces.add(scan.read(text, whole));
-            self.client.frame.scan = (!whole).then_some(scan);
-        }
-        self.expect(Expected::forward(Reply::Parse), out);
-        Ok(self.begin(head, at, rest, false, out))
-    }
-
-    fn parse(
-        &mut self,
-        head: Header,
-        at: usize,
-        rest: &[u8],
-        statements: &Statements,
-        out: &mut Output,
-    ) -> Result<Step, Violation> {
-        if head.body > LONGEST_STATEMENT {
-            return Err(Violation(format!(
-                "a statement of {} bytes cannot be prepared through the pooler; the limit is {LONGEST_STATEMENT}",
-                head.body
-            )));
-        }
-        let Some(body) = rest.get(HEADER..head.whole()) else {
-            return Ok(Step::NeedsMore);
-        };
-        let malformed = || Violation("invalid Parse message".to_owned());
-        let (name, definition) = frame::c_string(body).ok_or_else(malformed)?;
-        check_definition(definition).ok_or_else(malformed)?;
-        let known = self.statements.get(name);
-        let statement = match known {
-            Some(known) if known.definition == definition => Arc::clone(known),
-            _ => statements.intern(definition, self.rules.prepared_cache),
-        };
-        if self.is_doubtful(statement.number) {
-            self.bar_if(true);
-            return Ok(Step::NeedsMore);
-        }
-        let taken = known.filter(|_| !name.is_empty()).cloned();
-        if let Some(taken) = taken {
-            // PostgreSQL refuses a name that is in use. Let it say so itself, at the right place: prepare
-            // the statement under a name that it has.
-            self.ensure_prepared(&taken, out);
-            let server_name = taken.server_name();
-            out.server
-                .write(|own| parse_message(own, &server_name, definition));
-            self.expect(Expected::forward(Reply::Parse), out);
-            return Ok(Step::Took(head.whole()));
-        }
-        let before = self
-            .statements
-            .insert(name.to_vec(), Arc::clone(&statement));
-        let mut undo = Undo {
-            name: Some((name.to_vec(), before)),
-            ..Undo::default()
-        };
-        let limit = self.rules.prepared_per_server;
-        let Some(lent) = &mut self.lent else {
-            return Ok(Step::NeedsServer);
-        };
-        let deliver = if lent.backend.has_statement(&statement, limit) {
-            Deliver::Produce
-        } else {
-            undo.not_prepared = Some(statement.number);
-            let server_name = statement.server_name();
-            let start = at + HEADER + name.len() + 1;
-            let length = 4 + server_name.len() + 1 + definition.len();
-            out.server.write(|own| {
-                own.push(frontend::PARSE);
-                own.extend_from_slice(&u32::try_from(length).unwrap_or(0).to_be_bytes());
-                write::c_string(own, server_name.as_bytes());
-            });
-            out.server.pass(start..start + definition.len());
-            Deliver::Forward
-        };
-        self.expect(
-            Expected {
-                reply: Reply::Parse,
-                deliver,
-                undo: Some(Box::new(undo)),
-            },
-            out,
-        );
-        Ok(Step::Took(head.whole()))
-    }
-
-    /// Puts a Parse in front of a request whose statement this server connection lacks.
-    fn ensure_prepared(&mut self, statement: &Statement, out: &mut Output) {
-        let limit = self.rules.prepared_per_server;
-        let Some(lent) = &mut self.lent else { return };
-        lent.backend.traces.add(statement.traces);
-        lent.forgetting |= statement.traces.has(Traces::FORGETTING);
-        if lent.backend.has_statement(statement, limit) {
-            return;
-        }
-        let name = statement.server_name();
-        out.server
-            .write(|own| parse_message(own, &name, &statement.definition));
-        self.expect(
-            Expected {
-                reply: Reply::Parse,
-                deliver: Deliver::Swallow,
-                undo: Some(Box::new(Undo {
-                    not_prepared: Some(statement.number),
-                    ..Undo::default()
-                })),
-            },
-            out,
-        );
-    }
-
-    /// Bind, Describe or Close: a statement's name is replaced by the one it has on the server.
-    fn name_statement(
-        &mut self,
-        head: Header,
-        at: usize,
-        rest: &[u8],
-        out: &mut Output,
-    ) -> Result<Step, Violation> {
-        let there = &rest[HEADER..rest.len().min(head.whole())];
-        let whole = there.len() == head.body;
-        let malformed = || {
-            Violation(format!(
-                "invalid message of type \"{}\"",
-                head.kind.escape_ascii()
-            ))
-        };
-        let names = match head.kind {
-            // Portal, then statement.
-            frontend::BIND => frame::c_string(there)
-                .and_then(|(portal, after)| Some((portal.len() + 1, frame::c_string(after)?.0))),
-            _ => match there.split_first() {
-                Some((b'S', after)) => frame::c_string(after).map(|(name, _)| (1, name)),
-                Some((b'P', after)) => frame::c_string(after).map(|_| (1, &b""[..])),
-                Some(_) => return Err(malformed()),
-                None => None,
-            },
-        };
-        let Some((before, name)) = names else {
-            if whole || there.len() > LONGEST_NAMES {
-                return Err(malformed());
-            }
-            return Ok(Step::NeedsMore);
-        };
-        let of_portal = head.kind != frontend::BIND && there.first() == Some(&b'P');
-        let reply = match head.kind {
-            frontend::BIND => Reply::Bind,
-            frontend::DESCRIBE => Reply::Describe,
-            _ => Reply::Close,
-        };
-        let statement = if of_portal || !self.rules.follow_statements {
-            None
-        } else {
-            self.statements.get(name).cloned()
-        };
-        let Some(statement) = statement else {
-            // A portal, or a name PostgreSQL knows or will complain about in its own words.
-            self.expect(Expected::forward(reply), out);
-            return Ok(self.begin(head, at, rest, false, out));
-        };
-        if head.kind != frontend::CLOSE && self.is_doubtful(statement.number) {
-            self.bar_if(true);
-            return Ok(Step::NeedsMore);
-        }
-        if head.kind == frontend::CLOSE {
-            let meant = self.statements.remove(name);
-            let undo = Undo {
-                name: Some((name.to_vec(), meant)),
-                ..Undo::default()
-            };
-            let closed = Expected {
-                reply,
-                deliver: Deliver::Produce,
-                undo: Some(Box::new(undo)),
-            };
-            self.expect(closed, out);
-            return Ok(self.begin(head, at, rest, true, out));
-        }
-        self.ensure_prepared(&statement, out);
-        let server_name = statement.server_name();
-        let length = 4 + head.body - name.len() + server_name.len();
-        let length = u32::try_from(length).map_err(|_| malformed())?;
-        out.server.write(|own| {
-            own.push(head.kind);
-            own.extend_from_slice(&length.to_be_bytes());
-            own.extend_from_slice(&there[..before]);
-            own.extend_from_slice(server_name.as_bytes());
-        });
-        let after = HEADER + before + name.len();
-        let end = head.whole().min(rest.len());
-        out.server.pass(at + after..at + end);
-        self.client.frame.left = head.whole() - end;
-        self.client.frame.dropped = false;
-        self.expect(Expected::forward(reply), out);
-        Ok(Step::Took(end))
-    }
-}
-
-/// The name in the text of a Query that is a single `DEALLOCATE [PREPARE] name`.
-fn deallocated_name(text: &[u8]) -> Option<Vec<u8>> {
-    const VERB: &[u8] = b"deallocate";
-    let text = text.strip_suffix(b"\0")?.trim_ascii();
-    let (verb, rest) = text.split_at_checked(VERB.len())?;
-    if !verb.eq_ignore_ascii_case(VERB) || !rest.first()?.is_ascii_whitespace() {
-        return None;
-    }
-    let mut name = rest.trim_ascii();
-    name = name.strip_suffix(b";").unwrap_or(name).trim_ascii();
-    if let Some((word, after)) = name.split_at_checked(8)
-        && word.eq_ignore_ascii_case(b"prepare ")
-    {
-        name = after.trim_ascii();
-    }
-    if let Some(quoted) = name.strip_prefix(b"\"").and_then(|n| n.strip_suffix(b"\"")) {
-        // A quote inside is doubled; such names are left to PostgreSQL.
-        return (!quoted.contains(&b'"')).then(|| quoted.to_vec());
-    }
-    let plain = |&b: &u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'$' || b >= 128;
-    let lower = name.to_ascii_lowercase();
-    (!lower.is_empty() && lower.iter().all(plain) && lower != b"all").then_some(lower)
-}
-
-/// Whether the rest of a Parse is what it should be: a text, and as many parameter types as announced.
-fn check_definition(definition: &[u8]) -> Option<()> {
-    let (_, types) = frame::c_string(definition)?;
-    let (count, types) = types.split_first_chunk::<2>()?;
-    (types.len() == 4 * usize::from(u16::from_be_bytes(*count))).then_some(())
-}
-
-fn parse_message(out: &mut Vec<u8>, name: &str, definition: &[u8]) {
-    write::message(out, frontend::PARSE, |body| {
-        write::c_string(body, name.as_bytes());
-        body.extend_from_slice(definition);
-    });
 }

@@ -1,0 +1,372 @@
+//! Prepared statements that follow their client: its names are replaced by those the statements have on
+//! servers, and what a server lacks is put in front of the request that needs it.
+//!
+//! No round trip, no Sync and no name of the pooler's own is ever seen by a client. What the client has no
+//! statement for passes as it is, so that PostgreSQL complains in its own words.
+
+use std::sync::Arc;
+
+use super::expected::{Deliver, Expected, Reply, Undo};
+use super::pieces::Output;
+use super::requests::{Step, Violation};
+use super::unsettled::Open;
+use crate::pool::statements::Statements;
+use crate::server::prepared::{PREFIX, Statement};
+use crate::server::traces::{Scan, Traces};
+use crate::session::session::{Lent, Session};
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::frame::{self, HEADER, Header};
+use crate::wire::{frontend, write};
+
+/// The longest Parse that is taken as a whole, in bytes; a statement's text has to be stored.
+pub const LONGEST_STATEMENT: usize = 256 * 1024 * 1024;
+
+/// The longest names in Bind, Describe and Close together, in bytes. PostgreSQL has no limit of its own
+/// and cuts none; drivers use some dozen bytes.
+const LONGEST_NAMES: usize = 8 * 1024;
+
+impl Session {
+    /// Answers a `DEALLOCATE name` in place if the name is that of a statement which follows its client:
+    /// PostgreSQL knows it by another, and it stays there for others.
+    pub(super) fn deallocate(
+        &mut self,
+        head: Header,
+        at: usize,
+        rest: &[u8],
+        out: &mut Output,
+    ) -> Option<Step> {
+        if !self.rules.follow_statements || self.refusing {
+            return None;
+        }
+        let busy = |lent: &Lent| lent.skipping || lent.batch_open;
+        if self.lent.as_ref().is_some_and(busy) {
+            return None;
+        }
+        let name = deallocated_name(rest.get(HEADER..head.whole())?)?;
+        if self.hangs_on(Some(&name), None) {
+            return Some(Step::MustWait);
+        }
+        let meant = self.statements.remove(&name)?;
+        if self.lent.is_none() {
+            out.client.write(|own| {
+                backend::command_complete(own, "DEALLOCATE");
+                backend::ready_for_query(own, TransactionStatus::Idle);
+            });
+        } else {
+            let undo = Undo {
+                name: Some((name, Some(meant))),
+                ..Undo::default()
+            };
+            let answer = Expected {
+                reply: Reply::Deallocated,
+                deliver: Deliver::Produce,
+                undo: Some(Box::new(undo)),
+            };
+            self.expect(answer, out);
+        }
+        Some(self.begin(head, at, rest, true, out))
+    }
+
+    /// Closes statements that had to make room, in front of a batch of the client's: that costs no round
+    /// trip. Later in the batch the server might be copying, and take a Close for a broken protocol; and
+    /// with nothing under way, nothing can fail and leave the Close undone.
+    fn close_surplus(&mut self, out: &mut Output) {
+        let Some(lent) = &mut self.lent else { return };
+        if !lent.expected.is_empty() {
+            return;
+        }
+        let mut leaving = Vec::new();
+        while let Some(number) = lent.backend.prepared.take_surplus() {
+            leaving.push(number);
+        }
+        for number in leaving {
+            out.server.write(|own| {
+                write::message(own, frontend::CLOSE, |body| {
+                    body.push(b'S');
+                    write::c_string(body, format!("{PREFIX}{number}").as_bytes());
+                });
+            });
+            let undo = Undo {
+                not_closed: Some(number),
+                ..Undo::default()
+            };
+            let closed = Expected {
+                reply: Reply::Close,
+                deliver: Deliver::Swallow,
+                undo: Some(Box::new(undo)),
+            };
+            self.expect(closed, out);
+        }
+    }
+
+    /// Whether a request that speaks of this name, and one that speaks of this statement, has to wait.
+    fn hangs_on(&mut self, name: Option<&[u8]>, statement: Option<&Statement>) -> bool {
+        let number = statement.map(|statement| statement.number);
+        let lent = self.lent.as_mut();
+        lent.is_some_and(|lent| lent.unsettled.concerns(name, number))
+    }
+
+    /// A Parse where statements do not follow their client: it passes as it is.
+    pub(super) fn parse_unfollowed(
+        &mut self,
+        head: Header,
+        at: usize,
+        rest: &[u8],
+        out: &mut Output,
+    ) -> Result<Step, Violation> {
+        // One byte of body tells a name from none.
+        let Some(&first) = rest.get(HEADER) else {
+            return Ok(Step::NeedsMore);
+        };
+        if let Some(lent) = &mut self.lent {
+            if first != 0 {
+                lent.backend.traces.add(Traces::STATEMENTS);
+            }
+            let text = &rest[HEADER..rest.len().min(head.whole())];
+            let whole = text.len() == head.body;
+            let mut scan = Scan::default();
+            lent.backend.traces.add(scan.read(text, whole));
+            self.client.frame.scan = (!whole).then_some(scan);
+        }
+        self.expect(Expected::forward(Reply::Parse), out);
+        Ok(self.begin(head, at, rest, false, out))
+    }
+
+    pub(super) fn parse(
+        &mut self,
+        head: Header,
+        at: usize,
+        rest: &[u8],
+        statements: &Statements,
+        out: &mut Output,
+    ) -> Result<Step, Violation> {
+        if head.body > LONGEST_STATEMENT {
+            return Err(Violation(format!(
+                "a statement of {} bytes cannot be prepared through the pooler; the limit is {LONGEST_STATEMENT}",
+                head.body
+            )));
+        }
+        let Some(body) = rest.get(HEADER..head.whole()) else {
+            return Ok(Step::NeedsMore);
+        };
+        let malformed = || Violation("invalid Parse message".to_owned());
+        let (name, definition) = frame::c_string(body).ok_or_else(malformed)?;
+        check_definition(definition).ok_or_else(malformed)?;
+        let known = self.statements.get(name).cloned();
+        let statement = match &known {
+            Some(known) if known.definition == definition => Arc::clone(known),
+            _ => statements.intern(definition, self.rules.prepared_cache),
+        };
+        // The unnamed statement is replaced, whatever it was.
+        let taken = known.filter(|_| !name.is_empty());
+        let hangs_on = Some(name).filter(|name| !name.is_empty());
+        if self.hangs_on(hangs_on, Some(taken.as_ref().unwrap_or(&statement))) {
+            return Ok(Step::MustWait);
+        }
+        self.close_surplus(out);
+        if let Some(taken) = taken {
+            // PostgreSQL refuses a name that is in use. Let it say so itself, at the right place: prepare
+            // the statement under a name that it has.
+            self.ensure_prepared(&taken, out);
+            let server_name = taken.server_name();
+            out.server
+                .write(|own| parse_message(own, &server_name, definition));
+            self.expect(Expected::forward(Reply::Parse), out);
+            return Ok(Step::Took(head.whole()));
+        }
+        let before = self
+            .statements
+            .insert(name.to_vec(), Arc::clone(&statement));
+        let mut undo = Undo {
+            name: Some((name.to_vec(), before)),
+            ..Undo::default()
+        };
+        let limit = self.rules.prepared_per_server;
+        let Some(lent) = &mut self.lent else {
+            return Ok(Step::NeedsServer);
+        };
+        let deliver = if lent.backend.has_statement(&statement, limit) {
+            Deliver::Produce
+        } else {
+            undo.not_prepared = Some(statement.number);
+            let server_name = statement.server_name();
+            let start = at + HEADER + name.len() + 1;
+            let length = 4 + server_name.len() + 1 + definition.len();
+            out.server.write(|own| {
+                own.push(frontend::PARSE);
+                own.extend_from_slice(&u32::try_from(length).unwrap_or(0).to_be_bytes());
+                write::c_string(own, server_name.as_bytes());
+            });
+            out.server.pass(start..start + definition.len());
+            lent.unsettled.add(Open::Statement(statement.number));
+            Deliver::Forward
+        };
+        lent.unsettled.add(Open::Name(name));
+        self.expect(
+            Expected {
+                reply: Reply::Parse,
+                deliver,
+                undo: Some(Box::new(undo)),
+            },
+            out,
+        );
+        Ok(Step::Took(head.whole()))
+    }
+
+    /// Puts a Parse in front of a request whose statement this server connection lacks.
+    fn ensure_prepared(&mut self, statement: &Statement, out: &mut Output) {
+        let limit = self.rules.prepared_per_server;
+        let Some(lent) = &mut self.lent else { return };
+        lent.backend.traces.add(statement.traces);
+        if statement.traces.has(Traces::FORGETTING) {
+            lent.unsettled.add(Open::Everything);
+            lent.forgetting = true;
+        }
+        if lent.backend.has_statement(statement, limit) {
+            return;
+        }
+        lent.unsettled.add(Open::Statement(statement.number));
+        let name = statement.server_name();
+        out.server
+            .write(|own| parse_message(own, &name, &statement.definition));
+        self.expect(
+            Expected {
+                reply: Reply::Parse,
+                deliver: Deliver::Swallow,
+                undo: Some(Box::new(Undo {
+                    not_prepared: Some(statement.number),
+                    ..Undo::default()
+                })),
+            },
+            out,
+        );
+    }
+
+    /// Bind, Describe or Close: a statement's name is replaced by the one it has on the server.
+    pub(super) fn name_statement(
+        &mut self,
+        head: Header,
+        at: usize,
+        rest: &[u8],
+        out: &mut Output,
+    ) -> Result<Step, Violation> {
+        let there = &rest[HEADER..rest.len().min(head.whole())];
+        let whole = there.len() == head.body;
+        let malformed = || {
+            Violation(format!(
+                "invalid message of type \"{}\"",
+                head.kind.escape_ascii()
+            ))
+        };
+        let names = match head.kind {
+            // Portal, then statement.
+            frontend::BIND => frame::c_string(there)
+                .and_then(|(portal, after)| Some((portal.len() + 1, frame::c_string(after)?.0))),
+            _ => match there.split_first() {
+                Some((b'S', after)) => frame::c_string(after).map(|(name, _)| (1, name)),
+                Some((b'P', after)) => frame::c_string(after).map(|_| (1, &b""[..])),
+                Some(_) => return Err(malformed()),
+                None => None,
+            },
+        };
+        let Some((before, name)) = names else {
+            if whole || there.len() > LONGEST_NAMES {
+                return Err(malformed());
+            }
+            return Ok(Step::NeedsMore);
+        };
+        let of_portal = head.kind != frontend::BIND && there.first() == Some(&b'P');
+        let reply = match head.kind {
+            frontend::BIND => Reply::Bind,
+            frontend::DESCRIBE => Reply::Describe,
+            _ => Reply::Close,
+        };
+        let statement = if of_portal || !self.rules.follow_statements {
+            None
+        } else {
+            let statement = self.statements.get(name).cloned();
+            if self.hangs_on(Some(name), statement.as_deref()) {
+                return Ok(Step::MustWait);
+            }
+            self.close_surplus(out);
+            statement
+        };
+        let Some(statement) = statement else {
+            // A portal, or a name PostgreSQL knows or will complain about in its own words.
+            self.expect(Expected::forward(reply), out);
+            return Ok(self.begin(head, at, rest, false, out));
+        };
+        if head.kind == frontend::CLOSE {
+            let meant = self.statements.remove(name);
+            if let Some(lent) = &mut self.lent {
+                lent.unsettled.add(Open::Name(name));
+            }
+            let undo = Undo {
+                name: Some((name.to_vec(), meant)),
+                ..Undo::default()
+            };
+            let closed = Expected {
+                reply,
+                deliver: Deliver::Produce,
+                undo: Some(Box::new(undo)),
+            };
+            self.expect(closed, out);
+            return Ok(self.begin(head, at, rest, true, out));
+        }
+        self.ensure_prepared(&statement, out);
+        let server_name = statement.server_name();
+        let length = 4 + head.body - name.len() + server_name.len();
+        let length = u32::try_from(length).map_err(|_| malformed())?;
+        out.server.write(|own| {
+            own.push(head.kind);
+            own.extend_from_slice(&length.to_be_bytes());
+            own.extend_from_slice(&there[..before]);
+            own.extend_from_slice(server_name.as_bytes());
+        });
+        let after = HEADER + before + name.len();
+        let end = head.whole().min(rest.len());
+        out.server.pass(at + after..at + end);
+        self.client.frame.left = head.whole() - end;
+        self.client.frame.dropped = false;
+        self.expect(Expected::forward(reply), out);
+        Ok(Step::Took(end))
+    }
+}
+
+/// The name in the text of a Query that is a single `DEALLOCATE [PREPARE] name`.
+fn deallocated_name(text: &[u8]) -> Option<Vec<u8>> {
+    const VERB: &[u8] = b"deallocate";
+    let text = text.strip_suffix(b"\0")?.trim_ascii();
+    let (verb, rest) = text.split_at_checked(VERB.len())?;
+    if !verb.eq_ignore_ascii_case(VERB) || !rest.first()?.is_ascii_whitespace() {
+        return None;
+    }
+    let mut name = rest.trim_ascii();
+    name = name.strip_suffix(b";").unwrap_or(name).trim_ascii();
+    if let Some((word, after)) = name.split_at_checked(8)
+        && word.eq_ignore_ascii_case(b"prepare ")
+    {
+        name = after.trim_ascii();
+    }
+    if let Some(quoted) = name.strip_prefix(b"\"").and_then(|n| n.strip_suffix(b"\"")) {
+        // A quote inside is doubled; such names are left to PostgreSQL.
+        return (!quoted.contains(&b'"')).then(|| quoted.to_vec());
+    }
+    let plain = |&b: &u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'$' || b >= 128;
+    let lower = name.to_ascii_lowercase();
+    (!lower.is_empty() && lower.iter().all(plain) && lower != b"all").then_some(lower)
+}
+
+/// Whether the rest of a Parse is what it should be: a text, and as many parameter types as announced.
+fn check_definition(definition: &[u8]) -> Option<()> {
+    let (_, types) = frame::c_string(definition)?;
+    let (count, types) = types.split_first_chunk::<2>()?;
+    (types.len() == 4 * usize::from(u16::from_be_bytes(*count))).then_some(())
+}
+
+fn parse_message(out: &mut Vec<u8>, name: &str, definition: &[u8]) {
+    write::message(out, frontend::PARSE, |body| {
+        write::c_string(body, name.as_bytes());
+        body.extend_from_slice(definition);
+    });
+}

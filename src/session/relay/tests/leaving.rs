@@ -1,0 +1,230 @@
+//! The client is gone: whatever it was doing, its connection is brought back, and what it had not ended
+//! is not committed.
+
+use super::batches::known;
+use super::messages::*;
+use super::*;
+
+#[test]
+fn an_idle_client_leaves_nothing_to_do() {
+    let mut between = known(&["select 1"]);
+    assert!(between.abandon());
+    between.server_gets(&[]);
+    let mut between = Between::new();
+    between.rules.mode = Mode::Session;
+    between.passes(&[&query("select 1")], &[&selected("1")]);
+    assert!(between.abandon());
+    assert!(between.is_back());
+    between.server_gets(&[]);
+}
+
+#[test]
+fn a_transaction_is_rolled_back_and_then_cleaned() {
+    let mut between = Between::new();
+    between.passes(
+        &[&query("begin; listen x")],
+        &[
+            &complete("BEGIN"),
+            &complete("LISTEN"),
+            &ready_in_transaction(),
+        ],
+    );
+    assert!(between.abandon());
+    between.server_gets(&[&query("ROLLBACK")]);
+    between.server(&[&complete("ROLLBACK"), &ready()]);
+    between.server_gets(&[&query("UNLISTEN *")]);
+    between.server(&[&complete("UNLISTEN"), &ready()]);
+    between.client_gets(&[]);
+    assert!(between.is_back());
+}
+
+#[test]
+fn replies_under_way_are_awaited_and_dropped() {
+    let reply = selected("a value");
+    for cut in 0..reply.len() {
+        let mut between = Between::new();
+        between.client(&[&query("select 1")]);
+        between.server(&[&reply[..cut]]);
+        between.to_client.clear();
+        assert!(between.abandon());
+        between.server(&[&reply[cut..]]);
+        between.client_gets(&[]);
+        assert!(between.is_back(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_batch_without_sync_is_rolled_back_and_not_committed() {
+    let batch = [bind("0"), describe_portal(""), execute(), flush()];
+    let replies = [bound(), columns(), complete("INSERT 0 1"), Vec::new()];
+    for sent in 1..=batch.len() {
+        for answered in 0..=sent {
+            let mut between = known(&["insert"]);
+            between.client(&[&batch[..sent].concat()]);
+            between.server(&[&replies[..answered].concat()]);
+            between.to_client.clear();
+            between.to_server.clear();
+            assert!(between.abandon());
+            // It might be a copy that has been executed: that has to be failed first.
+            let fail = match (sent, answered) {
+                (3.., ..3) => copy_fail("the client is gone"),
+                _ => Vec::new(),
+            };
+            between.server_gets(&[&fail, &query("ROLLBACK"), &sync()]);
+            between.server(&[&replies[answered..sent].concat()]);
+            between.server(&[&notice("no transaction"), &complete("ROLLBACK"), &ready()]);
+            between.server(&[&ready()]);
+            between.client_gets(&[]);
+            assert!(between.is_back());
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_failed_needs_only_its_sync() {
+    let mut between = known(&["insert"]);
+    between.client(&[&bind("0"), &execute(), &flush()]);
+    between.server(&[&error("22P02", "no")]);
+    between.to_client.clear();
+    between.to_server.clear();
+    assert!(between.abandon());
+    between.server_gets(&[&sync()]);
+    between.server(&[&ready()]);
+    assert!(between.is_back());
+}
+
+#[test]
+fn a_batch_that_fails_while_its_client_leaves_skips_the_rollback() {
+    let mut between = known(&["insert"]);
+    between.client(&[&bind("0"), &execute()]);
+    assert!(between.abandon());
+    between.server(&[&error("22P02", "no"), &ready()]);
+    between.client_gets(&[]);
+    assert!(between.is_back());
+}
+
+#[test]
+fn a_copy_is_failed_by_a_query() {
+    let mut between = Between::new();
+    between.passes(&[&query("copy t from stdin")], &[&copy_in()]);
+    between.passes(&[&copy_data("1\n")], &[]);
+    assert!(between.abandon());
+    between.server_gets(&[&copy_fail("the client is gone")]);
+    between.server(&[&error("57014", "COPY failed"), &ready()]);
+    between.client_gets(&[]);
+    assert!(between.is_back());
+}
+
+#[test]
+fn a_copy_is_failed_in_a_batch() {
+    let mut between = known(&["copy t from stdin"]);
+    between.client(&[&bind("0"), &execute(), &sync()]);
+    between.server(&[&bound(), &copy_in()]);
+    between.to_client.clear();
+    between.to_server.clear();
+    assert!(between.abandon());
+    between.server_gets(&[
+        &copy_fail("the client is gone"),
+        &query("ROLLBACK"),
+        &sync(),
+    ]);
+    between.server(&[&error("57014", "COPY failed"), &ready()]);
+    between.client_gets(&[]);
+    assert!(between.is_back());
+}
+
+#[test]
+fn a_copy_that_begins_when_its_client_is_gone_is_failed() {
+    let mut between = Between::new();
+    between.client(&[&query("copy t from stdin")]);
+    assert!(between.abandon());
+    between.to_server.clear();
+    between.server(&[&copy_in()]);
+    between.server_gets(&[&copy_fail("the client is gone")]);
+    between.server(&[&error("57014", "COPY failed"), &ready()]);
+    between.client_gets(&[]);
+    assert!(between.is_back());
+
+    let mut between = known(&["copy t from stdin"]);
+    between.client(&[&bind("0"), &execute(), &sync()]);
+    assert!(between.abandon());
+    between.to_server.clear();
+    between.server(&[&bound(), &copy_in()]);
+    between.server_gets(&[
+        &copy_fail("the client is gone"),
+        &query("ROLLBACK"),
+        &sync(),
+    ]);
+    between.server(&[&error("57014", "COPY failed"), &ready()]);
+    between.client_gets(&[]);
+    assert!(between.is_back());
+}
+
+#[test]
+fn a_copy_that_begins_in_a_batch_without_sync_is_failed() {
+    let mut between = known(&["copy t from stdin"]);
+    between.client(&[&bind("0"), &execute()]);
+    assert!(between.abandon());
+    between.to_server.clear();
+    between.server(&[&bound(), &copy_in()]);
+    between.server(&[&error("57014", "COPY failed"), &ready()]);
+    between.client_gets(&[]);
+    assert!(between.is_back());
+}
+
+#[test]
+fn half_a_message_cannot_be_mended() {
+    let requests = [
+        query(&"x".repeat(100_000)),
+        bind_with("", "0", &vec![b'x'; 100_000]),
+    ];
+    for request in &requests {
+        let mut between = known(&["select 1"]);
+        between.client(&[&request[..80_000]]);
+        assert!(!between.abandon());
+    }
+    let mut between = Between::new();
+    between.passes(&[&query("copy t from stdin")], &[&copy_in()]);
+    between.client(&[&copy_data("123")[..6]]);
+    assert!(!between.abandon());
+}
+
+#[test]
+fn half_a_message_that_was_not_passed_on_does_no_harm() {
+    let mut between = known(&["select 1"]);
+    between.client(&[&bind("0"), &flush()]);
+    between.server(&[&error("22P02", "no")]);
+    let dropped = query(&"x".repeat(100_000));
+    between.client(&[&dropped[..80_000]]);
+    between.to_server.clear();
+    assert!(between.abandon());
+    between.server_gets(&[&sync()]);
+}
+
+#[test]
+fn a_client_that_leaves_while_its_connection_is_tuned() {
+    let mut told = (*parameters(&REPORTED)).clone();
+    told.set("TimeZone", b"Asia/Tokyo");
+    told.set("server_version", b"15");
+    let session = session(Arc::new(told), Arc::default(), Arc::default());
+    let mut between = Between::with(session, rules());
+    between.client(&[&query("select 1")]);
+    assert!(between.abandon());
+    between.to_server.clear();
+    between.server(&[&selected("Asia/Tokyo")]);
+    between.client_gets(&[]);
+    between.server_gets(&[]);
+    assert!(between.is_back());
+}
+
+#[test]
+fn a_client_that_leaves_while_its_connection_is_cleaned() {
+    let mut between = Between::new();
+    between.client(&[&query("listen x")]);
+    between.server(&[&complete("LISTEN"), &ready()]);
+    assert!(between.abandon());
+    between.to_server.clear();
+    between.server(&[&complete("UNLISTEN"), &ready()]);
+    between.server_gets(&[]);
+    assert!(between.is_back());
+}

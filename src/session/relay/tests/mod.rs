@@ -1,0 +1,281 @@
+//! The relay against bytes: a session between a client and a server that are byte strings.
+//!
+//! | file | what it tries |
+//! |---|---|
+//! | `messages` | the messages themselves, as short words |
+//! | `simple` | Query and FunctionCall, what may come at any time, what does not fit |
+//! | `batches` | the extended protocol: order, errors, streams cut anywhere |
+//! | `statements` | prepared statements that follow their client |
+//! | `copy` | COPY, in both protocols |
+//! | `settings` | a connection gets its client's settings |
+//! | `cleaning` | what a client left is undone |
+//! | `leaving` | the client is gone, at every point |
+//! | `model` | random scripts, with and without the pooler, against a model of PostgreSQL |
+//! | `noise` | any bytes at all |
+
+mod batches;
+mod cleaning;
+mod copy;
+mod leaving;
+mod messages;
+mod model;
+mod noise;
+mod settings;
+mod simple;
+mod statements;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::pieces::{Output, Pieces};
+use super::replies::Desync;
+use super::requests::{Violation, Wants};
+use crate::net::address::Address;
+use crate::net::clock::Moment;
+use crate::pool::plan::Mode;
+use crate::pool::statements::Statements;
+use crate::server::backend::{Backend, BackendKey};
+use crate::server::parameters::Parameters;
+use crate::server::prepared::Prepared;
+use crate::server::traces::Traces;
+use crate::session::session::{Phase, Rules, Session};
+use crate::wire::backend::TransactionStatus;
+
+fn rules() -> Rules {
+    Rules {
+        mode: Mode::Transaction,
+        follow_statements: true,
+        prepared_cache: 100,
+        prepared_per_server: 100,
+        clean: true,
+    }
+}
+
+fn parameters(of: &[(&str, &str)]) -> Arc<Parameters> {
+    let mut parameters = Parameters::default();
+    for (name, value) in of {
+        parameters.set(name, value.as_bytes());
+    }
+    Arc::new(parameters)
+}
+
+/// What every server reports and every client has been told, unless a test says otherwise.
+const REPORTED: [(&str, &str); 3] = [
+    ("client_encoding", "UTF8"),
+    ("search_path", "public"),
+    ("TimeZone", "UTC"),
+];
+
+fn backend() -> Box<Backend> {
+    let address = Address::Unix(PathBuf::from("/nowhere"));
+    let reported = parameters(&REPORTED);
+    Box::new(Backend {
+        key: Arc::new(BackendKey::new(1, address, 1, vec![1, 2, 3, 4])),
+        used_at: Moment::now(),
+        expires_at: None,
+        idle_limit: None,
+        epoch: 0,
+        fresh: Arc::clone(&reported),
+        reported,
+        applied: Arc::default(),
+        traces: Traces::NONE,
+        status: TransactionStatus::Idle,
+        prepared: Prepared::default(),
+    })
+}
+
+fn session(told: Arc<Parameters>, unreported: Arc<Parameters>, chosen: Arc<Parameters>) -> Session {
+    Session::new(
+        42,
+        vec![9; 4],
+        "shop".into(),
+        "app".into(),
+        Address::Unix(PathBuf::from("/nowhere")),
+        Moment::now(),
+        rules(),
+        told,
+        unreported,
+        chosen,
+    )
+}
+
+fn bytes(pieces: &Pieces, input: &[u8]) -> Vec<u8> {
+    pieces
+        .slices(input)
+        .flat_map(|slice| slice.to_vec())
+        .collect()
+}
+
+/// A session, and what stands on either side of it.
+struct Between {
+    session: Session,
+    statements: Arc<Statements>,
+    rules: Rules,
+    /// The connection that lies idle, if one does.
+    idle: Option<Box<Backend>>,
+    /// Whether the idle connection is to be tried before it is used.
+    check: bool,
+    /// What the client sent and the session has not taken.
+    from_client: Vec<u8>,
+    /// What the server sent and the session has not taken.
+    from_server: Vec<u8>,
+    to_client: Vec<u8>,
+    to_server: Vec<u8>,
+}
+
+impl Between {
+    fn new() -> Between {
+        let told = parameters(&REPORTED);
+        Between::with(session(told, Arc::default(), Arc::default()), rules())
+    }
+
+    fn with(session: Session, rules: Rules) -> Between {
+        Between {
+            session,
+            statements: Arc::default(),
+            rules,
+            idle: Some(backend()),
+            check: false,
+            from_client: Vec::new(),
+            from_server: Vec::new(),
+            to_client: Vec::new(),
+            to_server: Vec::new(),
+        }
+    }
+
+    /// The client sends; the session takes what it can, and the idle connection if it wants one.
+    fn try_client(&mut self, sent: &[u8]) -> Result<Wants, Violation> {
+        self.from_client.extend_from_slice(sent);
+        loop {
+            if !self.session.reads_client() || self.from_client.is_empty() {
+                return Ok(Wants::More);
+            }
+            let mut out = Output::default();
+            let step = self
+                .session
+                .take_from_client(&self.from_client, &self.statements, &mut out);
+            let input = std::mem::take(&mut self.from_client);
+            self.collect(&out, &input);
+            let (n, wants) = step?;
+            self.from_client = input[n..].to_vec();
+            match wants {
+                Wants::Server if self.idle.is_some() => self.lend(),
+                _ => return Ok(wants),
+            }
+        }
+    }
+
+    fn client(&mut self, sent: &[&[u8]]) {
+        let wants = self.try_client(&sent.concat());
+        assert_eq!(wants, Ok(Wants::More));
+    }
+
+    /// The server sends; a connection that is to go back is laid aside.
+    fn try_server(&mut self, sent: &[u8]) -> Result<(), Desync> {
+        self.from_server.extend_from_slice(sent);
+        let mut out = Output::default();
+        let input = std::mem::take(&mut self.from_server);
+        let step = self.session.take_from_server(&input, &mut out);
+        self.collect(&out, &input);
+        self.from_server = input[step?..].to_vec();
+        self.put_aside();
+        Ok(())
+    }
+
+    /// Afterwards the client, who may have been kept waiting, is listened to again.
+    fn server(&mut self, sent: &[&[u8]]) {
+        assert_eq!(self.try_server(&sent.concat()), Ok(()));
+        self.client(&[]);
+    }
+
+    fn lend(&mut self) {
+        let backend = self.idle.take().expect("a connection lies idle");
+        let mut out = Output::default();
+        self.session
+            .take_connection(backend, self.rules, self.check, &mut out);
+        self.collect(&out, &[]);
+    }
+
+    fn put_aside(&mut self) {
+        if self.session.phase() == Phase::Returning {
+            self.idle = self.session.give_up_connection();
+        }
+    }
+
+    /// What the driver does before it waits.
+    fn end_turn(&mut self) {
+        let mut out = Output::default();
+        self.session.end_turn(&mut out);
+        self.collect(&out, &[]);
+        self.put_aside();
+    }
+
+    fn abandon(&mut self) -> bool {
+        let mut out = Output::default();
+        self.from_client.clear();
+        let usable = self.session.abandon(&mut out);
+        self.collect(&out, &[]);
+        self.put_aside();
+        usable
+    }
+
+    fn collect(&mut self, out: &Output, input: &[u8]) {
+        self.to_client.extend(bytes(&out.client, input));
+        self.to_server.extend(bytes(&out.server, input));
+    }
+
+    /// The server has got exactly this since it was last asked.
+    #[track_caller]
+    fn server_gets(&mut self, expected: &[&[u8]]) {
+        let got = std::mem::take(&mut self.to_server);
+        same("the server", &got, &expected.concat());
+    }
+
+    /// The client has got exactly this since it was last asked.
+    #[track_caller]
+    fn client_gets(&mut self, expected: &[&[u8]]) {
+        let got = std::mem::take(&mut self.to_client);
+        same("the client", &got, &expected.concat());
+    }
+
+    /// One exchange that passes as it is, both ways.
+    #[track_caller]
+    fn passes(&mut self, request: &[&[u8]], reply: &[&[u8]]) {
+        self.client(request);
+        self.server_gets(request);
+        self.server(reply);
+        self.client_gets(reply);
+    }
+
+    fn is_back(&self) -> bool {
+        self.idle.is_some() && self.session.phase() == Phase::Idle
+    }
+
+    fn lent(&self) -> &crate::session::session::Lent {
+        self.session.lent.as_ref().expect("a connection is lent")
+    }
+}
+
+#[track_caller]
+fn same(whom: &str, got: &[u8], expected: &[u8]) {
+    assert!(
+        got == expected,
+        "{whom} got\n    {}\nand should have got\n    {}",
+        got.escape_ascii(),
+        expected.escape_ascii()
+    );
+}
+
+/// Numbers that are as good as random and the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        // xorshift64*
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+        usize::try_from(number).unwrap_or(0) % sides
+    }
+}

@@ -1,0 +1,457 @@
+//! Prepared statements that follow their client from one server connection to another.
+
+use super::batches::known;
+use super::messages::*;
+use super::*;
+
+fn numbers_surplus(between: &Between, sql: &str) -> Bytes {
+    let statement = between
+        .statements
+        .intern(&[sql.as_bytes(), b"\0\0\0"].concat(), 100);
+    close(&statement.server_name())
+}
+
+#[test]
+fn a_missing_statement_is_put_into_the_clients_batch_and_its_reply_dropped() {
+    for cut in 0..parsed().len() {
+        let mut between = known(&["select 1"]);
+        between.idle = Some(backend());
+        between.client(&[&bind("0"), &execute(), &sync()]);
+        between.server_gets(&[
+            &parse("DOORMAN_0", "select 1"),
+            &bind("DOORMAN_0"),
+            &execute(),
+            &sync(),
+        ]);
+        let reply = [bound(), complete("SELECT 0"), ready()].concat();
+        between.server(&[&parsed()[..cut]]);
+        between.server(&[&parsed()[cut..], &reply]);
+        between.client_gets(&[&reply]);
+        assert!(between.is_back());
+        between.client(&[&describe("0"), &sync()]);
+        between.server_gets(&[&describe("DOORMAN_0"), &sync()]);
+    }
+}
+
+#[test]
+fn a_failing_hidden_parse_is_the_clients_error_and_is_tried_again() {
+    let mut between = known(&["select 1"]);
+    between.idle = Some(backend());
+    between.client(&[&bind("0"), &execute(), &sync()]);
+    between.server(&[&error("25P02", "aborted"), &ready()]);
+    between.client_gets(&[&error("25P02", "aborted"), &ready()]);
+    between.to_server.clear();
+    between.client(&[&bind("0"), &sync()]);
+    between.server_gets(&[&parse("DOORMAN_0", "select 1"), &bind("DOORMAN_0"), &sync()]);
+}
+
+#[test]
+fn a_failed_parse_leaves_neither_name_nor_entry() {
+    let mut between = Between::new();
+    between.client(&[&parse("a", "selec"), &bind("a"), &execute(), &sync()]);
+    between.server(&[&error("42601", "syntax"), &ready()]);
+    assert!(between.session.statements.is_empty());
+    between.to_server.clear();
+    between.client(&[&parse("a", "selec"), &sync()]);
+    between.server_gets(&[&parse("DOORMAN_0", "selec"), &sync()]);
+}
+
+#[test]
+fn a_failed_parse_of_the_unnamed_statement_keeps_the_one_before() {
+    let mut between = Between::new();
+    between.client(&[&parse("", "select 1"), &sync()]);
+    between.server(&[&parsed(), &ready()]);
+    between.client(&[&parse("", "selec"), &parse("", "selec 2"), &sync()]);
+    between.server(&[&error("42601", "syntax"), &ready()]);
+    between.to_server.clear();
+    between.client(&[&bind(""), &sync()]);
+    between.server_gets(&[&bind("DOORMAN_0"), &sync()]);
+}
+
+#[test]
+fn equal_statements_are_one_on_the_server() {
+    let mut between = Between::new();
+    between.client(&[&parse("a", "select 1"), &parse("b", "select 1"), &sync()]);
+    between.server_gets(&[&parse("DOORMAN_0", "select 1"), &sync()]);
+    between.server(&[&parsed()]);
+    between.client_gets(&[&parsed(), &parsed()]);
+    between.server(&[&ready()]);
+    between.client_gets(&[&ready()]);
+}
+
+#[test]
+fn types_belong_to_the_statement() {
+    let mut between = Between::new();
+    let typed = |name: &str| {
+        message(
+            b'P',
+            &[name.as_bytes(), b"\0select $1\0\0\x01\0\0\0\x17"].concat(),
+        )
+    };
+    between.client(&[&parse("a", "select $1"), &typed("b"), &sync()]);
+    between.server_gets(&[
+        &parse("DOORMAN_0", "select $1"),
+        &typed("DOORMAN_1"),
+        &sync(),
+    ]);
+}
+
+#[test]
+fn a_closed_statement_is_gone_for_the_client_and_stays_on_the_server() {
+    let mut between = known(&["select 1"]);
+    between.client(&[&close("0"), &describe("0"), &sync()]);
+    between.client_gets(&[&closed()]);
+    between.server_gets(&[&describe("0"), &sync()]);
+    between.server(&[
+        &error("26000", "prepared statement \"0\" does not exist"),
+        &ready(),
+    ]);
+    between.to_client.clear();
+    between.client(&[&parse("1", "select 1"), &sync()]);
+    between.client_gets(&[&parsed()]);
+    between.server_gets(&[&sync()]);
+}
+
+#[test]
+fn closing_what_is_not_there_and_closing_portals_is_the_servers_business() {
+    let mut between = Between::new();
+    let request = [close("nothing"), close_portal("p"), sync()].concat();
+    between.passes(&[&request], &[&closed(), &closed(), &ready()]);
+    assert!(between.is_back());
+}
+
+#[test]
+fn a_name_in_use_is_refused_by_the_server_in_the_clients_words() {
+    let mut between = known(&["select 1"]);
+    between.client(&[&parse("0", "select 2"), &bind("0"), &sync()]);
+    between.server_gets(&[&parse("DOORMAN_0", "select 2"), &bind("DOORMAN_0"), &sync()]);
+    let words = |name: &str| {
+        error(
+            "42P05",
+            &format!("prepared statement \"{name}\" already exists"),
+        )
+    };
+    between.server(&[&words("DOORMAN_0"), &ready()]);
+    between.client_gets(&[&words("0"), &ready()]);
+    between.client(&[&bind("0"), &sync()]);
+    between.server_gets(&[&bind("DOORMAN_0"), &sync()]);
+}
+
+#[test]
+fn a_name_in_use_is_made_so_on_a_server_that_lacks_it() {
+    let mut between = known(&["select 1"]);
+    between.idle = Some(backend());
+    between.client(&[&parse("0", "select 2"), &sync()]);
+    between.server_gets(&[
+        &parse("DOORMAN_0", "select 1"),
+        &parse("DOORMAN_0", "select 2"),
+        &sync(),
+    ]);
+    between.server(&[&parsed(), &error("42P05", "exists"), &ready()]);
+    between.client_gets(&[&error("42P05", "exists"), &ready()]);
+}
+
+#[test]
+fn names_of_the_poolers_own_never_reach_the_client() {
+    let mut between = known(&["select 1", "select 2"]);
+    let words = |names: [&str; 2]| {
+        error(
+            "08P01",
+            &format!("bind supplies 1, \"{}\" requires {}", names[0], names[1]),
+        )
+    };
+    between.client(&[&bind("1"), &sync()]);
+    between.server(&[&words(["DOORMAN_1", "DOORMAN_0"]), &ready()]);
+    between.client_gets(&[&words(["1", "0"]), &ready()]);
+    // One that it has not, or not any more, is the unnamed one to it.
+    between.client(&[&bind("1"), &sync()]);
+    between.server(&[&words(["DOORMAN_77", "DOORMAN_1"]), &ready()]);
+    between.client_gets(&[&words(["", "1"]), &ready()]);
+}
+
+#[test]
+fn an_identifier_that_only_looks_like_one_is_left_alone() {
+    let mut between = Between::new();
+    let reply = [
+        error("42P01", "relation \"DOORMAN_HOUSES\" does not exist"),
+        ready(),
+    ];
+    between.passes(&[&query("select")], &[&reply.concat()]);
+}
+
+#[test]
+fn a_statement_that_made_room_is_closed_in_front_of_a_batch() {
+    let mut between = Between::new();
+    between.rules.prepared_per_server = 1;
+    between.client(&[&parse("a", "select 1"), &sync()]);
+    between.server(&[&parsed(), &ready()]);
+    between.client(&[&parse("b", "select 2"), &sync()]);
+    between.server(&[&parsed(), &ready()]);
+    between.to_client.clear();
+    between.to_server.clear();
+    let a = numbers_surplus(&between, "select 1");
+    between.client(&[&bind("b"), &execute(), &sync()]);
+    between.server_gets(&[&a, &bind("DOORMAN_1"), &execute(), &sync()]);
+    let reply = [bound(), complete("SELECT 0"), ready()].concat();
+    between.server(&[&closed(), &reply]);
+    between.client_gets(&[&reply]);
+    assert!(between.is_back());
+    assert_eq!(between.session.work.transactions, 3);
+    between.client(&[&bind("a"), &sync()]);
+    between.server_gets(&[&parse("DOORMAN_0", "select 1"), &bind("DOORMAN_0"), &sync()]);
+}
+
+#[test]
+fn making_room_never_breaks_a_copy() {
+    // PostgreSQL takes anything but CopyData, CopyDone, CopyFail, Flush and Sync for a broken protocol
+    // while it copies.
+    let mut between = Between::new();
+    between.rules.prepared_per_server = 1;
+    between.client(&[&parse("a", "select 1"), &parse("b", "copy"), &bind("b")]);
+    between.client(&[&execute(), &sync()]);
+    between.server_gets(&[
+        &parse("DOORMAN_0", "select 1"),
+        &parse("DOORMAN_1", "copy"),
+        &bind("DOORMAN_1"),
+        &execute(),
+        &sync(),
+    ]);
+    between.server(&[&parsed(), &parsed(), &bound(), &copy_in()]);
+    between.client(&[&copy_data("1\n"), &copy_done(), &sync()]);
+    between.server_gets(&[&copy_data("1\n"), &copy_done(), &sync()]);
+    between.server(&[&complete("COPY 1"), &ready()]);
+    assert!(between.is_back());
+}
+
+#[test]
+fn a_statement_whose_parse_failed_does_not_come_back_by_making_room() {
+    let mut between = Between::new();
+    between.rules.prepared_per_server = 1;
+    between.client(&[&parse("a", "selec"), &parse("b", "select 2"), &sync()]);
+    between.server(&[&error("42601", "syntax"), &ready()]);
+    between.to_server.clear();
+    between.client(&[&parse("a", "selec"), &sync()]);
+    between.server_gets(&[&parse("DOORMAN_0", "selec"), &sync()]);
+}
+
+#[test]
+fn without_room_for_any_statement_batches_still_work() {
+    let mut between = Between::new();
+    between.rules.prepared_per_server = 0;
+    for _ in 0..3 {
+        between.client(&[&parse("", "select 1"), &bind(""), &execute(), &sync()]);
+        let asked = between.to_server.first() == Some(&b'P');
+        between.to_server.clear();
+        if asked {
+            between.server(&[&parsed()]);
+        }
+        between.server(&[&bound(), &complete("SELECT 0"), &ready()]);
+        between.client_gets(&[&parsed(), &bound(), &complete("SELECT 0"), &ready()]);
+    }
+}
+
+fn large() -> String {
+    format!("select '{}'", "x".repeat(20_000))
+}
+
+#[test]
+fn a_large_statement_is_closed_after_its_transaction() {
+    let mut between = Between::new();
+    between.client(&[&parse("l", &large()), &bind("l"), &execute(), &sync()]);
+    between.server_gets(&[
+        &parse("DOORMAN_0", &large()),
+        &bind("DOORMAN_0"),
+        &execute(),
+        &sync(),
+    ]);
+    between.server(&[&parsed(), &bound(), &complete("SELECT 1"), &ready()]);
+    between.to_client.clear();
+    assert!(between.is_back());
+    between.client(&[&parse("s", "select 1"), &sync()]);
+    between.server_gets(&[
+        &close("DOORMAN_0"),
+        &parse("DOORMAN_1", "select 1"),
+        &sync(),
+    ]);
+    between.server(&[&closed(), &parsed(), &ready()]);
+    between.client_gets(&[&parsed(), &ready()]);
+}
+
+#[test]
+fn a_large_statement_can_be_used_in_two_transactions() {
+    let mut between = Between::new();
+    between.client(&[&parse("l", &large()), &sync()]);
+    between.server(&[&parsed(), &ready()]);
+    between.to_client.clear();
+    between.to_server.clear();
+    // It stands on the server until it is closed; preparing it before that would fail.
+    between.client(&[&query("begin"), &bind("l"), &execute(), &sync()]);
+    between.server_gets(&[&query("begin"), &bind("DOORMAN_0"), &execute(), &sync()]);
+    let reply = [
+        complete("BEGIN"),
+        ready_in_transaction(),
+        bound(),
+        complete("SELECT 1"),
+        ready_in_transaction(),
+    ]
+    .concat();
+    between.server(&[&reply]);
+    between.client_gets(&[&reply]);
+    between.passes(&[&query("end")], &[&complete("COMMIT"), &ready()]);
+    assert!(between.is_back());
+    between.client(&[&bind("l"), &execute(), &sync()]);
+    let got = std::mem::take(&mut between.to_server);
+    let again = [
+        close("DOORMAN_0"),
+        parse("DOORMAN_0", &large()),
+        bind("DOORMAN_0"),
+        execute(),
+        sync(),
+    ];
+    same("the server", &got, &again.concat());
+    between.server(&[
+        &closed(),
+        &parsed(),
+        &bound(),
+        &complete("SELECT 1"),
+        &ready(),
+    ]);
+    between.client_gets(&[&bound(), &complete("SELECT 1"), &ready()]);
+}
+
+#[test]
+fn a_statement_too_large_for_a_buffer_arrives_in_parts() {
+    let mut between = Between::new();
+    let text = "x".repeat(200_000);
+    let whole = [parse("l", &text), bind("l"), sync()].concat();
+    for part in whole.chunks(9_999) {
+        between.client(&[part]);
+    }
+    between.server_gets(&[&parse("DOORMAN_0", &text), &bind("DOORMAN_0"), &sync()]);
+}
+
+#[test]
+fn half_a_parse_holds_no_connection() {
+    let mut between = Between::new();
+    let large = parse("l", &"x".repeat(200_000));
+    between.client(&[&large[..150_000]]);
+    assert_eq!(between.session.phase(), Phase::Idle);
+}
+
+#[test]
+fn a_large_bind_passes_in_parts_under_its_new_name() {
+    let mut between = known(&["insert"]);
+    let argument = vec![b'x'; 200_000];
+    let batch = [bind_with("p", "0", &argument), execute(), sync()].concat();
+    for part in batch.chunks(70_000) {
+        between.client(&[part]);
+    }
+    between.server_gets(&[&bind_with("p", "DOORMAN_0", &argument), &execute(), &sync()]);
+    between.server(&[&bound(), &complete("INSERT 0 1"), &ready()]);
+    assert!(between.is_back());
+}
+
+#[test]
+fn statements_stay_as_they_are_where_they_do_not_follow() {
+    let mut between = Between::new();
+    between.rules.follow_statements = false;
+    let request = [parse("a", "select 1"), bind("a"), describe("a"), close("a")].concat();
+    between.passes(
+        &[&request, &sync()],
+        &[
+            &parsed(),
+            &bound(),
+            &takes_parameters(),
+            &columns(),
+            &closed(),
+            &ready(),
+        ],
+    );
+    between.server_gets(&[&query("DEALLOCATE ALL")]);
+    between.server(&[&complete("DEALLOCATE ALL"), &ready()]);
+    between.client_gets(&[]);
+    assert!(between.is_back());
+}
+
+#[test]
+fn what_the_server_forgets_is_forgotten() {
+    for tag in ["DISCARD ALL", "DEALLOCATE ALL"] {
+        let mut between = known(&["select 1"]);
+        between.passes(&[&query(tag)], &[&complete(tag), &ready()]);
+        assert!(between.is_back());
+        assert!(between.session.statements.is_empty());
+        between.client(&[&parse("0", "select 1"), &sync()]);
+        between.server_gets(&[&parse("DOORMAN_0", "select 1"), &sync()]);
+    }
+}
+
+#[test]
+fn what_the_server_is_about_to_forget_is_not_relied_upon() {
+    let mut between = known(&["select 1"]);
+    between.client(&[&query("discard all")]);
+    between.client(&[&parse("0", "select 1"), &bind("0"), &sync()]);
+    between.server_gets(&[&query("discard all")]);
+    between.server(&[&complete("DISCARD ALL"), &ready()]);
+    between.server_gets(&[&parse("DOORMAN_0", "select 1"), &bind("DOORMAN_0"), &sync()]);
+}
+
+#[test]
+fn a_parse_still_under_way_in_an_earlier_batch_is_waited_for() {
+    let mut between = known(&["select 1", "select 2"]);
+    between.idle = Some(backend());
+    // The first batch brings two hidden Parses with it. If it fails before the second, the next batch has
+    // to bring that again.
+    between.client(&[&bind("0"), &execute(), &bind("1"), &execute(), &sync()]);
+    between.client(&[&bind("1"), &execute(), &sync()]);
+    between.server(&[&parsed(), &error("22P02", "no"), &ready()]);
+    between.client_gets(&[&error("22P02", "no"), &ready()]);
+    between.server_gets(&[
+        &parse("DOORMAN_0", "select 1"),
+        &bind("DOORMAN_0"),
+        &execute(),
+        &parse("DOORMAN_1", "select 2"),
+        &bind("DOORMAN_1"),
+        &execute(),
+        &sync(),
+        &parse("DOORMAN_1", "select 2"),
+        &bind("DOORMAN_1"),
+        &execute(),
+        &sync(),
+    ]);
+}
+
+#[test]
+fn a_name_still_under_way_in_an_earlier_batch_is_waited_for() {
+    let mut between = Between::new();
+    between.client(&[
+        &parse("a", "selec"),
+        &sync(),
+        &parse("a", "select 1"),
+        &sync(),
+    ]);
+    between.server_gets(&[&parse("DOORMAN_0", "selec"), &sync()]);
+    between.server(&[&error("42601", "syntax"), &ready()]);
+    between.server_gets(&[&parse("DOORMAN_1", "select 1"), &sync()]);
+    between.server(&[&parsed(), &ready()]);
+    between.client_gets(&[&error("42601", "syntax"), &ready(), &parsed(), &ready()]);
+    between.client(&[&bind("a"), &sync()]);
+    between.server_gets(&[&bind("DOORMAN_1"), &sync()]);
+}
+
+#[test]
+fn the_unnamed_statement_is_pipelined_and_a_late_error_takes_back_the_right_one() {
+    let mut between = known(&["select 1", "select 2"]);
+    between.client(&[&bind("0"), &parse("", "select 1"), &bind(""), &sync()]);
+    between.client(&[&parse("", "select 2"), &bind(""), &sync()]);
+    between.server_gets(&[
+        &bind("DOORMAN_0"),
+        &bind("DOORMAN_0"),
+        &sync(),
+        &bind("DOORMAN_1"),
+        &sync(),
+    ]);
+    between.server(&[&error("22P02", "no"), &ready()]);
+    between.server(&[&bound(), &ready()]);
+    between.client(&[&bind(""), &sync()]);
+    between.server_gets(&[&bind("DOORMAN_1"), &sync()]);
+}
