@@ -234,6 +234,9 @@ fn open(start: Start) -> Result<Life, CannotStart> {
     };
     let (house, listeners, socket_file) = match &mut heir {
         Some(heir) => {
+            if let Some(Err(error)) = heir.log_filter().map(logging::set_filter) {
+                log::warn!("the predecessor's log level is not understood here: {error}");
+            }
             let listeners = std::mem::take(&mut heir.listeners);
             let file = listeners
                 .iter()
@@ -468,7 +471,8 @@ impl Life {
             .spawn(move || {
                 thread::name("upgrade");
                 let note = |pid| successor.store(pid, Ordering::Release);
-                let outcome = predecessor::hand_over(&house, &reception, &origin, note);
+                let filter = logging::filter();
+                let outcome = predecessor::hand_over(&house, &reception, &origin, filter, note);
                 let _ = sender.send(Event::Upgraded(outcome));
             });
         match started {

@@ -97,8 +97,7 @@ impl Driver {
         // have.
         self.handle.at_rest();
         self.await_cancel_requests();
-        let work = self.take_work();
-        self.pool.add_work(&work);
+        // What it has done and its pool has not been told goes with it.
         Resting {
             pool: self.pool,
             session: self.session,

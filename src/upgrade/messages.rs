@@ -13,7 +13,7 @@ use crate::auth::{ClientKey, MockSecret};
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
-use crate::pool::totals::Totals;
+use crate::pool::totals::{Totals, Work};
 use crate::server::backend::Backend;
 use crate::session::session::Session;
 
@@ -45,6 +45,8 @@ pub enum Message {
     Refused(u64, String),
     /// The server connection with this number is the successor's now.
     AcceptedIdle(u64),
+    /// What a pool has done since its state was told.
+    Work(Box<PoolWork>),
     /// The predecessor has nothing more to give.
     Done,
     /// The successor has taken all.
@@ -110,6 +112,18 @@ pub struct Pool {
     /// Where its connections lead.
     #[serde(default)]
     pub leads_to: String,
+}
+
+/// What a pool has done since its state was told.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PoolWork {
+    /// The database.
+    pub database: String,
+    /// The user.
+    pub user: String,
+    /// The difference.
+    #[serde(default)]
+    pub work: Work,
 }
 
 /// A server connection nobody uses.

@@ -12,12 +12,14 @@ use crossbeam::channel::{Receiver, unbounded};
 
 use super::launch::{self, Origin};
 use super::messages::{
-    self, Given, GivenIdle, GivenSession, Hello, Listener, Message, MovedConsole, Pool, Standing,
-    VERSION,
+    self, Given, GivenIdle, GivenSession, Hello, Listener, Message, MovedConsole, Pool, PoolWork,
+    Standing, VERSION,
 };
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
 use crate::net::wait::{Interest, Woken, wait};
+use crate::pool::pool;
+use crate::pool::totals::Work;
 use crate::server::backend::Connection;
 use crate::session::accept::Reception;
 use crate::session::guest::{Guest, What};
@@ -43,7 +45,7 @@ pub struct Outcome {
 /// What has been sent and not acknowledged.
 enum Pending {
     Session(Guest, Moment),
-    Idle(Arc<crate::pool::pool::Pool>, Connection),
+    Idle(Arc<pool::Pool>, Connection),
 }
 
 struct HandOver<'a> {
@@ -55,6 +57,9 @@ struct HandOver<'a> {
     last_heard: Moment,
     ready: bool,
     finished: bool,
+    log_filter: String,
+    /// What the pools had done when their state was told.
+    told_work: Vec<(Arc<pool::Pool>, Work)>,
     parked: Receiver<Guest>,
     backlog: VecDeque<(Guest, Moment)>,
     /// By number; server connections and sessions are counted apart.
@@ -71,6 +76,7 @@ pub fn hand_over(
     house: &Arc<House>,
     reception: &Arc<Reception>,
     origin: &Origin,
+    log_filter: String,
     on_started: impl Fn(u32),
 ) -> Result<Outcome, String> {
     let settings = house.settings();
@@ -89,6 +95,8 @@ pub fn hand_over(
         last_heard: Moment::now(),
         ready: false,
         finished: false,
+        log_filter,
+        told_work: Vec::new(),
         parked,
         backlog: VecDeque::new(),
         sessions: HashMap::new(),
@@ -151,6 +159,14 @@ impl HandOver<'_> {
             }
             self.step(owed.then_some("did not acknowledge a session"))?;
         }
+        for (pool, told) in std::mem::take(&mut self.told_work) {
+            let work = Message::Work(Box::new(PoolWork {
+                database: pool.database.clone(),
+                user: pool.user.clone(),
+                work: pool.snapshot().totals.all.since(&told),
+            }));
+            messages::post(&mut self.passage, &work, Vec::new())?;
+        }
         messages::post(&mut self.passage, &Message::Done, Vec::new())?;
         while !self.finished {
             self.step(Some("did not finish"))?;
@@ -170,7 +186,7 @@ impl HandOver<'_> {
             mock: house.mock.clone(),
             arrivals: [&arrivals.total, &arrivals.plain, &arrivals.cancel]
                 .map(|count| count.load(Ordering::Relaxed)),
-            log_filter: None,
+            log_filter: Some(self.log_filter.clone()),
         };
         messages::post(
             &mut self.passage,
@@ -185,6 +201,7 @@ impl HandOver<'_> {
         }
         for pool in house.pools.all() {
             let now = pool.snapshot();
+            self.told_work.push((Arc::clone(&pool), now.totals.all));
             let message = Message::Pool(Box::new(Pool {
                 database: pool.database.clone(),
                 user: pool.user.clone(),

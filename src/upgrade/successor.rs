@@ -102,6 +102,11 @@ impl Heir {
         }
     }
 
+    /// The log filter in force at the predecessor.
+    pub fn log_filter(&self) -> Option<&str> {
+        self.hello.log_filter.as_deref()
+    }
+
     /// The house that goes on with what the predecessor has told.
     pub fn house(&self, settings: Settings) -> Arc<House> {
         let hello = &self.hello;
@@ -191,6 +196,11 @@ impl Taker {
                     Message::Session(moved) => self.session(*moved, descriptors)?,
                     Message::Console(moved) => self.console(*moved, descriptors)?,
                     Message::Idle(idle) => self.idle(*idle, descriptors)?,
+                    Message::Work(done) => {
+                        if let Some(pool) = self.house.pools.find(&done.database, &done.user) {
+                            pool.add_work(&done.work);
+                        }
+                    }
                     Message::Done => {
                         self.say(&Message::Finished)?;
                         return Ok(());

@@ -17,6 +17,8 @@ scratch_cleanup() {
         kill "$pid" 2>/dev/null
         wait "$pid" 2>/dev/null
     done
+    # After an upgrade the pooler is no child of this shell; its configuration lies in here.
+    pkill -f "$scratch/pg_doorman.toml" 2>/dev/null
     if [ "$(type -t scratch_before_cleanup)" = function ]; then
         scratch_before_cleanup
     fi

@@ -42,7 +42,7 @@ mod prelude {
     pub(super) const COORDINATOR: &str = "sharing of connections between the users of a database";
     pub(super) const AUTH_QUERY: &str = "auth_query";
     pub(super) const WEB: &str = "the metrics page";
-    pub(super) const UPGRADE: &str = "the binary upgrade";
+    pub(super) const UPGRADE: &str = "an upgrade that moves no sessions";
     pub(super) const RUNTIME: &str = "there is no async runtime here, each client has a thread";
     pub(super) const PATRONI: &str = "there is no fallback to Patroni members";
     pub(super) const ONE_UNNAMED: &str = "a client has one unnamed statement, as in PostgreSQL";

@@ -10,9 +10,9 @@ keys! {
             /// transaction.
             migrate: bool = is("true"), Kind::Bool, Live, NotYet(UPGRADE);
             /// How long the new process may take to answer before it is given up.
-            timeout: Duration = is("\"30s\""), duration(), Live, NotYet(UPGRADE);
+            timeout: Duration = is("\"30s\""), duration(), Live, Works;
             /// How long the new binary may take to test the configuration.
-            validate_timeout: Duration = is("\"10s\""), duration(), Live, NotYet(UPGRADE);
+            validate_timeout: Duration = is("\"10s\""), duration(), Live, Works;
         }
     }
     besides {}
