@@ -13,7 +13,7 @@ use super::house::House;
 use super::registry::{Handle, told};
 use super::relay::pieces::Output;
 use super::relay::requests::Wants;
-use super::session::{Phase, Session};
+use super::session::{Lent, Phase, Session};
 use super::transfer::{Input, Lost, write_owed, write_pieces};
 use crate::net::clock::Moment;
 use crate::net::stream::Stream;
@@ -41,6 +41,8 @@ pub struct Driver {
     pub(super) out: Output,
     /// The client's unread bytes were offered and are not enough.
     pub(super) starved: bool,
+    /// The client has broken the protocol, in these words; it is told when it has its replies.
+    pub(super) violation: Option<String>,
     /// When the current request for a server connection was made: all that it takes to get one has to be
     /// done within `query_wait_timeout` of this.
     pub(super) asked_since: Moment,
@@ -68,6 +70,7 @@ impl Driver {
             server: resting.server,
             out: Output::default(),
             starved: false,
+            violation: None,
             asked_since: Moment::now(),
             in_queue: false,
             server_deadline: resting.server_deadline,
@@ -110,10 +113,15 @@ impl Driver {
     /// One round: do what can be done without waiting, or wait once and do what that made possible.
     fn turn(&mut self) -> Result<(), Ending> {
         self.heed()?;
+        let awaited = |lent: &Lent| !lent.expected.is_empty();
+        if self.violation.is_some() && !self.session.lent.as_ref().is_some_and(awaited) {
+            return Err(Ending::Violation(self.violation.take().unwrap_or_default()));
+        }
         if let Phase::Queued(since) = self.session.phase() {
             return self.wait_in_queue(since);
         }
         if self.session.reads_client()
+            && self.violation.is_none()
             && self.session.client.owed.is_empty()
             && !self.session.client.unread.is_empty()
             && !self.starved
@@ -124,7 +132,9 @@ impl Driver {
         if self.session.phase() == Phase::Serving {
             self.end_turn()?;
         }
-        let reads_client = self.session.reads_client() && self.session.client.owed.is_empty();
+        let reads_client = self.session.reads_client()
+            && self.violation.is_none()
+            && self.session.client.owed.is_empty();
         let client = Interest {
             read: reads_client,
             write: !self.session.client.owed.is_empty(),
@@ -257,9 +267,11 @@ impl Driver {
             let (n, wants) = match step {
                 Ok(step) => step,
                 Err(violation) => {
-                    // What was sent before is a request like any other.
-                    let _ = self.deliver(rest);
-                    break Err(Ending::Violation(violation.0));
+                    // What was sent before is a request like any other and gets its reply first.
+                    let delivered = self.deliver(rest);
+                    consumed = input.bytes().len();
+                    self.violation = Some(violation.0);
+                    break delivered;
                 }
             };
             let delivered = self.deliver(&input.bytes()[consumed..]);

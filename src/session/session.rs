@@ -3,7 +3,7 @@
 //! It can be written down at any wait and go on in another process. What the protocol makes of it is in
 //! [`relay`](super::relay); the thread that drives it is in [`driver`](super::driver).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -91,6 +91,12 @@ pub struct Lent {
     pub served: bool,
     /// The client has gone back to defaults: those of its startup packet are to be in effect again.
     pub reset_seen: bool,
+    /// What PostgreSQL reported at the last ReadyForQuery.
+    pub at_ready: Arc<Parameters>,
+    /// Settings that a RESET has brought back to the server's default.
+    pub reset_names: Vec<String>,
+    /// Statements a client is deallocating in SQL: its own name, and the number.
+    pub deallocating: VecDeque<(Vec<u8>, u64)>,
     /// Settings whose values are asked for before and after cleaning.
     pub asked: Vec<String>,
     /// The rows of answers to the pooler's own questions: text or NULL for each column.

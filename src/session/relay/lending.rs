@@ -38,6 +38,9 @@ impl Session {
         self.rules = rules;
         let now = self.now;
         self.lent = Some(Lent {
+            at_ready: Arc::clone(&backend.reported),
+            reset_names: Vec::new(),
+            deallocating: std::collections::VecDeque::new(),
             backend,
             side: Side::default(),
             expected: std::collections::VecDeque::new(),
@@ -174,9 +177,9 @@ impl Session {
                     return;
                 }
                 let reset = std::mem::take(&mut lent.reset_seen);
-                let before = std::mem::replace(&mut self.told, Arc::clone(&lent.backend.reported));
+                self.told = Arc::clone(&lent.backend.reported);
                 if reset && !self.abandoned {
-                    self.restore_chosen(&before, out);
+                    self.restore_chosen(out);
                 }
                 if leaves {
                     self.ask_for_unreported(reset);
@@ -232,17 +235,14 @@ impl Session {
     }
 
     /// The client has gone back to defaults, and its defaults are what its startup packet asked for.
-    /// PostgreSQL reports this connection's defaults instead; what the client chose takes their place. Only
-    /// what has changed since `before` can have been reset.
-    fn restore_chosen(&mut self, before: &Parameters, out: &mut Output) {
+    /// PostgreSQL reports this connection's defaults instead; what the client chose takes their place.
+    fn restore_chosen(&mut self, out: &mut Output) {
         let Some(lent) = &mut self.lent else { return };
         let backend = &mut lent.backend;
-        for (name, chosen) in self.chosen.iter() {
-            let Some(now) = backend.reported.get(name) else {
-                continue;
-            };
-            let changed = before.get(name) != Some(now);
-            if changed && now != chosen && Some(now) == backend.fresh.get(name) {
+        for name in &std::mem::take(&mut lent.reset_names) {
+            let (now, chosen) = (backend.reported.get(name), self.chosen.get(name));
+            let Some(chosen) = chosen else { continue };
+            if now != Some(chosen) && now == backend.fresh.get(name) {
                 Arc::make_mut(&mut self.told).set(name, chosen);
                 out.client
                     .write(|own| backend::parameter_status(own, name.as_bytes(), chosen));

@@ -5,6 +5,7 @@
 //! means that pooler and server no longer understand each other, and ends the server connection.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::expected::{Deliver, Expected, Reply};
 use super::pieces::Output;
@@ -259,6 +260,12 @@ impl Session {
                 lent.backend.traces.add(Traces::SETTINGS);
             }
         }
+        if tag == b"DEALLOCATE"
+            && let Some((name, number)) = lent.deallocating.pop_front()
+        {
+            lent.backend.prepared.forget(number);
+            self.statements.remove(&name);
+        }
         if tag == b"DISCARD ALL" || tag == b"DEALLOCATE ALL" {
             lent.backend.prepared.clear();
             if phase == Phase::Serving {
@@ -297,6 +304,17 @@ impl Session {
         lent.unsettled.batch_answered();
         lent.backend.status = status;
         lent.copying_in = false;
+        if lent.reset_seen {
+            // Only what has changed with this request can have been reset by it.
+            for (name, chosen) in self.chosen.iter() {
+                let now = lent.backend.reported.get(name);
+                let changed = now != lent.at_ready.get(name);
+                if changed && now != Some(chosen) && now == lent.backend.fresh.get(name) {
+                    lent.reset_names.push(name.to_owned());
+                }
+            }
+        }
+        lent.at_ready = Arc::clone(&lent.backend.reported);
         if !swallowed {
             let now = self.now;
             self.work.queries += 1;
@@ -334,6 +352,7 @@ impl Session {
             self.id,
             lent.backend.key.process_id
         );
+        lent.deallocating.clear();
         // After a FATAL PostgreSQL closes the connection.
         lent.ended |= fields.is_fatal();
         // While the client is being served it hears of every error, also of that of a Parse which the
@@ -346,6 +365,9 @@ impl Session {
         if !for_client {
             return Fate::Drop;
         }
+        // Only these speak of statements by their names; anywhere else such a word is somebody's own.
+        let of_statements = matches!(fields.code.as_str(), "26000" | "42P05" | "08P01");
+        let body = body.filter(|_| of_statements);
         match body.and_then(|body| self.in_clients_words(body)) {
             Some(body) => {
                 out.client.write(|own| {

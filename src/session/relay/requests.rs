@@ -61,7 +61,9 @@ impl Session {
         match (self.phase(), &self.lent) {
             (Phase::Idle, _) => true,
             (Phase::Serving, Some(lent)) => {
-                let barred = lent.barrier && !lent.expected.is_empty();
+                // Never in the middle of a message: the server waits for the rest of it.
+                let between = self.client.frame.left == 0;
+                let barred = lent.barrier && between && !lent.expected.is_empty();
                 lent.side.owed.is_empty()
                     && lent.expected.len() < MOST_EXPECTED
                     && !lent.unsettled.is_awaited()
@@ -88,6 +90,9 @@ impl Session {
                 at += self.pass_part(at, &input[at..], out);
                 continue;
             }
+            if !self.reads_client() && self.phase() == Phase::Serving {
+                break;
+            }
             let Some(head) = frame::header(&input[at..])? else {
                 break;
             };
@@ -96,9 +101,6 @@ impl Session {
                 Step::NeedsMore | Step::MustWait => break,
                 Step::NeedsServer => return Ok((at, Wants::Server)),
                 Step::Terminated => return Ok((at + HEADER, Wants::End)),
-            }
-            if !self.reads_client() && self.phase() == Phase::Serving {
-                break;
             }
         }
         Ok((at, Wants::More))
@@ -123,6 +125,7 @@ impl Session {
             lent.backend.traces.add(found);
             if found.has(Traces::FORGETTING) {
                 lent.unsettled.everything_in_last();
+                lent.barrier = true;
             }
         }
         if last {
@@ -225,6 +228,7 @@ impl Session {
                 self.client.frame.scan = (!whole).then_some(scan);
                 let tame = whole && traces::is_tame_set(text.strip_suffix(b"\0").unwrap_or(text));
                 self.expect(Expected::forward(Reply::UntilReady { tame }), out);
+                self.bar_if(found.has(Traces::FORGETTING));
                 Ok(self.begin(head, at, rest, false, out))
             }
             frontend::FUNCTION_CALL => {
@@ -273,6 +277,14 @@ impl Session {
                 lent.batch_open = true;
                 self.name_statement(head, at, rest, out)
             }
+        }
+    }
+
+    /// Sends no more requests before the replies to all that were sent have come: a reset that is under
+    /// way must not be taken to undo what they leave.
+    fn bar_if(&mut self, bar: bool) {
+        if let Some(lent) = &mut self.lent {
+            lent.barrier |= bar;
         }
     }
 

@@ -106,6 +106,14 @@ impl Session {
         lent.is_some_and(|lent| lent.unsettled.concerns(name, number))
     }
 
+    /// The client's name and the statement, if this is the definition of a `DEALLOCATE` of one of its own.
+    fn deallocated_by(&self, definition: &[u8]) -> Option<(Vec<u8>, Arc<Statement>)> {
+        let text_end = definition.iter().position(|&b| b == 0)?;
+        let name = deallocated_name(&definition[..=text_end])?;
+        let meant = Arc::clone(self.statements.get(&name)?);
+        Some((name, meant))
+    }
+
     /// A Parse where statements do not follow their client: it passes as it is.
     pub(super) fn parse_unfollowed(
         &mut self,
@@ -152,6 +160,12 @@ impl Session {
         let malformed = || Violation("invalid Parse message".to_owned());
         let (name, definition) = frame::c_string(body).ok_or_else(malformed)?;
         check_definition(definition).ok_or_else(malformed)?;
+        // `DEALLOCATE name` has to speak of the name that the server knows.
+        let deallocated = self.deallocated_by(definition);
+        let renamed = deallocated
+            .as_ref()
+            .map(|(_, meant)| deallocation(meant, definition));
+        let definition = renamed.as_deref().unwrap_or(definition);
         let known = self.statements.get(name).cloned();
         let statement = match &known {
             Some(known) if known.definition == definition => Arc::clone(known),
@@ -163,7 +177,18 @@ impl Session {
         if self.hangs_on(hangs_on, Some(taken.as_ref().unwrap_or(&statement))) {
             return Ok(Step::MustWait);
         }
+        if let Some((name, meant)) = &deallocated
+            && self.hangs_on(Some(name), Some(meant))
+        {
+            return Ok(Step::MustWait);
+        }
         self.close_surplus(out);
+        if let Some((name, meant)) = deallocated {
+            self.ensure_prepared(&meant, out);
+            if let Some(lent) = &mut self.lent {
+                lent.deallocating.push_back((name, meant.number));
+            }
+        }
         if let Some(taken) = taken {
             // PostgreSQL refuses a name that is in use. Let it say so itself, at the right place: prepare
             // the statement under a name that it has.
@@ -197,7 +222,10 @@ impl Session {
                 own.extend_from_slice(&u32::try_from(length).unwrap_or(0).to_be_bytes());
                 write::c_string(own, server_name.as_bytes());
             });
-            out.server.pass(start..start + definition.len());
+            match &renamed {
+                Some(renamed) => out.server.write(|own| own.extend_from_slice(renamed)),
+                None => out.server.pass(start..start + definition.len()),
+            }
             lent.unsettled.add(Open::Statement(statement.number));
             Deliver::Forward
         };
@@ -355,6 +383,16 @@ fn deallocated_name(text: &[u8]) -> Option<Vec<u8>> {
     let plain = |&b: &u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'$' || b >= 128;
     let lower = name.to_ascii_lowercase();
     (!lower.is_empty() && lower.iter().all(plain) && lower != b"all").then_some(lower)
+}
+
+/// A `DEALLOCATE` of this statement by its name on servers, with the parameter types of `definition`.
+fn deallocation(meant: &Statement, definition: &[u8]) -> Vec<u8> {
+    let mut renamed = Vec::new();
+    let text = format!("DEALLOCATE \"{}\"", meant.server_name());
+    write::c_string(&mut renamed, text.as_bytes());
+    let types = frame::c_string(definition).map_or(&[0, 0][..], |(_, types)| types);
+    renamed.extend_from_slice(types);
+    renamed
 }
 
 /// Whether the rest of a Parse is what it should be: a text, and as many parameter types as announced.
