@@ -49,9 +49,27 @@ const SHORTAGE_LOG: Duration = Duration::from_secs(5);
 /// What waits for a thread.
 enum Work {
     /// A connection that has just been accepted.
-    Arrival(Socket, Address),
+    Arrival(Socket, Address, Arriving),
     /// A client that is logged in already.
     Guest(Box<Guest>),
+}
+
+/// What a listener's thread may bring in: counted from before it accepts until its login has begun, so
+/// that nobody is overlooked in between.
+#[derive(Debug)]
+struct Arriving(Arc<AtomicUsize>);
+
+impl Arriving {
+    fn new(count: &Arc<AtomicUsize>) -> Arriving {
+        count.fetch_add(1, Ordering::AcqRel);
+        Arriving(Arc::clone(count))
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Whether listeners accept.
@@ -75,6 +93,7 @@ pub struct Reception {
     gate_moves: Condvar,
     /// The listeners, each with its thread.
     doors: Mutex<Vec<(Arc<Listener>, Pid)>>,
+    arriving: Arc<AtomicUsize>,
     parked: AtomicUsize,
     threads: AtomicUsize,
     last_shortage: Mutex<Option<Moment>>,
@@ -92,6 +111,7 @@ impl Reception {
             gate: Mutex::new(Gate::Open),
             gate_moves: Condvar::new(),
             doors: Mutex::default(),
+            arriving: Arc::default(),
             parked: AtomicUsize::new(0),
             threads: AtomicUsize::new(0),
             last_shortage: Mutex::default(),
@@ -149,21 +169,29 @@ impl Reception {
         }
     }
 
-    /// Waits while the gate is shut; false if it never opens again.
-    fn may_accept(&self) -> bool {
+    /// Whether a connection may still come in that no login has begun for. Once this is false while the
+    /// gate is shut, it stays false.
+    pub fn is_receiving(&self) -> bool {
+        self.arriving.load(Ordering::Acquire) > 0
+    }
+
+    /// Waits while the gate is shut; `None` if it never opens again.
+    fn may_accept(&self) -> Option<Arriving> {
         let mut gate = self.gate.lock();
         while *gate == Gate::Shut {
             self.gate_moves.wait(&mut gate);
         }
-        *gate == Gate::Open && self.house.stage() != Stage::Stopping
+        // Counted before the lock is let go: whoever shuts the gate sees those who are past it.
+        (*gate == Gate::Open && self.house.stage() != Stage::Stopping)
+            .then(|| Arriving::new(&self.arriving))
     }
 
     fn accept_from(self: &Arc<Reception>, listener: &Listener) {
-        while self.may_accept() {
+        while let Some(arriving) = self.may_accept() {
             match listener.accept() {
                 Ok((socket, address)) => {
                     self.house.arrivals.total.fetch_add(1, Ordering::Relaxed);
-                    self.receive(Work::Arrival(socket, address));
+                    self.receive(Work::Arrival(socket, address, arriving));
                 }
                 Err(error) => {
                     let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
@@ -228,7 +256,9 @@ impl Reception {
             let house = &self.house;
             // A defect met by one client must not end the others' sessions; its own ends with its thread.
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match work {
-                Work::Arrival(socket, address) => serve(house, socket, address),
+                Work::Arrival(socket, address, arriving) => {
+                    serve(house, socket, address, arriving);
+                }
                 Work::Guest(guest) => serve_guest(house, *guest),
             }));
             if outcome.is_err() {
@@ -252,7 +282,7 @@ impl Reception {
 }
 
 /// Serves one connection from its first byte to its last.
-fn serve(house: &Arc<House>, socket: Socket, address: Address) {
+fn serve(house: &Arc<House>, socket: Socket, address: Address, arriving: Arriving) {
     let id = house.sessions.next_id();
     thread::name(&format!("c{id} login"));
     let settings = house.settings();
@@ -261,6 +291,7 @@ fn serve(house: &Arc<House>, socket: Socket, address: Address) {
     let kind = if unix { "unix" } else { "plain" };
     drop(settings);
     house.login_begins(id);
+    drop(arriving);
     let outcome = login::log_in(house, id, stream, &address);
     house.login_ends(id);
     match outcome {

@@ -60,6 +60,9 @@ pub struct Ready {
     pub version: u32,
     /// The version of the program.
     pub program: String,
+    /// How many files it may open.
+    #[serde(default)]
+    pub descriptors: Option<u64>,
 }
 
 /// What concerns the process as a whole.

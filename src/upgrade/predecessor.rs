@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, unbounded};
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::launch::{self, Origin};
 use super::messages::{
@@ -32,6 +33,9 @@ const WINDOW: usize = 128;
 /// Numbers left free between the predecessor's last and the successor's first, for those who come while
 /// both live.
 const GAP: u64 = 10_000;
+
+/// Descriptors a successor needs beside those it is given.
+const SPARE_DESCRIPTORS: u64 = 64;
 
 /// How the hand-over went.
 #[derive(Debug, Clone, Copy, Default)]
@@ -123,6 +127,19 @@ fn describe(child: &mut Child, why: &io::Error) -> String {
     }
 }
 
+/// Whether the successor may open as many files as are open here: what it cannot take it must not be given.
+fn check_descriptors(limit: Option<u64>) -> io::Result<()> {
+    let Some(limit) = limit else { return Ok(()) };
+    let (own, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let open = std::fs::read_dir("/proc/self/fd")?.count() as u64;
+    if limit < own && limit < open + SPARE_DESCRIPTORS {
+        return Err(io::Error::other(format!(
+            "the new process may open {limit} files, but {open} are open here; raise its limit (ulimit -n, LimitNOFILE=)"
+        )));
+    }
+    Ok(())
+}
+
 fn silent(what: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::TimedOut,
@@ -151,9 +168,15 @@ impl HandOver<'_> {
                 };
                 self.give_session(guest, since)?;
             }
+            // In the order in which a client goes from one to the next; and what a session leaves behind
+            // when it ends is given below.
+            let all = !self.reception.is_receiving()
+                && self.house.logins() == 0
+                && self.house.sessions.is_empty();
             self.give_idle()?;
+            // What can be written at once needs no answer by itself: it is not waited for.
+            self.passage.flush()?;
             let owed = !self.sessions.is_empty() || !self.idle.is_empty() || self.passage.owes();
-            let all = self.house.sessions.is_empty() && self.house.logins() == 0;
             if all && !owed && self.backlog.is_empty() && self.parked.is_empty() {
                 break;
             }
@@ -291,6 +314,7 @@ impl HandOver<'_> {
                         ready.program,
                         ready.version
                     );
+                    check_descriptors(ready.descriptors)?;
                     self.ready = true;
                 }
                 Message::Accepted(id) => self.accepted(id),
@@ -336,7 +360,15 @@ impl HandOver<'_> {
     /// The successor is dead. What it had not taken goes on here.
     fn take_back(&mut self) {
         // It may have taken more than we have heard of.
-        while !self.passage.has_ended() && self.passage.fill().is_ok() {}
+        // It is dead, but a child of its own may keep its end open: what is there now is all.
+        while !self.passage.has_ended() {
+            let now = Some(Moment::now());
+            match wait(Some((self.passage.fd(), Interest::READ)), None, now) {
+                Ok(Woken::Told) => {}
+                Ok(Woken::Ready { .. }) if self.passage.fill().is_ok() => {}
+                _ => break,
+            }
+        }
         let _ = self.hear();
         self.house.end_moving();
         let sent = self

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::getuid;
 
 use super::messages::{self, Hello, Message, Moved, MovedConsole, Ready, VERSION};
@@ -56,6 +57,9 @@ impl Heir {
         let ready = Message::Ready(Ready {
             version: VERSION,
             program: env!("CARGO_PKG_VERSION").to_owned(),
+            descriptors: getrlimit(Resource::RLIMIT_NOFILE)
+                .ok()
+                .map(|(soft, _)| soft),
         });
         messages::post(&mut passage, &ready, Vec::new())?;
         let deadline = Moment::now().after(PATIENCE);

@@ -13,6 +13,7 @@ import pty
 import re
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -33,23 +34,56 @@ def binary() -> str:
     return os.environ.get("PG_DOORMAN") or str(CHECKOUT / "target/release/pg_doorman")
 
 
+class Successor:
+    """A process that is not our child: what took over from one that was.
+
+    As much of `subprocess.Popen` as is used here. Its exit status goes to
+    whoever has adopted it, so it is never known.
+    """
+
+    returncode = None
+
+    def __init__(self, pid: int):
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        return None if alive(self.pid) else 0
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self, timeout: float = 10.0) -> int:
+        try:
+            wait_until(lambda: not alive(self.pid), timeout)
+        except AssertionError:
+            raise subprocess.TimeoutExpired("pg_doorman", timeout) from None
+        return 0
+
+
 class Doorman:
     """One pooler, with pool `shop` and user `app` unless told otherwise.
 
     mode, size: pool mode and size for that user. general, pool, user: more keys
     for these tables. users: replaces the list of users. pools: further pools.
+    upgrade: keys for that table. program: another binary than the usual one.
     """
 
     def __init__(self, pg: Postgres, directory: Path, *, mode: str = "transaction", size: int = 4,
                  general: dict | None = None, pool: dict | None = None, user: dict | None = None,
-                 users: list[dict] | None = None, pools: dict | None = None):
+                 users: list[dict] | None = None, pools: dict | None = None,
+                 upgrade: dict | None = None, program: str | Path | None = None):
         self.pg = pg
+        self.program = str(program or binary())
         self.directory = directory
         self.port = free_port()
         self.host = "127.0.0.1"
         self.path = directory / "pg_doorman.toml"
         self.log_path = directory / "pg_doorman.log"
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen | Successor | None = None
         self.terminal = -1
         self.expected_status: int | None = 0
         self._open: list = []
@@ -62,6 +96,7 @@ class Doorman:
                 "pg_hba": {"content": TRUST},
                 **(general or {}),
             },
+            **({"upgrade": upgrade} if upgrade else {}),
             "pools": {
                 "shop": {
                     "server_host": pg.host,
@@ -89,7 +124,7 @@ class Doorman:
             self.terminal, standard_input = pty.openpty()
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [binary(), *arguments, str(self.path)], stdin=standard_input, stdout=log, stderr=log,
+                [self.program, *arguments, str(self.path)], stdin=standard_input, stdout=log, stderr=log,
                 cwd=self.directory, env={**os.environ, **(environment or {})})
         if terminal:
             os.close(standard_input)
@@ -119,6 +154,8 @@ class Doorman:
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        for pid in self.processes():
+            Successor(pid).kill()
         if self.terminal >= 0:
             os.close(self.terminal)
             self.terminal = -1
@@ -137,9 +174,51 @@ class Doorman:
             os.close(self.terminal)
             self.terminal = -1
         assert "panicked at" not in self.log(), "a thread panicked"
-        if self.process and self.expected_status is not None:
+        if self.process and self.expected_status is not None and not isinstance(self.process, Successor):
             assert self.process.returncode == self.expected_status
+        assert not self.processes(), "a process is left over"
         wait_until(lambda: not self.open_transactions(), what="no backend is left idle in transaction")
+
+    # Another process takes its place
+
+    def upgrade(self, timeout: float = 10.0) -> None:
+        """SIGUSR2, until the old process is gone; from then on the new one is meant by `process`."""
+        old, done = self.process, self.log().count("upgrade complete")
+        given_up = self.log().count("UPGRADE ABANDONED")
+        self.signal(signal.SIGUSR2)
+
+        def over() -> bool:
+            assert self.log().count("UPGRADE ABANDONED") == given_up, self.log()[-3000:]
+            return self.log().count("upgrade complete") > done
+
+        wait_until(over, timeout, "the upgrade is complete")
+        status = old.wait(timeout)
+        assert status == 0, f"the predecessor ended with status {status}"
+        (pid,) = self.processes()
+        assert pid != old.pid
+        self.process = Successor(pid)
+
+    def fail_to_upgrade(self, timeout: float = 10.0) -> str:
+        """SIGUSR2, until the log says why nothing came of it; returns that."""
+        before = self.log().count("UPGRADE ABANDONED")
+        self.signal(signal.SIGUSR2)
+        return self.abandoned(before + 1, timeout)
+
+    def abandoned(self, times: int = 1, timeout: float = 10.0) -> str:
+        """Waits until that many upgrades have been abandoned; returns why the last one was."""
+        said = wait_until(lambda: (found := re.findall("UPGRADE ABANDONED.*", self.log())) and len(found) >= times
+                          and found, timeout, "the upgrade is abandoned")
+        wait_until(lambda: self.processes() == [self.process.pid], what="nothing is left of the successor")
+        return said[-1]
+
+    def processes(self) -> list[int]:
+        """Those that run with this configuration, except to test it."""
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+                if (words := command(pid)) and str(self.path) in words and "-t" not in words and alive(pid)]
+
+    def successor(self) -> int | None:
+        """The process that is about to take over, if there is one."""
+        return next((pid for pid in self.processes() if pid != self.process.pid and inherits(pid)), None)
 
     # Talking to it
 
@@ -221,6 +300,27 @@ class Doorman:
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+
+def command(pid: int) -> list[str]:
+    """A process's command line; empty if it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    return []
+
+
+def inherits(pid: int) -> bool:
+    """Whether this process was started to take over from another."""
+    with suppress(OSError):
+        return b"PG_DOORMAN_HANDOVER_FD=" in Path(f"/proc/{pid}/environ").read_bytes()
+    return False
+
+
+def alive(pid: int) -> bool:
+    """Whether this process runs. Whoever adopted it may be slow to notice its end."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
 
 
 def listening(port: int) -> bool:

@@ -348,7 +348,7 @@ def etc_utc(pg):
 @pytest.mark.parametrize("requests", [
     [[query("set timezone = 'Etc/UTC'")], [query("reset work_mem")]],
     [[query("set timezone = 'Etc/UTC'"), query("reset work_mem")]],
-], ids=["two writes", "one write", "one query", "a transaction"])
+], ids=["two writes", "one write"])
 def test_reset_of_one_setting_leaves_another_that_was_set_to_the_servers_default(doorman, mode, etc_utc, requests):
     """Any RESET was taken to undo a SET whose value happened to be the server's default."""
     one = doorman(mode=mode, size=1)

@@ -107,7 +107,7 @@ impl Postgres {
                 match self.statements.get(&name).cloned() {
                     None => self.fail(kind, "26000", &name),
                     Some(text) if self.refuses(&text) => self.fail(kind, "25P02", b""),
-                    Some(_) if body.contains(&b'!') => self.fail(kind, "22P02", &name),
+                    Some(_) if body.contains(&b'!') => self.fail(kind, "08P01", &name),
                     Some(text) => {
                         self.portal = Some(text);
                         self.held.extend(bound());
