@@ -5,6 +5,7 @@
 
 pub mod connector;
 pub mod janitor;
+mod moving;
 pub mod plan;
 pub mod plans;
 #[allow(clippy::module_inception, reason = "the file is the party: one pool")]
@@ -12,6 +13,7 @@ pub mod pool;
 pub mod pools;
 pub mod statements;
 pub mod totals;
+mod upkeep;
 pub mod waiter;
 
 #[cfg(test)]

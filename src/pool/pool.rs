@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::connector;
 use super::plan::Plan;
 use super::totals::{Totals, Work};
 use super::waiter::{Heard, Provenance, Waiter};
@@ -100,36 +99,36 @@ pub struct Snapshot {
 }
 
 #[derive(Debug)]
-struct Queued {
-    waiter: Arc<Waiter>,
-    since: Moment,
+pub(super) struct Queued {
+    pub(super) waiter: Arc<Waiter>,
+    pub(super) since: Moment,
 }
 
 #[derive(Debug)]
-struct State {
-    plan: Arc<Plan>,
+pub(super) struct State {
+    pub(super) plan: Arc<Plan>,
     /// The one that came back last is at the back.
-    idle: VecDeque<Connection>,
+    pub(super) idle: VecDeque<Connection>,
     /// The one who has waited longest is at the front.
-    queue: VecDeque<Queued>,
-    lent: usize,
-    connecting: usize,
+    pub(super) queue: VecDeque<Queued>,
+    pub(super) lent: usize,
+    pub(super) connecting: usize,
     /// Connections that another process will give us.
-    coming: usize,
+    pub(super) coming: usize,
     /// Those lead elsewhere than this pool's plan.
-    foreign: bool,
-    epoch: u64,
-    paused: bool,
-    closed: bool,
-    proved: Option<ClientKey>,
-    reported: Option<Arc<Parameters>>,
-    known: HashMap<Settings, Effect>,
-    shared: HashSet<Arc<Parameters>>,
+    pub(super) foreign: bool,
+    pub(super) epoch: u64,
+    pub(super) paused: bool,
+    pub(super) closed: bool,
+    pub(super) proved: Option<ClientKey>,
+    pub(super) reported: Option<Arc<Parameters>>,
+    pub(super) known: HashMap<Settings, Effect>,
+    pub(super) shared: HashSet<Arc<Parameters>>,
     /// Those who have something in their slot and have not been told. They are once the lock is free:
     /// a thread that wakes up must not find it taken by the one that woke it.
-    to_ring: Bells,
-    totals: Totals,
-    last_failure: Option<Moment>,
+    pub(super) to_ring: Bells,
+    pub(super) totals: Totals,
+    pub(super) last_failure: Option<Moment>,
 }
 
 /// One pool.
@@ -140,16 +139,16 @@ pub struct Pool {
     /// The user.
     pub user: String,
     /// Where the numbers of server connections come from.
-    numbers: Arc<AtomicU64>,
+    pub(super) numbers: Arc<AtomicU64>,
     /// Counts the changes of the plan, the end of the pool being one, so that whoever keeps a copy can
     /// tell without a lock that it is out of date.
-    version: AtomicU64,
-    state: Mutex<State>,
+    pub(super) version: AtomicU64,
+    pub(super) state: Mutex<State>,
 }
 
 /// Those to be told, once the lock is free, that there is something in their slot.
 #[derive(Debug, Default)]
-struct Bells(Vec<Thread>);
+pub(super) struct Bells(pub(super) Vec<Thread>);
 
 impl Drop for Bells {
     fn drop(&mut self) {
@@ -161,7 +160,7 @@ impl Drop for Bells {
 
 /// The lock on a pool's state. The order of the parts is the order in which they are dropped: the lock is
 /// released before the bells ring.
-struct Locked<'a> {
+pub(super) struct Locked<'a> {
     state: MutexGuard<'a, State>,
     bells: Bells,
 }
@@ -188,7 +187,7 @@ impl Drop for Locked<'_> {
 
 /// After a failed attempt to connect nobody tries again for this long, unless a new client asks. Well
 /// below the janitor's round, so that each of its rounds tries again.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 impl Pool {
     /// An empty pool. `numbers` gives server connections their numbers.
@@ -220,7 +219,7 @@ impl Pool {
         })
     }
 
-    fn lock(&self) -> Locked<'_> {
+    pub(super) fn lock(&self) -> Locked<'_> {
         Locked {
             state: self.state.lock(),
             bells: Bells::default(),
@@ -425,7 +424,7 @@ impl Pool {
 
     /// Puts a connection that is fit to be lent into the hands of who has waited longest, or among the
     /// idle ones.
-    fn place(&self, state: &mut State, mut connection: Connection, how: Provenance) {
+    pub(super) fn place(&self, state: &mut State, mut connection: Connection, how: Provenance) {
         while !state.paused {
             let Some(first) = state.queue.pop_front() else {
                 break;
@@ -457,7 +456,7 @@ impl Pool {
 
     /// Matches the queue with what is idle and starts making what is missing. `eager`: a client has just
     /// asked, so a failure a moment ago is no reason not to try.
-    fn serve(self: &Arc<Pool>, state: &mut State, eager: bool) {
+    pub(super) fn serve(self: &Arc<Pool>, state: &mut State, eager: bool) {
         if state.closed || state.paused {
             return;
         }
@@ -485,102 +484,6 @@ impl Pool {
         }
     }
 
-    /// Starts making up to `count` connections, as the limits allow.
-    fn connect(self: &Arc<Pool>, state: &mut State, count: usize) {
-        let room = state.plan.size.saturating_sub(state.total());
-        let parallel = state.plan.parallel_creates.saturating_sub(state.connecting);
-        for _ in 0..count.min(room).min(parallel) {
-            state.connecting += 1;
-            let target = state.plan.target(state.proved.as_ref());
-            let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-            if let Err(error) = connector::start(self, target, number, state.epoch) {
-                state.connecting -= 1;
-                state.note_failure(ConnectError::Broken(format!(
-                    "the pooler could not start a thread: {error}"
-                )));
-                return;
-            }
-        }
-    }
-
-    /// Takes in what a connector has made, or why it could not.
-    pub(super) fn connected(self: &Arc<Pool>, made: Result<Connection, ConnectError>, epoch: u64) {
-        let mut state = self.lock();
-        state.connecting -= 1;
-        match made {
-            Ok(mut connection) => {
-                let now = Moment::now();
-                connection.backend.epoch = epoch;
-                if let Some(reason) = state.reason_to_close(&connection, now) {
-                    self.serve(&mut state, true);
-                    drop(state);
-                    return connection.close(reason);
-                }
-                state.last_failure = None;
-                let number = connection.backend.key.id;
-                let spread_from_now = |limit| now.after(spread(limit, number));
-                connection.backend.expires_at = state.plan.server_lifetime.map(spread_from_now);
-                connection.backend.idle_limit =
-                    state.plan.idle_timeout.map(|limit| spread(limit, number));
-                // The same set for all, so that equal ones are found equal by their address.
-                match &state.reported {
-                    Some(known) if **known == *connection.backend.reported => {
-                        connection.backend.reported = Arc::clone(known);
-                    }
-                    _ => {
-                        state.reported = Some(Arc::clone(&connection.backend.reported));
-                        state.known.clear();
-                    }
-                }
-                self.place(&mut state, connection, Provenance::Hand);
-                self.serve(&mut state, false);
-            }
-            // It says nothing about the server that is asked now: those who waited for it still wait.
-            Err(_) if epoch != state.epoch => self.serve(&mut state, true),
-            Err(error) => state.note_failure(error),
-        }
-    }
-
-    /// Puts another plan into force.
-    pub fn change_plan(self: &Arc<Pool>, plan: Plan) {
-        let mut state = self.lock();
-        if *state.plan == plan {
-            return;
-        }
-        let same_server = state.plan.leads_to_same_server(&plan);
-        if state.plan.login != plan.login {
-            state.proved = None;
-        }
-        state.plan = Arc::new(plan);
-        self.version.fetch_add(1, Ordering::AcqRel);
-        let leaving = if same_server {
-            state.surplus()
-        } else {
-            state.reported = None;
-            state.known.clear();
-            state.start_epoch()
-        };
-        self.serve(&mut state, true);
-        drop(state);
-        close_all(leaving, "the configuration of its pool changed");
-    }
-
-    /// Ends the pool: nobody gets a connection from it any more.
-    pub fn close(&self) {
-        let mut state = self.lock();
-        state.closed = true;
-        self.version.fetch_add(1, Ordering::AcqRel);
-        let leaving = state.start_epoch();
-        let waiting: Vec<_> = state
-            .queue
-            .iter()
-            .filter_map(|queued| queued.waiter.thread())
-            .collect();
-        state.to_ring.0.extend(waiting);
-        drop(state);
-        close_all(leaving, "its pool was removed");
-    }
-
     /// Whether the pool has ended.
     pub fn is_closed(&self) -> bool {
         self.lock().closed
@@ -596,133 +499,6 @@ impl Pool {
         let mut state = self.lock();
         state.paused = false;
         self.serve(&mut state, true);
-    }
-
-    /// Closes idle connections now and lent ones when they come back.
-    pub fn reconnect(&self) {
-        let leaving = self.lock().start_epoch();
-        close_all(leaving, "RECONNECT");
-    }
-
-    /// Closes every idle connection.
-    pub fn drain(&self) {
-        let leaving: Vec<_> = self.lock().idle.drain(..).collect();
-        close_all(leaving, "the pooler is shutting down");
-    }
-
-    /// Closes up to `quota` connections that are too old or have lain idle too long, the oldest first,
-    /// keeps `min_pool_size` warm, and tries again for those who wait. Returns how many it closed.
-    pub fn maintain(self: &Arc<Pool>, quota: usize) -> usize {
-        let now = Moment::now();
-        let mut state = self.lock();
-        let mut leaving = Vec::new();
-        let mut dead = Vec::new();
-        let mut place = 0;
-        while place < state.idle.len() {
-            let connection = &state.idle[place];
-            let spare = state.total() > state.plan.min_size;
-            let due =
-                connection.backend.has_expired(now) || (connection.backend.is_stale(now) && spare);
-            // A look at the socket's state, which does not wait for anything.
-            if !connection.stream.is_silent() {
-                dead.extend(state.idle.remove(place));
-            } else if due && leaving.len() < quota {
-                leaving.extend(state.idle.remove(place));
-            } else {
-                place += 1;
-            }
-        }
-        self.serve(&mut state, false);
-        if !state.closed
-            && !state.paused
-            && state
-                .last_failure
-                .is_none_or(|at| at.elapsed() >= PAUSE_AFTER_FAILURE)
-        {
-            let missing = state.plan.min_size.saturating_sub(state.total());
-            self.connect(&mut state, missing);
-        }
-        drop(state);
-        let closed = leaving.len();
-        close_all(leaving, "expired");
-        close_all(dead, "PostgreSQL closed it while it lay idle");
-        closed
-    }
-
-    /// Ends a period of the averages.
-    pub fn end_period(&self) {
-        self.lock().totals.end_period();
-    }
-
-    /// Takes up what another process says of this pool: `coming` server connections will follow, and as
-    /// long as they have not come there is no room for others in their place. `same_server`: they lead
-    /// where this pool's plan does; otherwise they are closed when they are free.
-    pub fn inherit(
-        &self,
-        totals: Totals,
-        paused: bool,
-        proved: Option<ClientKey>,
-        coming: usize,
-        same_server: bool,
-    ) {
-        let mut state = self.lock();
-        state.totals = totals;
-        state.paused = paused;
-        state.proved = proved;
-        state.coming = coming;
-        state.foreign = !same_server;
-    }
-
-    /// Nothing more comes from another process.
-    pub fn expect_no_more(self: &Arc<Pool>) {
-        let mut state = self.lock();
-        state.coming = 0;
-        self.serve(&mut state, false);
-    }
-
-    /// Takes in a free connection from another process.
-    pub fn adopt(self: &Arc<Pool>, mut connection: Connection) {
-        let mut state = self.lock();
-        state.arrive(&mut connection.backend);
-        let now = Moment::now();
-        if let Some(reason) = state.reason_to_close(&connection, now) {
-            drop(state);
-            return connection.close(reason);
-        }
-        self.place(&mut state, connection, Provenance::Idle);
-    }
-
-    /// Counts a connection from another process that a session brings with it.
-    pub fn adopt_lent(&self, backend: &mut Backend) {
-        let mut state = self.lock();
-        state.arrive(backend);
-        state.lent += 1;
-    }
-
-    /// Takes out a free connection, to give it to another process. It counts as lent until it is
-    /// [put back](Pool::put_back) or [gone](Pool::moved_away).
-    pub fn take_idle(&self) -> Option<Connection> {
-        let mut state = self.lock();
-        let connection = state.idle.pop_front();
-        state.lent += usize::from(connection.is_some());
-        connection
-    }
-
-    /// Puts a connection back that another process did not take.
-    pub fn put_back(self: &Arc<Pool>, connection: Connection) {
-        let mut state = self.lock();
-        state.lent -= 1;
-        self.place(&mut state, connection, Provenance::Idle);
-    }
-
-    /// A connection belongs to another process now.
-    pub fn moved_away(&self) {
-        self.lock().lent -= 1;
-    }
-
-    /// The key a client has proved to have.
-    pub fn proved_key(&self) -> Option<ClientKey> {
-        self.lock().proved.clone()
     }
 
     /// Notes the key a client has proved to have.
@@ -792,12 +568,12 @@ impl Pool {
 }
 
 impl State {
-    fn total(&self) -> usize {
+    pub(super) fn total(&self) -> usize {
         self.idle.len() + self.lent + self.connecting + self.coming
     }
 
     /// Takes note of a connection that came from another process.
-    fn arrive(&mut self, backend: &mut Backend) {
+    pub(super) fn arrive(&mut self, backend: &mut Backend) {
         self.coming = self.coming.saturating_sub(1);
         // Epochs are counted from one: a connection of none is closed as soon as it is free.
         backend.epoch = if self.foreign { 0 } else { self.epoch };
@@ -811,7 +587,7 @@ impl State {
         }
     }
 
-    fn take_idle(&mut self) -> Option<Connection> {
+    pub(super) fn take_idle(&mut self) -> Option<Connection> {
         if self.plan.round_robin {
             self.idle.pop_front()
         } else {
@@ -819,21 +595,25 @@ impl State {
         }
     }
 
-    fn start_epoch(&mut self) -> Vec<Connection> {
+    pub(super) fn start_epoch(&mut self) -> Vec<Connection> {
         self.epoch += 1;
         self.idle.drain(..).collect()
     }
 
     /// The idle connections that are too many for the plan, those that lay idle longest first. Those that
     /// are lent go when they come back.
-    fn surplus(&mut self) -> Vec<Connection> {
+    pub(super) fn surplus(&mut self) -> Vec<Connection> {
         let excess = self.total().saturating_sub(self.plan.size);
         let leaving = excess.min(self.idle.len());
         self.idle.drain(..leaving).collect()
     }
 
     /// Why a connection that has come back should not be kept.
-    fn reason_to_close(&self, connection: &Connection, now: Moment) -> Option<&'static str> {
+    pub(super) fn reason_to_close(
+        &self,
+        connection: &Connection,
+        now: Moment,
+    ) -> Option<&'static str> {
         if self.closed {
             Some("its pool was removed")
         } else if connection.backend.epoch != self.epoch {
@@ -849,7 +629,7 @@ impl State {
     }
 
     /// Notes that a connection could not be made, and tells those who wait if nothing else will come.
-    fn note_failure(&mut self, error: ConnectError) {
+    pub(super) fn note_failure(&mut self, error: ConnectError) {
         self.last_failure = Some(Moment::now());
         // While there are other connections, one of them will come back. While the pool is paused nobody
         // waits for this one, and after RESUME it is tried again.
@@ -864,14 +644,14 @@ impl State {
     }
 }
 
-fn close_all(connections: Vec<Connection>, reason: &str) {
+pub(super) fn close_all(connections: Vec<Connection>, reason: &str) {
     for connection in connections {
         connection.close(reason);
     }
 }
 
 /// A limit give or take a fifth, so that connections made together do not leave together.
-fn spread(limit: Duration, number: u64) -> Duration {
+pub(super) fn spread(limit: Duration, number: u64) -> Duration {
     // Fibonacci hashing: neighbouring numbers land far apart, evenly.
     let fraction = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let thousandths = 800 + ((fraction * 400) >> 32);

@@ -1,0 +1,169 @@
+//! What keeps a pool in order while others use it: connections are made and taken in, a new plan is put in
+//! force, what is old, dead or too much is closed.
+//!
+//! Who gets a connection is decided in [`pool`](super::pool) alone.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::connector;
+use super::plan::Plan;
+use super::pool::{PAUSE_AFTER_FAILURE, Pool, State, close_all, spread};
+use super::waiter::Provenance;
+use crate::net::clock::Moment;
+use crate::server::backend::Connection;
+use crate::server::login::ConnectError;
+
+impl Pool {
+    /// Takes in what a connector has made, or why it could not.
+    pub(super) fn connected(self: &Arc<Pool>, made: Result<Connection, ConnectError>, epoch: u64) {
+        let mut state = self.lock();
+        state.connecting -= 1;
+        match made {
+            Ok(mut connection) => {
+                let now = Moment::now();
+                connection.backend.epoch = epoch;
+                if let Some(reason) = state.reason_to_close(&connection, now) {
+                    self.serve(&mut state, true);
+                    drop(state);
+                    return connection.close(reason);
+                }
+                state.last_failure = None;
+                let number = connection.backend.key.id;
+                let spread_from_now = |limit| now.after(spread(limit, number));
+                connection.backend.expires_at = state.plan.server_lifetime.map(spread_from_now);
+                connection.backend.idle_limit =
+                    state.plan.idle_timeout.map(|limit| spread(limit, number));
+                // The same set for all, so that equal ones are found equal by their address.
+                match &state.reported {
+                    Some(known) if **known == *connection.backend.reported => {
+                        connection.backend.reported = Arc::clone(known);
+                    }
+                    _ => {
+                        state.reported = Some(Arc::clone(&connection.backend.reported));
+                        state.known.clear();
+                    }
+                }
+                self.place(&mut state, connection, Provenance::Hand);
+                self.serve(&mut state, false);
+            }
+            // It says nothing about the server that is asked now: those who waited for it still wait.
+            Err(_) if epoch != state.epoch => self.serve(&mut state, true),
+            Err(error) => state.note_failure(error),
+        }
+    }
+
+    /// Puts another plan into force.
+    pub fn change_plan(self: &Arc<Pool>, plan: Plan) {
+        let mut state = self.lock();
+        if *state.plan == plan {
+            return;
+        }
+        let same_server = state.plan.leads_to_same_server(&plan);
+        if state.plan.login != plan.login {
+            state.proved = None;
+        }
+        state.plan = Arc::new(plan);
+        self.version.fetch_add(1, Ordering::AcqRel);
+        let leaving = if same_server {
+            state.surplus()
+        } else {
+            state.reported = None;
+            state.known.clear();
+            state.start_epoch()
+        };
+        self.serve(&mut state, true);
+        drop(state);
+        close_all(leaving, "the configuration of its pool changed");
+    }
+
+    /// Ends the pool: nobody gets a connection from it any more.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        self.version.fetch_add(1, Ordering::AcqRel);
+        let leaving = state.start_epoch();
+        let waiting: Vec<_> = state
+            .queue
+            .iter()
+            .filter_map(|queued| queued.waiter.thread())
+            .collect();
+        state.to_ring.0.extend(waiting);
+        drop(state);
+        close_all(leaving, "its pool was removed");
+    }
+
+    /// Closes idle connections now and lent ones when they come back.
+    pub fn reconnect(&self) {
+        let leaving = self.lock().start_epoch();
+        close_all(leaving, "RECONNECT");
+    }
+
+    /// Closes every idle connection.
+    pub fn drain(&self) {
+        let leaving: Vec<_> = self.lock().idle.drain(..).collect();
+        close_all(leaving, "the pooler is shutting down");
+    }
+
+    /// Closes up to `quota` connections that are too old or have lain idle too long, the oldest first,
+    /// keeps `min_pool_size` warm, and tries again for those who wait. Returns how many it closed.
+    pub fn maintain(self: &Arc<Pool>, quota: usize) -> usize {
+        let now = Moment::now();
+        let mut state = self.lock();
+        let mut leaving = Vec::new();
+        let mut dead = Vec::new();
+        let mut place = 0;
+        while place < state.idle.len() {
+            let connection = &state.idle[place];
+            let spare = state.total() > state.plan.min_size;
+            let due =
+                connection.backend.has_expired(now) || (connection.backend.is_stale(now) && spare);
+            // A look at the socket's state, which does not wait for anything.
+            if !connection.stream.is_silent() {
+                dead.extend(state.idle.remove(place));
+            } else if due && leaving.len() < quota {
+                leaving.extend(state.idle.remove(place));
+            } else {
+                place += 1;
+            }
+        }
+        self.serve(&mut state, false);
+        if !state.closed
+            && !state.paused
+            && state
+                .last_failure
+                .is_none_or(|at| at.elapsed() >= PAUSE_AFTER_FAILURE)
+        {
+            let missing = state.plan.min_size.saturating_sub(state.total());
+            self.connect(&mut state, missing);
+        }
+        drop(state);
+        let closed = leaving.len();
+        close_all(leaving, "expired");
+        close_all(dead, "PostgreSQL closed it while it lay idle");
+        closed
+    }
+
+    /// Ends a period of the averages.
+    pub fn end_period(&self) {
+        self.lock().totals.end_period();
+    }
+
+    /// Starts making up to `count` connections, as the limits allow.
+    pub(super) fn connect(self: &Arc<Pool>, state: &mut State, count: usize) {
+        let room = state.plan.size.saturating_sub(state.total());
+        let parallel = state.plan.parallel_creates.saturating_sub(state.connecting);
+        for _ in 0..count.min(room).min(parallel) {
+            state.connecting += 1;
+            let target = state.plan.target(state.proved.as_ref());
+            let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = connector::start(self, target, number, state.epoch) {
+                state.connecting -= 1;
+                state.note_failure(ConnectError::Broken(format!(
+                    "the pooler could not start a thread: {error}"
+                )));
+                return;
+            }
+        }
+    }
+}
