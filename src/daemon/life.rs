@@ -493,6 +493,10 @@ impl Life {
             log::warn!("{error}");
         }
         self.notify(&[Notice::MainPid(successor)]);
+        // Whoever sent SIGTERM a moment ago did not know that this is no longer the process to stop.
+        while let Ok(event) = self.events.recv_timeout(LOOK) {
+            self.stop_wanted |= matches!(event, Event::Signal(Signal::SIGTERM));
+        }
         if self.stop_wanted
             && let Ok(pid) = i32::try_from(successor)
         {

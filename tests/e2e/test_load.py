@@ -98,5 +98,6 @@ def test_clients_that_come_and_go_leave_nothing(doorman, scale, mode):
     # Threads wait a while for the next client; there is one for each of the eight that were here at once,
     # and one or two for those whose predecessor was still on its way out.
     assert threads_after <= threads + 2 * 8
-    assert descriptors_after <= descriptors + 2
+    # The pool may have grown to its full size in the meantime.
+    assert descriptors_after <= descriptors + 8
     assert memory_after <= memory + 4 * 1024
