@@ -19,9 +19,6 @@ use crate::server::backend::Connection;
 use crate::server::login::ConnectError;
 use crate::wire::sqlstate;
 
-/// Who has waited this long for a server connection may have given up.
-const NOTICED: Duration = Duration::from_millis(1);
-
 impl Driver {
     /// Takes a server connection if one lies idle; true if it serves at once. Else the session is queued
     /// or tunes.
@@ -90,7 +87,8 @@ impl Driver {
                 let waited = self.session.now.since(since);
                 self.session.work.wait_micros +=
                     u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
-                if waited >= NOTICED && self.client.has_hung_up() {
+                // Who has waited may have given up; a request that nobody waits for is not run.
+                if self.client.has_hung_up() {
                     self.handle.at_rest();
                     let now = self.session.now;
                     self.pool.give_back(connection, &Work::default(), now);
