@@ -2,7 +2,7 @@
 //!
 //! TLS itself is another room. The invariant: a configuration that insists on TLS
 //! is never loaded by a version that cannot do it; running without it, with no
-//! more than a warning, would be unsafe.
+//! more than a warning, would be dangerous.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use super::keys::pool::Pool;
 use super::reader::Reader;
 use super::setting::{ClientTlsMode, ServerTlsMode};
 
-/// Running without the TLS that was asked for would be unsafe, so that is an
+/// Running without the TLS that was asked for would be dangerous, so that is an
 /// error and no warning.
 pub(super) fn check_clients(reader: &mut Reader<'_>, general: &General) {
     let certificate = general.tls_certificate.is_some();
