@@ -25,10 +25,10 @@ pub struct SocketOptions {
     pub no_delay: bool,
     /// `TCP_KEEPIDLE`; `None` switches keepalives off.
     pub keepalive_idle: Option<Duration>,
-    /// `TCP_KEEPINTVL`.
-    pub keepalive_interval: Duration,
-    /// `TCP_KEEPCNT`.
-    pub keepalive_count: u32,
+    /// `TCP_KEEPINTVL`; `None` leaves the kernel's.
+    pub keepalive_interval: Option<Duration>,
+    /// `TCP_KEEPCNT`; `None` leaves the kernel's.
+    pub keepalive_count: Option<u32>,
     /// `TCP_USER_TIMEOUT`; `None` leaves the kernel's.
     pub user_timeout: Option<Duration>,
     /// `SO_LINGER`; `None` leaves the kernel's, which delivers the last words.
@@ -68,10 +68,13 @@ impl Stream {
                 let _ = socket.set_tcp_nodelay(true);
             }
             if let Some(idle) = options.keepalive_idle {
-                let keepalive = TcpKeepalive::new()
-                    .with_time(idle)
-                    .with_interval(options.keepalive_interval)
-                    .with_retries(options.keepalive_count);
+                let mut keepalive = TcpKeepalive::new().with_time(idle);
+                if let Some(interval) = options.keepalive_interval {
+                    keepalive = keepalive.with_interval(interval);
+                }
+                if let Some(count) = options.keepalive_count {
+                    keepalive = keepalive.with_retries(count);
+                }
                 let _ = socket.set_tcp_keepalive(&keepalive);
             }
             if options.user_timeout.is_some() {

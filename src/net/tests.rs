@@ -124,3 +124,22 @@ fn a_unix_listener_replaces_a_stale_file_and_respects_a_live_one() {
     drop(second);
     std::fs::remove_dir_all(&directory).unwrap();
 }
+
+#[test]
+fn what_is_left_to_the_system_does_not_keep_the_rest_from_being_set() {
+    let options = SocketOptions {
+        keepalive_idle: Some(Duration::from_secs(7)),
+        keepalive_interval: None,
+        keepalive_count: Some(3),
+        ..SocketOptions::default()
+    };
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let systems = socket.tcp_keepalive_interval().unwrap();
+    let stream = Stream::new(socket, false, &options);
+    let fd = stream.fd();
+    let socket = socket2::SockRef::from(&fd);
+    assert!(socket.keepalive().unwrap());
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(7));
+    assert_eq!(socket.tcp_keepalive_interval().unwrap(), systems);
+    assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+}

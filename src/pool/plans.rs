@@ -8,14 +8,14 @@ use crate::auth::{Password, ServerCredentials, ServerSecret, Verifier};
 use crate::config::{General, Pool, PoolMode, Settings, User};
 use crate::net::stream::SocketOptions;
 
-/// How sockets are set up.
-pub fn socket_options(general: &General) -> SocketOptions {
+/// How clients' sockets are set up.
+pub fn client_sockets(general: &General) -> SocketOptions {
     let bytes = |size: Option<u64>| usize::try_from(size.unwrap_or(0)).unwrap_or(0);
     SocketOptions {
         no_delay: general.tcp_no_delay,
         keepalive_idle: general.tcp_keepalives_idle,
-        keepalive_interval: general.tcp_keepalives_interval.unwrap_or_default(),
-        keepalive_count: general.tcp_keepalives_count.unwrap_or_default(),
+        keepalive_interval: general.tcp_keepalives_interval,
+        keepalive_count: general.tcp_keepalives_count,
         user_timeout: general.tcp_user_timeout,
         linger: general.tcp_so_linger,
         tcp_buffer: bytes(general.tcp_socket_buffer_size),
@@ -23,9 +23,18 @@ pub fn socket_options(general: &General) -> SocketOptions {
     }
 }
 
+/// How sockets to PostgreSQL are set up: as those of clients, except that nothing makes them forget the
+/// Terminate or the CancelRequest that was sent last.
+pub fn server_sockets(general: &General) -> SocketOptions {
+    SocketOptions {
+        linger: None,
+        ..client_sockets(general)
+    }
+}
+
 /// The plan of every user of every pool.
 pub fn plans(settings: &Settings) -> BTreeMap<Key, Plan> {
-    let sockets = socket_options(&settings.general);
+    let sockets = server_sockets(&settings.general);
     let mut plans = BTreeMap::new();
     for (database, pool) in &settings.pools {
         for user in &pool.users {
@@ -84,5 +93,29 @@ fn login(user: &User) -> Login {
             user: user.server_name().to_owned(),
             secret: ServerSecret::None,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn linger_is_for_clients_alone() {
+        let text = r#"
+            [general]
+            admin_username = "admin"
+            admin_password = "secret"
+            tcp_so_linger = 0
+            [pools]
+        "#;
+        let settings = crate::config::parse(text, Path::new("test.toml")).unwrap();
+        assert_eq!(
+            client_sockets(&settings.general).linger,
+            Some(std::time::Duration::ZERO)
+        );
+        assert_eq!(server_sockets(&settings.general).linger, None);
     }
 }

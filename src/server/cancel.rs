@@ -18,14 +18,9 @@ use crate::wire::frontend;
 /// If PostgreSQL could not be reached or did not answer within `limit`.
 pub fn send(key: &BackendKey, sockets: &SocketOptions, limit: Duration) -> io::Result<()> {
     let deadline = Moment::now().after(limit);
-    // A reset must not overtake the request.
-    let sockets = SocketOptions {
-        linger: None,
-        ..*sockets
-    };
     let stream = match &key.address {
-        Address::Tcp(address) => Stream::connect_tcp(address, &sockets, deadline)?,
-        Address::Unix(path) => Stream::connect_unix(path, &sockets, deadline)?,
+        Address::Tcp(address) => Stream::connect_tcp(address, sockets, deadline)?,
+        Address::Unix(path) => Stream::connect_unix(path, sockets, deadline)?,
     };
     let mut request = Vec::new();
     frontend::cancel_request(&mut request, key.process_id, &key.secret);

@@ -27,7 +27,7 @@ use crate::net::listener::Listener;
 use crate::net::stream::Stream;
 use crate::net::thread;
 use crate::net::wait;
-use crate::pool::plans::socket_options;
+use crate::pool::plans::client_sockets;
 
 /// Bytes of stack of a client's thread. Only what is touched is resident.
 const STACK: usize = 256 * 1024;
@@ -287,7 +287,7 @@ fn serve(house: &Arc<House>, socket: Socket, address: Address, arriving: Arrivin
     thread::name(&format!("c{id} login"));
     let settings = house.settings();
     let unix = matches!(address, Address::Unix(_));
-    let stream = Stream::new(socket, unix, &socket_options(&settings.general));
+    let stream = Stream::new(socket, unix, &client_sockets(&settings.general));
     let kind = if unix { "unix" } else { "plain" };
     drop(settings);
     house.login_begins(id);

@@ -282,7 +282,7 @@ impl Login<'_> {
         let Cancel::Send(key) = handle.cancel() else {
             return;
         };
-        let sockets = crate::pool::plans::socket_options(&self.settings.general);
+        let sockets = crate::pool::plans::server_sockets(&self.settings.general);
         let sent = cancel::send(&key, &sockets, CANCEL_LIMIT);
         handle.cancel_done(&key, sent.is_ok());
         match sent {

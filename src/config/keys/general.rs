@@ -85,14 +85,13 @@ keys! {
         group "Sockets, to clients and to PostgreSQL" {
             /// After how long a silence TCP asks whether the other side is still there.
             tcp_keepalives_idle: Option<Duration> = is("5"), seconds(Zero::Off), NewConnections, Works;
-            /// How long it waits before it asks again. 0: the system decides, on
-            /// tcp_keepalives_count too.
+            /// How long it waits before it asks again. 0: the system decides.
             tcp_keepalives_interval: Option<Duration> = is("5"),
                 seconds(Zero::Off), NewConnections, Works;
             /// How often it asks before the connection counts as dead. 0: the system decides.
             tcp_keepalives_count: Option<u32> = is("5"), integer_or_off(127), NewConnections, Works;
-            /// How long closing a socket waits for unsent data. Set to 0, clients read
-            /// "connection reset" instead of the last error.
+            /// How long closing a client's socket waits for unsent data. Set to 0, clients
+            /// may read "connection reset" instead of the last error.
             tcp_so_linger: Option<Duration> = unset("the system's way", "0"),
                 seconds(Zero::Value), NewConnections, Works;
             /// Whether small packets are sent at once.
