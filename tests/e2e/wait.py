@@ -10,7 +10,7 @@ from typing import Callable, TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 5.0, what: str = "") -> T:
+def wait_until(condition: Callable[[], T], timeout: float = 20.0, what: str = "") -> T:
     """Polls until the condition is true and returns its value; AssertionError after the limit."""
     deadline = time.monotonic() + timeout
     while True:

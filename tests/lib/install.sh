@@ -62,19 +62,30 @@ install_missing() {
         apt-get -q install -y --no-install-recommends "$@" >/dev/null' sh "${missing[@]}" >&2
 }
 
-# Compiler and OpenSSL headers, and a cargo that knows edition 2024.
+# The version of a package that apt would install; nothing if there is none.
+candidate_of() {
+    LC_ALL=C apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: //p' | grep -v '^(none)$'
+}
+
+# Compiler and OpenSSL headers, and a cargo that knows edition 2024: the one that is there, or Debian's.
+# Debian 12 has a newer one beside its own for the sake of its browsers, in packages named -web.
 install_rust() {
-    install_missing gcc:cc pkg-config:pkg-config libssl-dev
+    install_missing gcc:cc libc6-dev pkg-config:pkg-config libssl-dev
     if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
         PATH="$HOME/.cargo/bin:$PATH"
     fi
     if ! command -v cargo >/dev/null; then
-        local candidate
-        candidate=$(LC_ALL=C apt-cache policy rustc 2>/dev/null | sed -n 's/^ *Candidate: //p')
-        if [ -n "$candidate" ] && [ "$candidate" != "(none)" ] &&
-            dpkg --compare-versions "$candidate" ge 1.85; then
-            install_missing cargo rustc
+        local suffix candidate
+        if command -v apt-get >/dev/null; then
+            as_root apt-get -q update >/dev/null
         fi
+        for suffix in '' -web; do
+            candidate=$(candidate_of "rustc$suffix") || continue
+            if dpkg --compare-versions "$candidate" ge 1.85; then
+                install_missing ca-certificates "rustc$suffix" "cargo$suffix"
+                break
+            fi
+        done
     fi
     command -v cargo >/dev/null || die "No cargo found, and Debian's is older than 1.85 (or absent).
 Install Rust 1.85 or later (https://rustup.rs) and run this again."
