@@ -15,6 +15,7 @@
 //! | room | what it knows | where to begin |
 //! |---|---|---|
 //! | [`wire`] | PostgreSQL's protocol: where a message ends, what it says, how to write one | [`wire::frame`] |
+//! | [`tls`] | the handshake by OpenSSL, the key schedule, the record layer | [`tls::channel`] |
 //! | [`net`] | sockets, the one place a thread waits, buffers, descriptors passed to another process | [`net::wait`], [`net::stream`] |
 //! | [`config`] | the TOML file, as typed and as meant; one definition for each setting | [`config::load`] |
 //! | [`auth`] | SCRAM, MD5, verifiers, host-based rules | [`auth::challenge`] |
@@ -56,5 +57,6 @@ pub mod net;
 pub mod pool;
 pub mod server;
 pub mod session;
+pub mod tls;
 pub mod upgrade;
 pub mod wire;

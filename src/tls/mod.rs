@@ -1,0 +1,26 @@
+//! TLS whose connections can go on in another process, on a stock OpenSSL.
+//!
+//! OpenSSL does the handshake and never sees a byte of application data: from the first
+//! one on, [`channel`] opens and seals the records itself, with keys that are plain data. So a connection
+//! is the same before and after it has moved, and nothing of it is hidden in a library.
+//!
+//! Knows no sockets and nothing of PostgreSQL.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`suite`] | versions and cipher suites |
+//! | [`secret`] | bytes that are wiped and never printed |
+//! | [`schedule`] | from a handshake's secrets to keys, and from each secret to the next |
+//! | [`direction`] | one direction's key and sequence number: seals and opens single records |
+//! | [`alert`] | alerts, and the faults that call for them |
+//! | [`channel`] | both directions and the rules: data, KeyUpdate, alerts, limits |
+
+pub mod alert;
+pub mod channel;
+pub mod direction;
+pub mod schedule;
+pub mod secret;
+pub mod suite;
+
+#[cfg(test)]
+mod tests;

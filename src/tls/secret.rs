@@ -1,0 +1,69 @@
+//! A key, an IV or a traffic secret: wiped when it is dropped, never printed.
+//!
+//! Invariant: the bytes lie in place, never in a buffer that grows, so no stale copy is left behind by a
+//! reallocation. They are written down only for the hand-over to another process.
+
+use std::fmt;
+
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// The longest secret: one of SHA-384, also a TLS 1.2 master secret.
+pub const LONGEST: usize = 48;
+
+/// Up to [`LONGEST`] bytes that nobody else may see.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Secret {
+    bytes: [u8; LONGEST],
+    length: usize,
+}
+
+impl Secret {
+    /// A copy of `bytes`; `None` if they are too many.
+    pub fn new(bytes: &[u8]) -> Option<Secret> {
+        let mut secret = Secret {
+            bytes: [0; LONGEST],
+            length: bytes.len(),
+        };
+        secret.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(secret)
+    }
+
+    /// The bytes. Whoever calls this is responsible for where they go.
+    pub fn expose(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.expose())
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+        struct Bytes;
+
+        impl Visitor<'_> for Bytes {
+            type Value = Secret;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "at most {LONGEST} bytes")
+            }
+
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Secret, E> {
+                Secret::new(bytes).ok_or_else(|| E::invalid_length(bytes.len(), &self))
+            }
+        }
+
+        deserializer.deserialize_bytes(Bytes)
+    }
+}
