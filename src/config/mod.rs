@@ -35,6 +35,8 @@ mod settings;
 mod show;
 mod size;
 mod startup;
+mod tls;
+mod tls_files;
 mod tls_modes;
 
 #[cfg(test)]
@@ -57,9 +59,13 @@ pub use password::{Password, PasswordKind};
 pub use problem::{Error, ErrorKind, Place, Problem, Warning};
 pub use reference::reference;
 pub use secret::Secret;
-pub use setting::{ClientTlsMode, PoolMode, ServerTlsMode};
+pub use setting::{ClientTlsMode, PoolMode, ServerTlsMode, TlsVersion};
 pub use settings::Settings;
 pub use show::{Row, show};
+pub use tls::{
+    Authorities, ClientCertificates, ClientTls, Identity, PemFile, PrivateKey, Protocols,
+    ServerTls, Suite,
+};
 
 use problem::Report;
 

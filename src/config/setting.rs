@@ -240,11 +240,13 @@ words! {
         /// If they ask for it.
         #[default]
         Allow = "allow",
+        /// If they ask for it; who decides is the client.
+        Prefer = "prefer",
         /// Always.
         Require = "require",
-        /// Always, with a certificate that is verified.
+        /// Always, with a certificate of their own that is verified.
         VerifyCa = "verify-ca",
-        /// Always, with a certificate that is verified.
+        /// The same: whose name a certificate must hold is for HBA rules to say.
         VerifyFull = "verify-full",
     }
 }
@@ -265,5 +267,17 @@ words! {
         VerifyCa = "verify-ca",
         /// Always, and the certificate must also name the host.
         VerifyFull = "verify-full",
+    }
+}
+
+words! {
+    /// The versions of TLS there are, in their order.
+    #[derive(PartialOrd, Ord, Hash)]
+    pub enum TlsVersion {
+        /// RFC 5246.
+        #[default]
+        Tls12 = "TLSv1.2",
+        /// RFC 8446.
+        Tls13 = "TLSv1.3",
     }
 }

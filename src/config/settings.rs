@@ -217,16 +217,8 @@ fn general(table: &Table, place: &Place, report: &mut Report) -> General {
         }
         _ => {}
     }
-    tls_modes::check_clients(&mut reader, &general);
-    tls_modes::check_servers(
-        &mut reader,
-        general.server_tls_mode,
-        [
-            &general.server_tls_ca_cert,
-            &general.server_tls_certificate,
-            &general.server_tls_private_key,
-        ],
-    );
+    general.client_tls = tls_modes::clients(&mut reader, &general);
+    general.server_tls = tls_modes::servers(&mut reader, &general);
     general
 }
 
@@ -254,7 +246,7 @@ fn pool(name: &str, table: &Table, node: &Node, general: &General, report: &mut 
         let text = "cannot be reached: this database name belongs to the console";
         reader.report.warn(&node.place, &path, text);
     }
-    tls_modes::check_servers_of_pool(&mut reader, &pool);
+    pool.server_tls = tls_modes::servers_of_pool(&mut reader, &pool, general);
     let own = startup::read(&mut reader);
     pool.startup_parameters = startup::merge(&mut reader, &general.startup_parameters, own);
     if let Some(node) = reader.node("auth_query") {

@@ -1,19 +1,24 @@
-//! The TLS keys: do they fit together, and can they be kept?
+//! The TLS keys: from modes and paths to TLS as meant.
 //!
-//! TLS itself is another room. The invariant: a configuration that insists on TLS
-//! is never loaded by a version that cannot do it; running without it, with no
-//! more than a warning, would be dangerous.
+//! Files are read by `tls_files`. The invariant: a configuration that insists on
+//! TLS is never loaded unless it can be kept; running without it, with no more
+//! than a warning, would be dangerous.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::keys::general::General;
 use super::keys::pool::Pool;
+use super::problem::quote;
 use super::reader::Reader;
-use super::setting::{ClientTlsMode, ServerTlsMode};
+use super::setting::{ClientTlsMode, ServerTlsMode, TlsVersion};
+use super::tls::{
+    Authorities, ClientCertificates, ClientTls, Identity, Protocols, ServerTls, Suite,
+};
+use super::tls_files;
 
-/// Running without the TLS that was asked for would be dangerous, so that is an
-/// error and no warning.
-pub(super) fn check_clients(reader: &mut Reader<'_>, general: &General) {
+/// TLS for clients; `None`: it is not offered.
+pub(super) fn clients(reader: &mut Reader<'_>, general: &General) -> Option<Arc<ClientTls>> {
     let certificate = general.tls_certificate.is_some();
     let key = general.tls_private_key.is_some();
     if key && !certificate {
@@ -28,56 +33,149 @@ pub(super) fn check_clients(reader: &mut Reader<'_>, general: &General) {
             "tls_certificate is set but tls_private_key is not",
         );
     }
-    let Some(mode) = general.tls_mode else { return };
-    if !matches!(
-        mode,
-        ClientTlsMode::Require | ClientTlsMode::VerifyCa | ClientTlsMode::VerifyFull
-    ) {
-        return;
-    }
+    let mode = match general.tls_mode {
+        Some(mode) => mode,
+        None if certificate => ClientTlsMode::Allow,
+        None => ClientTlsMode::Disable,
+    };
+    let (required, verified) = match mode {
+        ClientTlsMode::Disable => return None,
+        ClientTlsMode::Allow | ClientTlsMode::Prefer => (false, false),
+        ClientTlsMode::Require => (true, false),
+        ClientTlsMode::VerifyCa | ClientTlsMode::VerifyFull => (true, true),
+    };
     if !certificate || !key {
-        reader.fail(
-            "tls_mode",
-            format!("tls_mode is {mode} but tls_certificate or tls_private_key is not"),
-        );
+        let text = format!("tls_mode is {mode} but tls_certificate or tls_private_key is not");
+        if required {
+            reader.fail("tls_mode", text);
+        } else {
+            reader.warn("tls_mode", format!("{text}, so nobody can use TLS"));
+        }
     }
-    if mode != ClientTlsMode::Require && general.tls_ca_cert.is_none() {
+    if verified && general.tls_ca_cert.is_none() {
         reader.fail(
             "tls_mode",
             format!("tls_mode is {mode} but tls_ca_cert is not set"),
         );
     }
-    reader.fail(
-        "tls_mode",
-        format!(
-            "TLS is not in this version; {mode} cannot be kept, only \"disable\" and \"allow\""
-        ),
+    if required {
+        reader.fail(
+            "tls_mode",
+            format!(
+                "TLS is not in this version; {mode} cannot be kept, only \"disable\" and \"allow\""
+            ),
+        );
+    }
+    let protocols = protocols(
+        reader,
+        ["tls_min_version", "tls_cipher_suites"],
+        general.tls_min_version,
+        general.tls_cipher_suites.as_deref(),
     );
+    let identity = identity(
+        reader,
+        ["tls_certificate", "tls_private_key"],
+        [&general.tls_certificate, &general.tls_private_key],
+    );
+    let authorities = authorities(
+        reader,
+        ["tls_ca_cert", "tls_crl"],
+        [&general.tls_ca_cert, &general.tls_crl],
+    );
+    Some(Arc::new(ClientTls {
+        plain_allowed: !required,
+        identity: identity?,
+        certificates: match authorities {
+            Some(authorities) if verified => ClientCertificates::Demanded(authorities),
+            Some(authorities) => ClientCertificates::Asked(authorities),
+            None => ClientCertificates::NotAsked,
+        },
+        protocols: protocols?,
+    }))
 }
 
-pub(super) fn check_servers(
-    reader: &mut Reader<'_>,
+/// What a table, `[general]` or a pool's, says of TLS to PostgreSQL.
+struct ServerKeys<'a> {
     mode: ServerTlsMode,
-    [ca, certificate, key]: [&Option<PathBuf>; 3],
-) {
-    if key.is_some() && certificate.is_none() {
+    authorities: &'a Option<PathBuf>,
+    revoked: &'a Option<PathBuf>,
+    certificate: &'a Option<PathBuf>,
+    key: &'a Option<PathBuf>,
+    oldest: TlsVersion,
+    suites: Option<&'a [String]>,
+}
+
+/// What `[general]` says.
+pub(super) fn servers(reader: &mut Reader<'_>, general: &General) -> Arc<ServerTls> {
+    let keys = ServerKeys {
+        mode: general.server_tls_mode,
+        authorities: &general.server_tls_ca_cert,
+        revoked: &general.server_tls_crl,
+        certificate: &general.server_tls_certificate,
+        key: &general.server_tls_private_key,
+        oldest: general.server_tls_min_version,
+        suites: general.server_tls_cipher_suites.as_deref(),
+    };
+    Arc::new(build(reader, &keys).unwrap_or_default())
+}
+
+/// What the pool says itself, over what it inherits; if it says nothing, all is
+/// inherited, and told at `[general]`.
+pub(super) fn servers_of_pool(
+    reader: &mut Reader<'_>,
+    pool: &Pool,
+    general: &General,
+) -> Arc<ServerTls> {
+    let keys = [
+        "server_tls_mode",
+        "server_tls_ca_cert",
+        "server_tls_crl",
+        "server_tls_certificate",
+        "server_tls_private_key",
+        "server_tls_min_version",
+        "server_tls_cipher_suites",
+    ];
+    if !keys.iter().any(|key| reader.has(key)) {
+        return Arc::clone(&general.server_tls);
+    }
+    let keys = ServerKeys {
+        mode: pool.server_tls_mode,
+        authorities: &pool.server_tls_ca_cert,
+        revoked: &pool.server_tls_crl,
+        certificate: &pool.server_tls_certificate,
+        key: &pool.server_tls_private_key,
+        oldest: pool.server_tls_min_version,
+        suites: pool.server_tls_cipher_suites.as_deref(),
+    };
+    Arc::new(build(reader, &keys).unwrap_or_default())
+}
+
+fn build(reader: &mut Reader<'_>, keys: &ServerKeys<'_>) -> Option<ServerTls> {
+    let mode = keys.mode;
+    if keys.key.is_some() && keys.certificate.is_none() {
         reader.fail(
             "server_tls_private_key",
             "server_tls_private_key is set but server_tls_certificate is not",
         );
     }
-    if certificate.is_some() && key.is_none() {
+    if keys.certificate.is_some() && keys.key.is_none() {
         reader.fail(
             "server_tls_certificate",
             "server_tls_certificate is set but server_tls_private_key is not",
         );
     }
     let verifies = matches!(mode, ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull);
-    if verifies && ca.is_none() {
+    if verifies && keys.authorities.is_none() {
         reader.fail(
             "server_tls_mode",
             format!("server_tls_mode is '{mode}' but server_tls_ca_cert is not set"),
         );
+    }
+    if mode == ServerTlsMode::Disable {
+        return Some(ServerTls {
+            mode,
+            ..ServerTls::default()
+        });
     }
     if verifies || mode == ServerTlsMode::Require {
         reader.fail(
@@ -88,22 +186,133 @@ pub(super) fn check_servers(
             ),
         );
     }
+    let protocols = protocols(
+        reader,
+        ["server_tls_min_version", "server_tls_cipher_suites"],
+        keys.oldest,
+        keys.suites,
+    );
+    let identity = identity(
+        reader,
+        ["server_tls_certificate", "server_tls_private_key"],
+        [keys.certificate, keys.key],
+    );
+    let authorities = authorities(
+        reader,
+        ["server_tls_ca_cert", "server_tls_crl"],
+        [keys.authorities, keys.revoked],
+    );
+    if authorities.is_some() && !verifies && reader.has("server_tls_ca_cert") {
+        reader.warn(
+            "server_tls_ca_cert",
+            format!(
+                "has no effect while server_tls_mode is {mode}, which accepts any certificate; \
+                 write verify-ca or verify-full"
+            ),
+        );
+    }
+    Some(ServerTls {
+        mode,
+        authorities: authorities.filter(|_| verifies),
+        identity,
+        protocols: protocols?,
+    })
 }
 
-/// Only what the pool itself says; what it inherits is told at `[general]`.
-pub(super) fn check_servers_of_pool(reader: &mut Reader<'_>, pool: &Pool) {
-    let keys = [
-        "server_tls_mode",
-        "server_tls_ca_cert",
-        "server_tls_certificate",
-        "server_tls_private_key",
-    ];
-    if keys.iter().any(|key| reader.has(key)) {
-        let files = [
-            &pool.server_tls_ca_cert,
-            &pool.server_tls_certificate,
-            &pool.server_tls_private_key,
-        ];
-        check_servers(reader, pool.server_tls_mode, files);
+/// Reads a certificate and its key; what is wrong or worth knowing is told at
+/// the key it concerns.
+fn identity(
+    reader: &mut Reader<'_>,
+    [certificate_key, key_key]: [&str; 2],
+    [certificate, key]: [&Option<PathBuf>; 2],
+) -> Option<Identity> {
+    let (certificate, key) = (certificate.as_ref()?, key.as_ref()?);
+    let certificate = told(reader, certificate_key, tls_files::certificate(certificate));
+    let key = told(reader, key_key, tls_files::private_key(key));
+    let identity = tls_files::identity(certificate?, key?);
+    identity.map_err(|reason| reader.fail(key_key, reason)).ok()
+}
+
+fn authorities(
+    reader: &mut Reader<'_>,
+    [ca_key, crl_key]: [&str; 2],
+    [ca, crl]: [&Option<PathBuf>; 2],
+) -> Option<Authorities> {
+    if ca.is_none() && crl.is_some() {
+        reader.fail(crl_key, format!("needs {ca_key}"));
     }
+    let certificates = told(reader, ca_key, tls_files::authorities(ca.as_ref()?))?;
+    let revoked = match crl {
+        Some(path) => {
+            let read = tls_files::revocations(path).map(|file| (file, None));
+            Some(told(reader, crl_key, read)?)
+        }
+        None => None,
+    };
+    Some(Authorities {
+        certificates,
+        revoked,
+    })
+}
+
+fn told<T>(
+    reader: &mut Reader<'_>,
+    key: &str,
+    read: Result<(T, Option<String>), String>,
+) -> Option<T> {
+    match read {
+        Ok((value, warning)) => {
+            if let Some(warning) = warning {
+                reader.warn(key, warning);
+            }
+            Some(value)
+        }
+        Err(reason) => {
+            reader.fail(key, reason);
+            None
+        }
+    }
+}
+
+/// The versions and suites; an unknown suite is an error, since leaving it out
+/// could leave another one than was meant.
+fn protocols(
+    reader: &mut Reader<'_>,
+    [oldest_key, suites_key]: [&str; 2],
+    oldest: TlsVersion,
+    names: Option<&[String]>,
+) -> Option<Protocols> {
+    let mut suites = Vec::new();
+    let mut wrong = false;
+    // A list may also be written as OpenSSL's, with colons.
+    for name in names
+        .unwrap_or_default()
+        .iter()
+        .flat_map(|names| names.split(':'))
+    {
+        match Suite::named(name.trim()) {
+            Some(suite) => suites.push(suite),
+            None => {
+                wrong = true;
+                let all: Vec<&str> = Suite::ALL.iter().map(|suite| suite.name()).collect();
+                let all = all.join(", ");
+                reader.fail(
+                    suites_key,
+                    format!("{} is not one of the AEAD suites {all}", quote(name)),
+                );
+            }
+        }
+    }
+    if wrong {
+        return None;
+    }
+    let chosen = if names.is_some() { &suites } else { Suite::ALL };
+    let protocols = Protocols::new(oldest, chosen);
+    if protocols.is_none() {
+        reader.fail(
+            suites_key,
+            format!("holds no suite of {oldest} or later, which {oldest_key} asks for"),
+        );
+    }
+    protocols
 }

@@ -138,39 +138,65 @@ keys! {
                 Kind::Text, Live, NotYet("answering it without PostgreSQL");
         }
         group "TLS for clients" {
-            /// Whether clients use TLS.
+            /// Whether clients use TLS: never; if they ask for it (allow and prefer); always
+            /// (require); always, and with a certificate of their own that tls_ca_cert has
+            /// signed (verify-ca and verify-full). Clients of the Unix socket never do.
             tls_mode: Option<ClientTlsMode> =
                 unset("allow, if there is a certificate", "\"disable\""),
                 Kind::OneOf(ClientTlsMode::WORDS), NewClients, NotYet(TLS);
-            /// The certificate shown to clients, with its chain (PEM).
+            /// The certificate shown to clients, followed by its chain (PEM).
             tls_certificate: Option<PathBuf> = unset("no TLS", "\"/etc/pg_doorman/server.crt\""),
                 Kind::Path, NewClients, NotYet(TLS);
-            /// Its private key (PEM).
+            /// Its private key, without a passphrase (PEM).
             tls_private_key: Option<PathBuf> = unset("no TLS", "\"/etc/pg_doorman/server.key\""),
                 Kind::Path, NewClients, NotYet(TLS);
-            /// The authorities whose client certificates are accepted (PEM).
+            /// The authorities whose client certificates are accepted (PEM). Clients are then
+            /// asked for one; pg_hba rules can demand it of some, by the method cert or the
+            /// option clientcert.
             tls_ca_cert: Option<PathBuf> = unset("none", "\"/etc/pg_doorman/clients.crt\""),
                 Kind::Path, NewClients, NotYet(TLS);
+            /// The client certificates that those have revoked (PEM).
+            tls_crl: Option<PathBuf> = unset("none", "\"/etc/pg_doorman/clients.crl\""),
+                Kind::Path, NewClients, NotYet(TLS);
+            /// The oldest version that is accepted.
+            tls_min_version: TlsVersion = is("\"TLSv1.2\""),
+                Kind::OneOf(TlsVersion::WORDS), NewClients, NotYet(TLS);
+            /// The suites that are accepted, best first, by OpenSSL's names.
+            tls_cipher_suites: Option<Vec<String>> =
+                unset("all there are", SUITES),
+                Kind::List, NewClients, NotYet(TLS);
             /// How many TLS handshakes are begun in a second.
             tls_rate_limit_per_second: Option<u32> = is("0"),
                 integer_or_off(MANY), Live, NotYet(TLS);
         }
         group "TLS to PostgreSQL" {
-            /// Whether server connections use TLS.
+            /// Whether server connections use TLS: never; if PostgreSQL refuses plain ones
+            /// (allow); if it offers it (prefer); always (require); always, and its
+            /// certificate must be signed by server_tls_ca_cert (verify-ca), and must also
+            /// name the server_host (verify-full). Unix sockets never do.
             server_tls_mode: ServerTlsMode = is("\"allow\""),
                 Kind::OneOf(ServerTlsMode::WORDS), NewServers, NotYet(TLS);
             /// The authorities that PostgreSQL's certificate must be signed by (PEM).
             server_tls_ca_cert: Option<PathBuf> =
                 unset("none", "\"/etc/pg_doorman/postgres-ca.crt\""),
                 Kind::Path, NewServers, NotYet(TLS);
-            /// The certificate shown to PostgreSQL (PEM).
+            /// The certificates that those have revoked (PEM).
+            server_tls_crl: Option<PathBuf> = unset("none", "\"/etc/pg_doorman/postgres.crl\""),
+                Kind::Path, NewServers, NotYet(TLS);
+            /// The certificate shown to PostgreSQL if it asks, followed by its chain (PEM).
             server_tls_certificate: Option<PathBuf> =
                 unset("none", "\"/etc/pg_doorman/client.crt\""),
                 Kind::Path, NewServers, NotYet(TLS);
-            /// Its private key (PEM).
+            /// Its private key, without a passphrase (PEM).
             server_tls_private_key: Option<PathBuf> =
                 unset("none", "\"/etc/pg_doorman/client.key\""),
                 Kind::Path, NewServers, NotYet(TLS);
+            /// The oldest version that is offered.
+            server_tls_min_version: TlsVersion = is("\"TLSv1.2\""),
+                Kind::OneOf(TlsVersion::WORDS), NewServers, NotYet(TLS);
+            /// The suites that are offered, best first, by OpenSSL's names.
+            server_tls_cipher_suites: Option<Vec<String>> = unset("all there are", SUITES),
+                Kind::List, NewServers, NotYet(TLS);
         }
     }
     besides {
@@ -235,6 +261,10 @@ keys! {
     also {
         /// Who may log in, from `pg_hba` or `hba`.
         hba: Hba;
+        /// TLS for clients, from the keys `tls_*`; `None`: it is not offered.
+        client_tls: Option<Arc<ClientTls>>;
+        /// TLS to PostgreSQL, from the keys `server_tls_*`.
+        server_tls: Arc<ServerTls>;
         /// Parameters of every server connection, names in canonical spelling.
         startup_parameters: BTreeMap<String, String>;
     }

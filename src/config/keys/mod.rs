@@ -33,12 +33,17 @@ mod prelude {
     pub(super) use super::super::password::Password;
     pub(super) use super::super::reader::{Reader, default_text};
     pub(super) use super::super::secret::Secret;
-    pub(super) use super::super::setting::{ClientTlsMode, PoolMode, ServerTlsMode, Setting};
+    pub(super) use super::super::setting::{
+        ClientTlsMode, PoolMode, ServerTlsMode, Setting, TlsVersion,
+    };
+    pub(super) use super::super::tls::{ClientTls, ServerTls};
     pub(super) use std::collections::BTreeMap;
     pub(super) use std::path::PathBuf;
+    pub(super) use std::sync::Arc;
     pub(super) use std::time::Duration;
 
     pub(super) const TLS: &str = "TLS";
+    pub(super) const SUITES: &str = "[\"TLS_AES_128_GCM_SHA256\", \"ECDHE-RSA-AES128-GCM-SHA256\"]";
     pub(super) const COORDINATOR: &str = "sharing of connections between the users of a database";
     pub(super) const AUTH_QUERY: &str = "auth_query";
     pub(super) const WEB: &str = "the metrics page";

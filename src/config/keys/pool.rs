@@ -74,6 +74,10 @@ keys! {
                 inherited("general.server_tls_ca_cert", "\"/etc/pg_doorman/postgres-ca.crt\""),
                 Kind::Path, NewServers, NotYet(TLS);
             /// As in `[general]`.
+            server_tls_crl: Option<PathBuf> =
+                inherited("general.server_tls_crl", "\"/etc/pg_doorman/postgres.crl\""),
+                Kind::Path, NewServers, NotYet(TLS);
+            /// As in `[general]`.
             server_tls_certificate: Option<PathBuf> =
                 inherited("general.server_tls_certificate", "\"/etc/pg_doorman/client.crt\""),
                 Kind::Path, NewServers, NotYet(TLS);
@@ -81,6 +85,14 @@ keys! {
             server_tls_private_key: Option<PathBuf> =
                 inherited("general.server_tls_private_key", "\"/etc/pg_doorman/client.key\""),
                 Kind::Path, NewServers, NotYet(TLS);
+            /// As in `[general]`.
+            server_tls_min_version: TlsVersion =
+                inherited("general.server_tls_min_version", "\"TLSv1.2\""),
+                Kind::OneOf(TlsVersion::WORDS), NewServers, NotYet(TLS);
+            /// As in `[general]`.
+            server_tls_cipher_suites: Option<Vec<String>> =
+                inherited("general.server_tls_cipher_suites", SUITES),
+                Kind::List, NewServers, NotYet(TLS);
         }
     }
     besides {
@@ -136,6 +148,8 @@ keys! {
         /// Parameters of server connections, those of `[general]` included, names in
         /// canonical spelling.
         startup_parameters: BTreeMap<String, String>;
+        /// TLS to PostgreSQL, from the keys `server_tls_*`.
+        server_tls: Arc<ServerTls>;
         /// The users, in the order of the file.
         users: Vec<User>;
         /// The `auth_query` table, if there is one.

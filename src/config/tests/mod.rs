@@ -1,6 +1,7 @@
 //! Tests of the whole, from a text to settings: what the keys mean.
 
 mod definitions;
+mod tls;
 mod told;
 
 use std::path::{Path, PathBuf};
@@ -111,9 +112,8 @@ fn what_an_inner_table_says_goes_before_the_outer_one() {
 
 #[test]
 fn tls_that_was_asked_for_and_cannot_be_had_stops_the_run() {
-    let files = "tls_certificate = 'a'\ntls_private_key = 'b'\ntls_ca_cert = 'c'\n";
     for mode in ["require", "verify-ca", "verify-full"] {
-        let error = with_general(&format!("{files}tls_mode = \"{mode}\"")).unwrap_err();
+        let error = with_general(&format!("tls_mode = \"{mode}\"")).unwrap_err();
         assert!(error.contains("TLS is not in this version"), "{error}");
         let error = with_general(&format!("server_tls_mode = \"{mode}\"")).unwrap_err();
         assert!(

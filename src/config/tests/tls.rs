@@ -1,0 +1,291 @@
+//! The TLS keys: which settings they give, and what is told of their files.
+
+use std::os::unix::fs::PermissionsExt;
+
+use openssl::asn1::Asn1Time;
+use openssl::ec::{EcGroup, EcKey};
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+use openssl::symm::Cipher;
+use openssl::x509::{X509, X509NameBuilder};
+
+use super::*;
+
+/// A directory with `server.crt` and `server.key`, which belong together, and
+/// `ca.crt`, the same certificate; removed when it is dropped.
+struct Files(PathBuf);
+
+impl Files {
+    fn new(name: &str) -> Files {
+        let directory =
+            std::env::temp_dir().join(format!("pg_doorman-tls-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let files = Files(directory);
+        let key = key();
+        let certificate = certificate(&key, 1);
+        files.put("server.crt", &certificate);
+        files.put("ca.crt", &certificate);
+        files.put("server.key", &key.private_key_to_pem_pkcs8().unwrap());
+        files.allow("server.key", 0o600);
+        files
+    }
+
+    fn put(&self, name: &str, text: &[u8]) {
+        std::fs::write(self.0.join(name), text).unwrap();
+    }
+
+    fn allow(&self, name: &str, mode: u32) {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(self.0.join(name), mode).unwrap();
+    }
+
+    /// The lines with their files in this directory.
+    fn lines(&self, lines: &str) -> String {
+        lines.replace("@", &format!("{}/", self.0.display()))
+    }
+
+    fn general(&self, lines: &str) -> Result<Settings, String> {
+        with_general(&self.lines(lines))
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn key() -> PKey<Private> {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
+}
+
+/// Signed by itself, and good for so many days.
+fn certificate(key: &PKey<Private>, days: u32) -> Vec<u8> {
+    let mut name = X509NameBuilder::new().unwrap();
+    name.append_entry_by_text("CN", "localhost").unwrap();
+    let name = name.build();
+    let mut builder = X509::builder().unwrap();
+    builder.set_version(2).unwrap();
+    builder.set_subject_name(&name).unwrap();
+    builder.set_issuer_name(&name).unwrap();
+    let past = Asn1Time::from_unix(1_000_000_000).unwrap();
+    builder.set_not_before(&past).unwrap();
+    let end = match days {
+        0 => Asn1Time::from_unix(1_100_000_000).unwrap(),
+        days => Asn1Time::days_from_now(days).unwrap(),
+    };
+    builder.set_not_after(&end).unwrap();
+    builder.set_pubkey(key).unwrap();
+    builder.sign(key, MessageDigest::sha256()).unwrap();
+    builder.build().to_pem().unwrap()
+}
+
+const PAIR: &str = "tls_certificate = '@server.crt'\ntls_private_key = '@server.key'\n";
+
+#[test]
+fn a_certificate_alone_lets_clients_choose() {
+    let files = Files::new("choose");
+    for (lines, plain_allowed) in [("", true), ("tls_mode = 'prefer'", true)] {
+        let settings = files.general(&format!("{PAIR}{lines}")).unwrap();
+        let tls = settings.general.client_tls.unwrap();
+        assert_eq!(tls.plain_allowed, plain_allowed);
+        assert_eq!(tls.certificates, ClientCertificates::NotAsked);
+        assert_eq!(tls.protocols, Protocols::default());
+        assert!(tls.identity.key.expose().starts_with(b"-----BEGIN"));
+    }
+    let off = files.general(&format!("{PAIR}tls_mode = 'disable'"));
+    assert_eq!(off.unwrap().general.client_tls, None);
+    assert_eq!(with_general("").unwrap().general.client_tls, None);
+    let asked = files
+        .general(&format!("{PAIR}tls_ca_cert = '@ca.crt'"))
+        .unwrap();
+    assert!(matches!(
+        asked.general.client_tls.unwrap().certificates,
+        ClientCertificates::Asked(_)
+    ));
+}
+
+#[test]
+fn tls_that_is_allowed_without_a_certificate_is_told() {
+    let told = warnings(&with_general("tls_mode = 'allow'").unwrap());
+    assert!(
+        told.iter()
+            .any(|told| told.ends_with("so nobody can use TLS")),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn versions_and_suites_are_chosen_by_openssls_names() {
+    let files = Files::new("suites");
+    let protocols = |lines: &str| {
+        let settings = files.general(&format!("{PAIR}{lines}"));
+        settings.map(|settings| settings.general.client_tls.unwrap().protocols.clone())
+    };
+    let new = protocols("tls_min_version = 'TLSv1.3'").unwrap();
+    assert_eq!(new.oldest(), TlsVersion::Tls13);
+    let list = "tls_cipher_suites = 'TLS_AES_128_GCM_SHA256:ECDHE-RSA-AES128-GCM-SHA256'";
+    assert_eq!(
+        protocols(list).unwrap().suites(),
+        [Suite::Aes128GcmSha256, Suite::EcdheRsaAes128GcmSha256]
+    );
+    let error = protocols("tls_cipher_suites = ['ECDHE-RSA-AES128-SHA256']").unwrap_err();
+    assert!(
+        error.contains("AES128-SHA256\" is not one of the AEAD suites TLS_AES_256_GCM_SHA384, "),
+        "{error}"
+    );
+    let error =
+        protocols("tls_min_version = 'TLSv1.3'\ntls_cipher_suites = 'ECDHE-RSA-AES128-GCM-SHA256'");
+    let error = error.unwrap_err();
+    assert!(
+        error.contains("holds no suite of TLSv1.3 or later"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_told_at_its_key() {
+    let files = Files::new("wrong");
+    files.put("empty", b"\n");
+    files.put("other.key", &key().private_key_to_pem_pkcs8().unwrap());
+    files.allow("other.key", 0o600);
+    let locked = key().private_key_to_pem_pkcs8_passphrase(Cipher::aes_256_cbc(), b"hunter2");
+    files.put("locked.key", &locked.unwrap());
+    let cases = [
+        (
+            "tls_certificate = '@none'\ntls_private_key = '@server.key'",
+            "test.toml:5: general.tls_certificate: Could not open",
+        ),
+        (
+            "tls_certificate = '@empty'\ntls_private_key = '@server.key'",
+            "test.toml:5: general.tls_certificate: \"@empty\" holds no certificate in PEM form",
+        ),
+        (
+            "tls_certificate = '@server.crt'\ntls_private_key = '@server.crt'",
+            "test.toml:6: general.tls_private_key: \"@server.crt\" holds no private key",
+        ),
+        (
+            "tls_certificate = '@server.crt'\ntls_private_key = '@'",
+            "test.toml:6: general.tls_private_key: \"@\" is not a regular file",
+        ),
+        (
+            "tls_certificate = '@server.crt'\ntls_private_key = '@locked.key'",
+            "test.toml:6: general.tls_private_key: the key in \"@locked.key\" is encrypted",
+        ),
+        (
+            "tls_certificate = '@server.crt'\ntls_private_key = '@other.key'",
+            "test.toml:6: general.tls_private_key: the key in \"@other.key\" is not that of the \
+             certificate in \"@server.crt\"",
+        ),
+        (
+            "tls_certificate = '@server.crt'\ntls_private_key = '@server.key'\n\
+             tls_ca_cert = '@server.key'",
+            "test.toml:7: general.tls_ca_cert: \"@server.key\" holds no certificate",
+        ),
+        (
+            "tls_certificate = '@server.crt'\ntls_private_key = '@server.key'\n\
+             tls_ca_cert = '@ca.crt'\ntls_crl = '@ca.crt'",
+            "test.toml:8: general.tls_crl: \"@ca.crt\" holds no certificate revocation list",
+        ),
+        (
+            "server_tls_mode = 'prefer'\nserver_tls_certificate = '@server.crt'\n\
+             server_tls_private_key = '@other.key'",
+            "test.toml:7: general.server_tls_private_key: the key in \"@other.key\" is not that",
+        ),
+    ];
+    for (lines, expected) in cases {
+        let error = files.general(lines).unwrap_err();
+        assert!(error.contains(&files.lines(expected)), "{error}");
+        assert!(
+            !error.contains("BEGIN ENC") && !error.contains("MIG"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_key_that_others_can_read_and_a_certificate_that_is_past_are_told() {
+    let files = Files::new("told");
+    let told = |lines: &str| warnings(&files.general(lines).unwrap()).join("\n");
+    assert!(!told(PAIR).contains("access"));
+    files.allow("server.key", 0o640);
+    assert!(
+        told(PAIR).contains("general.tls_private_key: private key file"),
+        "{}",
+        told(PAIR)
+    );
+    let key = key();
+    files.put("server.crt", &certificate(&key, 0));
+    files.put("server.key", &key.private_key_to_pem_pkcs8().unwrap());
+    let told = told(PAIR);
+    assert!(
+        told.contains("general.tls_certificate: the certificate in"),
+        "{told}"
+    );
+    assert!(
+        told.contains("expired on Nov  9 11:33:20 2004 GMT"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_pool_may_use_another_tls_than_the_others() {
+    let files = Files::new("pool");
+    let text = files.lines(
+        &SMALL
+            .replace(
+                "#GENERAL",
+                "server_tls_mode = 'prefer'\nserver_tls_ca_cert = '@ca.crt'",
+            )
+            .replace("#POOL", "server_tls_min_version = 'TLSv1.3'"),
+    ) + "[pools.logs]\n";
+    let settings = read(&text).unwrap();
+    let (shop, logs) = (
+        &settings.pools["shop"].server_tls,
+        &settings.pools["logs"].server_tls,
+    );
+    assert_eq!(
+        (shop.mode, logs.mode),
+        (ServerTlsMode::Prefer, ServerTlsMode::Prefer)
+    );
+    assert_eq!(shop.protocols.oldest(), TlsVersion::Tls13);
+    assert_eq!(logs.protocols.oldest(), TlsVersion::Tls12);
+    assert!(std::sync::Arc::ptr_eq(logs, &settings.general.server_tls));
+    // The mode accepts any certificate, so there is nobody to verify it by.
+    assert_eq!(shop.authorities, None);
+    assert!(
+        warnings(&settings)
+            .iter()
+            .any(|told| told.contains("accepts any certificate"))
+    );
+}
+
+#[test]
+fn a_file_that_changed_makes_other_settings_of_the_same_text() {
+    let files = Files::new("changed");
+    let before = files.general(PAIR).unwrap();
+    assert_eq!(before, files.general(PAIR).unwrap());
+    let key = key();
+    files.put("server.crt", &certificate(&key, 1));
+    files.put("server.key", &key.private_key_to_pem_pkcs8().unwrap());
+    assert_ne!(before, files.general(PAIR).unwrap());
+}
+
+#[test]
+fn settings_show_no_key() {
+    let files = Files::new("debug");
+    let settings = files.general(PAIR).unwrap();
+    let tls = settings.general.client_tls.as_ref().unwrap();
+    let shown = format!("{tls:?}");
+    assert!(
+        shown.contains("PrivateKey(") && !shown.contains("BEGIN"),
+        "{shown}"
+    );
+    assert!(
+        !show(&settings)
+            .iter()
+            .any(|row| row.value.contains("BEGIN"))
+    );
+}
