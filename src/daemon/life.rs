@@ -168,9 +168,7 @@ pub struct Start {
 pub fn serve(start: Start, ready: Option<Ready>) -> Result<(), CannotStart> {
     match open(start) {
         Ok(life) => {
-            if let Some(ready) = ready
-                && let Err(error) = ready.tell()
-            {
+            if let Some(Err(error)) = ready.map(Ready::tell) {
                 log::warn!("could not tell the parent process that all is well: {error}");
             }
             life.notify(&[Notice::Ready]);
@@ -487,19 +485,18 @@ impl Life {
         if let Some(file) = self.socket_file.take() {
             file.leave();
         }
-        if let Some(mut file) = self.pid_file.take()
-            && let Err(error) = file.rewrite(successor)
-        {
-            log::warn!("{error}");
+        if let Some(mut file) = self.pid_file.take() {
+            if let Err(error) = file.rewrite(successor) {
+                log::warn!("{error}");
+            }
         }
         self.notify(&[Notice::MainPid(successor)]);
         // Whoever sent SIGTERM a moment ago did not know that this is no longer the process to stop.
         while let Ok(event) = self.events.recv_timeout(LOOK) {
             self.stop_wanted |= matches!(event, Event::Signal(Signal::SIGTERM));
         }
-        if self.stop_wanted
-            && let Ok(pid) = i32::try_from(successor)
-        {
+        let successor = i32::try_from(successor).ok();
+        if let Some(pid) = successor.filter(|_| self.stop_wanted) {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM);
         }
     }
@@ -594,10 +591,10 @@ impl Life {
         for pool in self.house.pools.all() {
             pool.close();
         }
-        if let Some(file) = &self.pid_file
-            && let Err(error) = file.remove_if_mine()
-        {
-            log::warn!("{error}");
+        if let Some(file) = &self.pid_file {
+            if let Err(error) = file.remove_if_mine() {
+                log::warn!("{error}");
+            }
         }
         log::info!("Stopped");
     }

@@ -68,12 +68,20 @@ impl<W: Write + AsFd> Lines<W> {
                 first.push('\n');
             }
             let lost = state.lost;
-            let record = format_args!("{lost} log records lost, since nobody read them");
-            let record = Record::builder().level(Level::Warn).args(record).build();
+            let mut record = Record::builder();
+            record.level(Level::Warn);
             let _ = writeln!(
                 first,
                 "{}",
-                Line::new(self.style, SystemTime::now(), &record)
+                Line::new(
+                    self.style,
+                    SystemTime::now(),
+                    &record
+                        .args(format_args!(
+                            "{lost} log records lost, since nobody read them"
+                        ))
+                        .build()
+                )
             );
             if !state.write(first.as_bytes(), self.patience) {
                 state.lost += 1;

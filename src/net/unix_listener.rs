@@ -43,9 +43,8 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // A successor may have put its own socket at this path.
-        if let Ok(found) = fs::symlink_metadata(&self.path)
-            && (found.dev(), found.ino()) == (self.device, self.inode)
-        {
+        let is_ours = |found: fs::Metadata| (found.dev(), found.ino()) == (self.device, self.inode);
+        if fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -246,11 +246,7 @@ impl Pool {
         if state.closed {
             return Err(NoConnection::Closed);
         }
-        if state.queue.is_empty()
-            && !state.paused
-            && let Some(connection) = state.take_idle()
-        {
-            state.lent += 1;
+        if let Some(connection) = state.lend_idle_to_newcomer() {
             waiter.note_queued(None);
             return Ok(Request::Met(connection));
         }
@@ -321,11 +317,7 @@ impl Pool {
         if state.closed {
             return Err(NoConnection::Closed);
         }
-        if !state.paused
-            && state.queue.is_empty()
-            && let Some(connection) = state.take_idle()
-        {
-            state.lent += 1;
+        if let Some(connection) = state.lend_idle_to_newcomer() {
             return Ok(Request::Met(connection));
         }
         Ok(self.enqueue(&mut state, waiter, since, false))
@@ -380,10 +372,7 @@ impl Pool {
         if state.closed {
             return Err(NoConnection::Closed);
         }
-        if !state.paused
-            && let Some(connection) = state.take_idle()
-        {
-            state.lent += 1;
+        if let Some(connection) = state.lend_idle() {
             return Ok(Request::Met(connection));
         }
         let now = Moment::now();
@@ -592,6 +581,25 @@ impl State {
             self.idle.pop_front()
         } else {
             self.idle.pop_back()
+        }
+    }
+
+    /// Lends an idle connection, if there is one and the pool is not paused.
+    fn lend_idle(&mut self) -> Option<Connection> {
+        if self.paused {
+            return None;
+        }
+        let connection = self.take_idle()?;
+        self.lent += 1;
+        Some(connection)
+    }
+
+    /// As [`State::lend_idle`], but not before the eyes of those who wait.
+    fn lend_idle_to_newcomer(&mut self) -> Option<Connection> {
+        if self.queue.is_empty() {
+            self.lend_idle()
+        } else {
+            None
         }
     }
 

@@ -55,8 +55,10 @@ impl Statements {
     /// The statement with this definition (the body of a Parse after the name).
     pub fn intern(&self, definition: &[u8], limit: usize) -> Arc<Statement> {
         let large = definition.len() > LARGE;
-        if !large && let Some(found) = self.0.lock().statements.get(definition) {
-            return Arc::clone(&found.0);
+        if !large {
+            if let Some(found) = self.0.lock().statements.get(definition) {
+                return Arc::clone(&found.0);
+            }
         }
         let text_end = definition.iter().position(|&b| b == 0);
         // A text may be long: it is looked through and copied without the lock.

@@ -67,9 +67,8 @@ pub fn settle(
         }
     }
     let mut effect = find_out(settings, pool, &plan, waiter, told)?;
-    if let Some(name) = name
-        && effect.reported.get(APPLICATION_NAME) != Some(name.as_bytes())
-    {
+    let is_news = |name: &String| effect.reported.get(APPLICATION_NAME) != Some(name.as_bytes());
+    if let Some(name) = name.filter(is_news) {
         Arc::make_mut(&mut effect.reported).set(APPLICATION_NAME, name.as_bytes());
     }
     effect.reported = pool.share(effect.reported);

@@ -241,13 +241,15 @@ impl Driver {
     }
 
     pub(super) fn on_server(&mut self, ready: Readiness) -> Result<(), Ending> {
-        if ready.writable
-            && let (Some(lent), Some(stream)) = (&mut self.session.lent, &self.server)
-            && let Err(error) = write_owed(stream, &mut lent.side.owed)
-        {
-            // What it said last is still to be read.
-            if !ready.readable {
-                return self.lose_server(&error.to_string());
+        if ready.writable {
+            let written = match (&mut self.session.lent, &self.server) {
+                (Some(lent), Some(stream)) => write_owed(stream, &mut lent.side.owed),
+                _ => Ok(()),
+            };
+            match written {
+                // What it said last is still to be read.
+                Err(error) if !ready.readable => return self.lose_server(&error.to_string()),
+                _ => {}
             }
         }
         if (ready.readable || ready.hung_up) && self.session.reads_server() {

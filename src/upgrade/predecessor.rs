@@ -339,10 +339,9 @@ impl HandOver<'_> {
         };
         self.outcome.moved += 1;
         self.outcome.longest = self.outcome.longest.max(since.elapsed());
-        if let What::Pool(resting) = &guest.what
-            && resting.server.is_some()
-        {
-            resting.pool.moved_away();
+        match &guest.what {
+            What::Pool(resting) if resting.server.is_some() => resting.pool.moved_away(),
+            _ => {}
         }
         self.house.sessions.leave(id);
     }

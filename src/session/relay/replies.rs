@@ -115,9 +115,10 @@ impl Session {
 
     /// Sends the replies of the pooler's own that are next.
     pub(super) fn produce_own(&mut self, out: &mut Output) {
-        while let Some(lent) = &mut self.lent
-            && let Some(head) = lent.expected.front()
-        {
+        while let Some(lent) = &mut self.lent {
+            let Some(head) = lent.expected.front() else {
+                return;
+            };
             if head.reply == Reply::CopyEnd {
                 lent.expected.pop_front();
                 continue;
@@ -260,11 +261,11 @@ impl Session {
                 lent.backend.traces.add(Traces::SETTINGS);
             }
         }
-        if tag == b"DEALLOCATE"
-            && let Some((name, number)) = lent.deallocating.pop_front()
-        {
-            lent.backend.prepared.forget(number);
-            self.statements.remove(&name);
+        if tag == b"DEALLOCATE" {
+            if let Some((name, number)) = lent.deallocating.pop_front() {
+                lent.backend.prepared.forget(number);
+                self.statements.remove(&name);
+            }
         }
         if tag == b"DISCARD ALL" || tag == b"DEALLOCATE ALL" {
             lent.backend.prepared.clear();
@@ -321,9 +322,8 @@ impl Session {
             lent.backend.key.tally.queries.add(1);
             self.work.query_micros += micros(now, lent.query_since);
             lent.query_since = now;
-            if status == TransactionStatus::Idle
-                && let Some(since) = lent.transaction_since.take()
-            {
+            let over = status == TransactionStatus::Idle;
+            if let Some(since) = lent.transaction_since.take_if(|_| over) {
                 self.work.transactions += 1;
                 lent.backend.key.tally.transactions.add(1);
                 self.work.transaction_micros += micros(now, since);

@@ -184,10 +184,10 @@ impl Session {
                 )));
             }
         }
-        if head.kind == frontend::QUERY
-            && let Some(step) = self.deallocate(head, at, rest, out)
-        {
-            return Ok(step);
+        if head.kind == frontend::QUERY {
+            if let Some(step) = self.deallocate(head, at, rest, out) {
+                return Ok(step);
+            }
         }
         let Some(lent) = &mut self.lent else {
             return Ok(match head.kind {
@@ -254,10 +254,8 @@ impl Session {
                 let forgetting = std::mem::take(&mut lent.forgetting);
                 self.expect(Expected::forward(Reply::Execute), out);
                 let step = self.begin(head, at, rest, false, out);
-                if forgetting
-                    && self.client.frame.left == 0
-                    && let Some(lent) = &mut self.lent
-                {
+                let asks = forgetting && self.client.frame.left == 0;
+                if let Some(lent) = self.lent.as_mut().filter(|_| asks) {
                     // What comes next in the batch depends on whether this has run: ask for the reply now
                     // and wait for it.
                     lent.barrier = true;

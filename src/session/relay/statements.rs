@@ -177,8 +177,9 @@ impl Session {
         if self.hangs_on(hangs_on, Some(taken.as_ref().unwrap_or(&statement))) {
             return Ok(Step::MustWait);
         }
-        if let Some((name, meant)) = &deallocated
-            && self.hangs_on(Some(name), Some(meant))
+        if deallocated
+            .as_ref()
+            .is_some_and(|(name, meant)| self.hangs_on(Some(name), Some(meant)))
         {
             return Ok(Step::MustWait);
         }
@@ -371,10 +372,9 @@ fn deallocated_name(text: &[u8]) -> Option<Vec<u8>> {
     }
     let mut name = rest.trim_ascii();
     name = name.strip_suffix(b";").unwrap_or(name).trim_ascii();
-    if let Some((word, after)) = name.split_at_checked(8)
-        && word.eq_ignore_ascii_case(b"prepare ")
-    {
-        name = after.trim_ascii();
+    match name.split_at_checked(8) {
+        Some((word, after)) if word.eq_ignore_ascii_case(b"prepare ") => name = after.trim_ascii(),
+        _ => {}
     }
     if let Some(quoted) = name.strip_prefix(b"\"").and_then(|n| n.strip_suffix(b"\"")) {
         // A quote inside is doubled; such names are left to PostgreSQL.
