@@ -18,14 +18,20 @@ pub fn name(name: &str) {
     }
 }
 
-/// Puts the calling thread under SCHED_BATCH: the kernel no longer lets it preempt whoever runs when it
-/// wakes up. With more clients than processors a wake-up that preempts costs a context switch and gains
-/// nobody anything. `bench/run` measures what it is worth. Allowed to any user; a refusal changes nothing.
-pub fn schedule_as_batch() {
+/// Whether the kernel lets the calling thread preempt whoever runs when it wakes up: SCHED_OTHER if so,
+/// SCHED_BATCH if not. With more clients than processors such a preemption costs a context switch and
+/// gains nobody anything; with fewer it is what makes the answer come at once on a machine that has other
+/// work to do. `bench/run` measures what it is worth. Allowed to any user; a refusal changes nothing.
+pub fn preempt_on_wake_up(preempts: bool) {
+    let policy = if preempts {
+        libc::SCHED_OTHER
+    } else {
+        libc::SCHED_BATCH
+    };
     let parameter = libc::sched_param { sched_priority: 0 };
     // SAFETY: the call reads one initialised struct and concerns only the calling thread.
     #[allow(unsafe_code)]
     unsafe {
-        libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter);
+        libc::sched_setscheduler(0, policy, &raw const parameter);
     }
 }

@@ -96,6 +96,8 @@ pub struct Reception {
     arriving: Arc<AtomicUsize>,
     parked: AtomicUsize,
     threads: AtomicUsize,
+    /// As many threads as can run at once.
+    processors: usize,
     last_shortage: Mutex<Option<Moment>>,
 }
 
@@ -114,6 +116,7 @@ impl Reception {
             arriving: Arc::default(),
             parked: AtomicUsize::new(0),
             threads: AtomicUsize::new(0),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
             last_shortage: Mutex::default(),
         })
     }
@@ -250,10 +253,12 @@ impl Reception {
 
     /// The life of a thread: serve a client, wait for the next one, and end when none comes.
     fn work(self: Arc<Reception>, first: Work) {
-        thread::schedule_as_batch();
         let mut work = first;
         loop {
             let house = &self.house;
+            let parked = self.parked.load(Ordering::Relaxed);
+            let busy = self.threads.load(Ordering::Relaxed).saturating_sub(parked);
+            thread::preempt_on_wake_up(busy <= self.processors);
             // A defect met by one client must not end the others' sessions; its own ends with its thread.
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match work {
                 Work::Arrival(socket, address, arriving) => {

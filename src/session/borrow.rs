@@ -26,7 +26,7 @@ impl Driver {
         self.starved = false;
         self.asked_since = self.session.now;
         self.refresh_plan()?;
-        match lend::obtain_at_once(&self.pool, &self.handle.waiter) {
+        match lend::obtain_at_once(&self.pool, &self.handle.waiter, self.session.now) {
             Ok(Some(connection)) => {
                 self.lend(connection)?;
                 Ok(self.session.phase() == Phase::Serving)
