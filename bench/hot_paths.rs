@@ -145,6 +145,7 @@ impl Relay {
             follow_statements: true,
             prepared_cache: 1000,
             prepared_per_server: 1000,
+            prepared_per_client: 10_000,
             clean: true,
         };
         let key = BackendKey::new(1, Address::Unix("/run/postgresql".into()), 1, vec![0; 4]);
@@ -445,6 +446,7 @@ fn plan(port: u16) -> Plan {
         prepared_statements: true,
         prepared_cache: 1000,
         prepared_per_server: 1000,
+        prepared_per_client: 10_000,
         host: "127.0.0.1".into(),
         port,
         server_database: "shop".into(),

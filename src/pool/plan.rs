@@ -90,6 +90,8 @@ pub struct Plan {
     pub prepared_cache: usize,
     /// Statements kept on one connection.
     pub prepared_per_server: usize,
+    /// Named statements one client may have.
+    pub prepared_per_client: usize,
     /// Where PostgreSQL is.
     pub host: String,
     /// Its port.

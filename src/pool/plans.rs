@@ -66,6 +66,7 @@ fn plan(general: &General, pool: &Pool, user: &User, sockets: SocketOptions) -> 
         prepared_per_server: pool
             .server_prepared_statements_cache_size
             .unwrap_or(pool.prepared_statements_cache_size),
+        prepared_per_client: general.client_prepared_statements_max.unwrap_or(usize::MAX),
         host: pool.server_host.clone(),
         port: pool.server_port,
         server_database: pool.server_database.clone(),

@@ -3,13 +3,15 @@
 //!
 //! A large statement has a number but no place here: it is not kept for others.
 //!
-//! A lookup hashes the definition once and compares it in full. The registry keeps up to `limit`
-//! statements that no client holds any more, for the client that prepares them again.
+//! A lookup hashes the definition once and compares it in full. With more than `limit` statements those
+//! that no client holds any more leave, the least recently used first; the others are kept for the client
+//! that prepares them again.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -18,23 +20,27 @@ use crate::server::traces;
 
 /// A statement, found by its definition.
 #[derive(Debug)]
-struct ByDefinition(Arc<Statement>);
+struct ByDefinition {
+    statement: Arc<Statement>,
+    /// The shelf's tick when it was last asked for.
+    used: AtomicU64,
+}
 
 impl Borrow<[u8]> for ByDefinition {
     fn borrow(&self) -> &[u8] {
-        &self.0.definition
+        &self.statement.definition
     }
 }
 
 impl Hash for ByDefinition {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.definition.as_slice().hash(state);
+        self.statement.definition.as_slice().hash(state);
     }
 }
 
 impl PartialEq for ByDefinition {
     fn eq(&self, other: &ByDefinition) -> bool {
-        self.0.definition == other.0.definition
+        self.statement.definition == other.statement.definition
     }
 }
 
@@ -45,6 +51,46 @@ struct Shelf {
     statements: HashSet<ByDefinition>,
     next_number: u64,
     next_sweep: usize,
+    tick: u64,
+}
+
+impl Shelf {
+    fn find(&mut self, definition: &[u8]) -> Option<Arc<Statement>> {
+        let found = self.statements.get(definition)?;
+        self.tick += 1;
+        found.used.store(self.tick, Ordering::Relaxed);
+        Some(Arc::clone(&found.statement))
+    }
+
+    fn place(&mut self, statement: &Arc<Statement>) {
+        self.tick += 1;
+        self.statements.insert(ByDefinition {
+            statement: Arc::clone(statement),
+            used: AtomicU64::new(self.tick),
+        });
+    }
+
+    /// Lets an eighth more go than it must, so that it need not look at all of them each time.
+    fn sweep(&mut self, limit: usize) {
+        if self.statements.len() <= limit.max(self.next_sweep) {
+            return;
+        }
+        // Those that clients hold must stay.
+        let is_free = |entry: &ByDefinition| Arc::strong_count(&entry.statement) == 1;
+        let free = self.statements.iter().filter(|entry| is_free(entry));
+        let mut ages: Vec<u64> = free
+            .map(|entry| entry.used.load(Ordering::Relaxed))
+            .collect();
+        let leaving = self.statements.len() - limit + limit / 8;
+        if let Some(last) = leaving.min(ages.len()).checked_sub(1) {
+            let (_, &mut youngest, _) = ages.select_nth_unstable(last);
+            self.statements
+                .retain(|entry| !is_free(entry) || entry.used.load(Ordering::Relaxed) > youngest);
+        }
+        let left = self.statements.len();
+        // When almost all are held, looking at all of them again pays only after a good many more.
+        self.next_sweep = if left > limit { left + left / 4 } else { 0 };
+    }
 }
 
 /// The registry.
@@ -55,10 +101,13 @@ impl Statements {
     /// The statement with this definition (the body of a Parse after the name).
     pub fn intern(&self, definition: &[u8], limit: usize) -> Arc<Statement> {
         let large = definition.len() > LARGE;
-        if !large {
-            if let Some(found) = self.0.lock().statements.get(definition) {
-                return Arc::clone(&found.0);
-            }
+        let found = if large {
+            None
+        } else {
+            self.0.lock().find(definition)
+        };
+        if let Some(found) = found {
+            return found;
         }
         let text_end = definition.iter().position(|&b| b == 0);
         // A text may be long: it is looked through and copied without the lock.
@@ -68,25 +117,16 @@ impl Statements {
             traces: traces::scan(&definition[..text_end.unwrap_or(definition.len())]),
         };
         let mut shelf = self.0.lock();
-        if let Some(found) = shelf.statements.get(definition).filter(|_| !large) {
-            return Arc::clone(&found.0);
+        let found = if large { None } else { shelf.find(definition) };
+        if let Some(found) = found {
+            return found;
         }
         statement.number = shelf.next_number;
         shelf.next_number += 1;
         let statement = Arc::new(statement);
-        if large {
-            return statement;
-        }
-        shelf
-            .statements
-            .insert(ByDefinition(Arc::clone(&statement)));
-        if shelf.statements.len() > limit.max(shelf.next_sweep) {
-            // Those that clients hold must stay; looking at all of them again pays only after the
-            // number has doubled.
-            shelf
-                .statements
-                .retain(|statement| Arc::strong_count(&statement.0) > 1);
-            shelf.next_sweep = 2 * shelf.statements.len();
+        if !large {
+            shelf.place(&statement);
+            shelf.sweep(limit);
         }
         statement
     }
@@ -109,13 +149,11 @@ impl Statements {
             return statement;
         }
         let mut shelf = self.0.lock();
-        match shelf.statements.get(statement.definition.as_slice()) {
-            Some(known) if known.0.number == statement.number => Arc::clone(&known.0),
+        match shelf.find(&statement.definition) {
+            Some(known) if known.number == statement.number => known,
             Some(_) => statement,
             None => {
-                shelf
-                    .statements
-                    .insert(ByDefinition(Arc::clone(&statement)));
+                shelf.place(&statement);
                 statement
             }
         }
@@ -158,5 +196,36 @@ mod tests {
         }
         assert!(statements.len() <= 11, "{}", statements.len());
         assert_eq!(statements.intern(b"held\0\0\0", 10).number, held.number);
+    }
+
+    #[test]
+    fn what_is_asked_for_again_and_again_stays_although_nobody_holds_it() {
+        let statements = Statements::default();
+        let often = statements.intern(b"often\0\0\0", 16).number;
+        for i in 0..1000 {
+            let _ = statements.intern(format!("select {i}\0\0\0").as_bytes(), 16);
+            assert_eq!(statements.intern(b"often\0\0\0", 16).number, often);
+        }
+        assert!(statements.len() <= 16);
+    }
+
+    #[test]
+    fn what_clients_hold_stays_however_much_it_is() {
+        let statements = Statements::default();
+        let of = |i: usize| format!("select {i}\0\0\0");
+        let held: Vec<_> = (0..500)
+            .map(|i| statements.intern(of(i).as_bytes(), 16))
+            .collect();
+        for (i, statement) in held.iter().enumerate() {
+            assert_eq!(
+                statements.intern(of(i).as_bytes(), 16).number,
+                statement.number
+            );
+        }
+        drop(held);
+        for i in 500..1200 {
+            let _ = statements.intern(of(i).as_bytes(), 16);
+        }
+        assert!(statements.len() <= 16, "{}", statements.len());
     }
 }

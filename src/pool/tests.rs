@@ -203,6 +203,7 @@ fn plan(server: &Server, size: usize) -> Plan {
         prepared_statements: true,
         prepared_cache: 10,
         prepared_per_server: 10,
+        prepared_per_client: 10,
         host: "127.0.0.1".into(),
         port: server.0.port,
         server_database: "db".into(),

@@ -160,15 +160,12 @@ impl Backend {
     }
 
     /// Whether it has the statement. If not, one is noted as being on its way, and the caller has to send
-    /// the Parse; with more than `limit` statements the least recently used make room.
+    /// the Parse; with more than `limit` statements the least recently used make room, and with none allowed
+    /// it stays for the transaction.
     pub fn has_statement(&mut self, statement: &Statement, limit: usize) -> bool {
         let number = statement.number;
         let has = self.prepared.touch(number)
-            || if statement.is_large() {
-                self.prepared.add_passing(number)
-            } else {
-                self.prepared.add(number, limit)
-            };
+            || (self.prepared).add(number, limit, statement.is_large() || limit == 0);
         let tally = &self.key.tally;
         let count = if has {
             &tally.prepared_hits

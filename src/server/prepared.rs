@@ -4,7 +4,7 @@
 //! A statement is compared in full, text and parameter types; its number only names it. No number ever
 //! means two texts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,9 @@ pub const PREFIX: &str = "DOORMAN_";
 /// A statement whose definition has more bytes than this is not kept for the next client that prepares
 /// it: it is likely to carry its data in its text, and PostgreSQL would keep all of it.
 pub const LARGE: usize = 16 * 1024;
+
+/// More statements than this that wait to be closed are closed before anything else.
+const MUCH_SURPLUS: usize = 128;
 
 /// A statement that clients have prepared.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,10 +49,10 @@ pub struct Prepared {
     /// Number of each statement, with the tick of its last use.
     statements: HashMap<u64, u64>,
     tick: u64,
-    /// Large statements, prepared for the transaction that needs them.
-    passing: Vec<u64>,
+    /// Those among them that are prepared for the transaction that needs them.
+    passing: HashSet<u64>,
     /// Statements that were dropped from the list and still stand on the server.
-    surplus: Vec<u64>,
+    surplus: BTreeSet<u64>,
 }
 
 impl Prepared {
@@ -61,37 +64,29 @@ impl Prepared {
                 *used = self.tick;
                 true
             }
-            None => self.passing.contains(&number),
+            None => false,
         }
     }
 
-    /// Notes that a Parse for a large statement is on its way. True if the statement still stood on the
-    /// server, put aside, and needs no Parse.
-    pub fn add_passing(&mut self, number: u64) -> bool {
-        self.passing.push(number);
-        self.take_from_surplus(number)
-    }
-
-    fn take_from_surplus(&mut self, number: u64) -> bool {
-        let place = self.surplus.iter().position(|&n| n == number);
-        if let Some(place) = place {
-            self.surplus.swap_remove(place);
-        }
-        place.is_some()
-    }
-
-    /// Puts large statements aside to be closed: the transaction that needed them is over.
+    /// Puts aside, to be closed, what was prepared for the transaction that is over.
     pub fn end_passing(&mut self) {
-        self.surplus.append(&mut self.passing);
+        for number in self.passing.drain() {
+            if self.statements.remove(&number).is_some() {
+                self.surplus.insert(number);
+            }
+        }
     }
 
-    /// Notes that a Parse for the statement is on its way. With more than `limit` statements the least
-    /// recently used eighth is put aside to be closed. True if the statement still stood on the server,
-    /// put aside, and needs no Parse.
-    pub fn add(&mut self, number: u64, limit: usize) -> bool {
+    /// Notes that a Parse for the statement is on its way; `passing` says that it is for this transaction
+    /// only. With more than `limit` statements the least recently used eighth is put aside to be closed.
+    /// True if the statement still stood on the server, put aside, and needs no Parse.
+    pub fn add(&mut self, number: u64, limit: usize, passing: bool) -> bool {
         self.tick += 1;
         self.statements.insert(number, self.tick);
-        let still_stood = self.take_from_surplus(number);
+        if passing {
+            self.passing.insert(number);
+        }
+        let still_stood = self.surplus.remove(&number);
         if self.statements.len() > limit.max(1) {
             let mut by_age: Vec<(u64, u64)> = self
                 .statements
@@ -102,19 +97,26 @@ impl Prepared {
             // Never the one just added.
             let leaving = (limit / 8).max(1).min(by_age.len() - 1);
             for &(_, number) in &by_age[..leaving] {
-                self.statements.remove(&number);
-                self.surplus.push(number);
+                self.put_aside(number);
             }
         }
         still_stood
     }
 
+    /// Puts a statement aside, to be closed.
+    fn put_aside(&mut self, number: u64) {
+        self.passing.remove(&number);
+        if self.statements.remove(&number).is_some() {
+            self.surplus.insert(number);
+        }
+    }
+
     /// Notes that the Parse of the statement failed.
     pub fn forget(&mut self, number: u64) {
         self.statements.remove(&number);
-        self.passing.retain(|&passing| passing != number);
+        self.passing.remove(&number);
         // It may have made room already.
-        self.surplus.retain(|&surplus| surplus != number);
+        self.surplus.remove(&number);
     }
 
     /// Notes that the server has forgotten all statements.
@@ -126,12 +128,17 @@ impl Prepared {
 
     /// Takes one of the statements that are to be closed.
     pub fn take_surplus(&mut self) -> Option<u64> {
-        self.surplus.pop()
+        self.surplus.pop_first()
+    }
+
+    /// Whether so many are to be closed that they must not become more.
+    pub fn has_much_surplus(&self) -> bool {
+        self.surplus.len() > MUCH_SURPLUS
     }
 
     /// Gives back a statement whose Close did not happen.
     pub fn put_back_surplus(&mut self, number: u64) {
-        self.surplus.push(number);
+        self.surplus.insert(number);
     }
 
     /// How many statements the connection has.
@@ -153,13 +160,13 @@ mod tests {
     fn the_least_recently_used_leave_first_and_stay_on_record_until_closed() {
         let mut prepared = Prepared::default();
         for number in 0..4 {
-            assert!(!prepared.add(number, 4));
+            assert!(!prepared.add(number, 4, false));
         }
         assert!(prepared.touch(0));
-        prepared.add(4, 4);
+        prepared.add(4, 4, false);
         assert!(prepared.touch(0) && prepared.touch(4));
         assert!(!prepared.touch(1));
-        assert!(prepared.add(1, 4), "it still stood on the server");
+        assert!(prepared.add(1, 4, false), "it still stood on the server");
         assert_eq!(
             prepared.take_surplus(),
             Some(2),

@@ -118,8 +118,15 @@ pub struct Rules {
     pub prepared_cache: usize,
     /// Statements kept on one server connection.
     pub prepared_per_server: usize,
+    /// Named statements the client may have.
+    #[serde(default = "without_limit")]
+    pub prepared_per_client: usize,
     /// Whether what the client leaves is undone.
     pub clean: bool,
+}
+
+fn without_limit() -> usize {
+    usize::MAX
 }
 
 impl From<&Plan> for Rules {
@@ -129,6 +136,7 @@ impl From<&Plan> for Rules {
             follow_statements: plan.prepared_statements,
             prepared_cache: plan.prepared_cache,
             prepared_per_server: plan.prepared_per_server,
+            prepared_per_client: plan.prepared_per_client,
             clean: plan.clean,
         }
     }

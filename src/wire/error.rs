@@ -5,7 +5,6 @@
 use std::fmt;
 
 use super::frame::c_string;
-use super::sqlstate::SqlState;
 use super::write;
 
 /// How bad it is.
@@ -75,7 +74,7 @@ impl fmt::Display for ErrorFields {
 }
 
 /// Appends an ErrorResponse in the pooler's own words.
-pub fn error_response(out: &mut Vec<u8>, severity: Severity, code: SqlState, message: &str) {
+pub fn error_response(out: &mut Vec<u8>, severity: Severity, code: &str, message: &str) {
     write::message(out, super::backend::ERROR_RESPONSE, |out| {
         for (field, text) in [
             (b'S', severity.word()),

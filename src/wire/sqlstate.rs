@@ -23,6 +23,8 @@ pub const SYNTAX_ERROR: SqlState = "42601";
 pub const INSUFFICIENT_RESOURCES: SqlState = "53000";
 /// too_many_connections.
 pub const TOO_MANY_CONNECTIONS: SqlState = "53300";
+/// configuration_limit_exceeded.
+pub const LIMIT_EXCEEDED: SqlState = "53400";
 /// query_canceled.
 pub const QUERY_CANCELED: SqlState = "57014";
 /// admin_shutdown.

@@ -118,11 +118,15 @@ keys! {
             /// kept, however many there are. 1 or more while prepared_statements is on.
             prepared_statements_cache_size: usize = is("8192"), integer(0, MANY), Live, Works;
             /// How many statements are kept prepared on one server connection; with more, the
-            /// least recently used are closed. 0 counts as 1. A statement of more than 16 KiB
-            /// is not kept beyond its transaction.
+            /// least recently used are closed. 0: none is kept beyond its transaction, as none of
+            /// more than 16 KiB ever is.
             server_prepared_statements_cache_size: Option<usize> =
                 unset("as prepared_statements_cache_size", "1024"),
                 integer(0, MANY), Live, Works;
+            /// How many named statements one client may have. Another Parse is refused with 53400
+            /// until it closes some. 0: as many as it likes.
+            client_prepared_statements_max: Option<usize> = is("10000"),
+                integer_or_off(MANY), Live, Works;
             /// How many unnamed statements are remembered for one client. 0: all.
             client_anonymous_prepared_cache_size: Option<usize> =
                 unset("as prepared_statements_cache_size", "256"),

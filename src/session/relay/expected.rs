@@ -34,8 +34,19 @@ pub enum Reply {
     Close,
     /// To a `DEALLOCATE name` that the pooler answers: CommandComplete and ReadyForQuery.
     Deallocated,
+    /// To a request that the pooler refuses: an ErrorResponse, which the server is made to give.
+    Refused,
     /// None. Marks where the client's CopyDone or CopyFail stands among its requests.
     CopyEnd,
+}
+
+/// Why the pooler refuses a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The SQLSTATE.
+    pub code: String,
+    /// For the client.
+    pub words: String,
 }
 
 /// What is done with a reply.
@@ -58,6 +69,9 @@ pub struct Undo {
     pub not_prepared: Option<u64>,
     /// The statement was not closed on the server after all.
     pub not_closed: Option<u64>,
+    /// What the client is told if the request fails at its turn.
+    #[serde(default)]
+    pub refusal: Option<Refusal>,
 }
 
 /// An expected reply.

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::expected::{Deliver, Expected, Reply};
+use super::expected::{Deliver, Expected, Refusal, Reply};
 use super::pieces::Output;
 use crate::net::clock::Moment;
 use crate::server::prepared::PREFIX;
@@ -361,9 +361,16 @@ impl Session {
         if phase != Phase::Serving {
             lent.spoiled = Some(fields.to_string());
         }
+        let head = lent.expected.front_mut();
+        let undo = head.and_then(|head| head.undo.as_mut());
+        let refusal = undo.and_then(|undo| undo.refusal.take());
         self.take_back();
         if !for_client {
             return Fate::Drop;
+        }
+        if let Some(Refusal { code, words }) = refusal {
+            (out.client).write(|own| error_response(own, Severity::Error, &code, &words));
+            return Fate::Replaced;
         }
         // Only these speak of statements by their names; anywhere else such a word is somebody's own.
         let of_statements = matches!(fields.code.as_str(), "26000" | "42P05" | "08P01");

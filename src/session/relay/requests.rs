@@ -331,6 +331,8 @@ impl Session {
         lent.skipping = false;
         lent.batch_open = false;
         lent.forgetting = false;
+        let bar = lent.backend.prepared.has_much_surplus();
         self.expect(Expected::forward(Reply::Ready), out);
+        self.bar_if(bar);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::expected::{Deliver, Expected, Reply, Undo};
+use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
 use super::pieces::Output;
 use super::requests::{Step, Violation};
 use super::unsettled::Open;
@@ -16,6 +16,7 @@ use crate::server::traces::{Scan, Traces};
 use crate::session::session::{Lent, Session};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::frame::{self, HEADER, Header};
+use crate::wire::sqlstate::{self, SqlState};
 use crate::wire::{frontend, write};
 
 /// The longest Parse that is taken as a whole, in bytes; a statement's text has to be stored.
@@ -24,6 +25,9 @@ pub const LONGEST_STATEMENT: usize = 256 * 1024 * 1024;
 /// The longest names in Bind, Describe and Close together, in bytes. PostgreSQL has no limit of its own
 /// and cuts none; drivers use some dozen bytes.
 const LONGEST_NAMES: usize = 8 * 1024;
+
+/// The name of a statement that no server has: what is asked of it fails.
+const NOBODYS: &str = "DOORMAN_refuses";
 
 impl Session {
     /// Answers a `DEALLOCATE name` in place if the name is that of a statement which follows its client:
@@ -200,6 +204,10 @@ impl Session {
             self.expect(Expected::forward(Reply::Parse), out);
             return Ok(Step::Took(head.whole()));
         }
+        if !name.is_empty() && self.statements.len() >= self.named_limit() {
+            self.refuse_in_batch(sqlstate::LIMIT_EXCEEDED, self.too_many_statements(), out);
+            return Ok(Step::Took(head.whole()));
+        }
         let before = self
             .statements
             .insert(name.to_vec(), Arc::clone(&statement));
@@ -240,6 +248,47 @@ impl Session {
             out,
         );
         Ok(Step::Took(head.whole()))
+    }
+
+    /// How many statements the client may have, its unnamed one included.
+    fn named_limit(&self) -> usize {
+        let unnamed = usize::from(self.statements.contains_key(&b""[..]));
+        self.rules.prepared_per_client.saturating_add(unnamed)
+    }
+
+    fn too_many_statements(&self) -> String {
+        format!(
+            "too many prepared statements: this client has {} and the pooler allows no more \
+             (client_prepared_statements_max); close those that are no longer needed",
+            self.rules.prepared_per_client
+        )
+    }
+
+    /// Refuses a request inside a batch. The server is sent one in its place that must fail, so that the
+    /// batch and its transaction go on as after any error; the client gets these words at the right place.
+    fn refuse_in_batch(&mut self, code: SqlState, words: String, out: &mut Output) {
+        out.server.write(|own| {
+            write::message(own, frontend::BIND, |body| {
+                write::c_string(body, b"");
+                write::c_string(body, NOBODYS.as_bytes());
+                body.extend_from_slice(&[0; 6]);
+            });
+        });
+        let undo = Undo {
+            refusal: Some(Refusal {
+                code: code.to_owned(),
+                words,
+            }),
+            ..Undo::default()
+        };
+        self.expect(
+            Expected {
+                reply: Reply::Refused,
+                deliver: Deliver::Forward,
+                undo: Some(Box::new(undo)),
+            },
+            out,
+        );
     }
 
     /// Puts a Parse in front of a request whose statement this server connection lacks.

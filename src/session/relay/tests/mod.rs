@@ -47,6 +47,7 @@ fn rules() -> Rules {
         follow_statements: true,
         prepared_cache: 100,
         prepared_per_server: 100,
+        prepared_per_client: 100,
         clean: true,
     }
 }

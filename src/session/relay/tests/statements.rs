@@ -235,19 +235,118 @@ fn a_statement_whose_parse_failed_does_not_come_back_by_making_room() {
 }
 
 #[test]
-fn without_room_for_any_statement_batches_still_work() {
+fn without_room_for_any_statement_each_transaction_prepares_its_own() {
     let mut between = Between::new();
     between.rules.prepared_per_server = 0;
+    let batch = [parse("", "select 1"), bind(""), execute()].concat();
+    between.client(&[&batch, &sync()]);
+    between.server_gets(&[
+        &parse("DOORMAN_0", "select 1"),
+        &bind("DOORMAN_0"),
+        &execute(),
+        &sync(),
+    ]);
+    let reply = [parsed(), bound(), complete("SELECT 0"), ready()].concat();
+    between.server(&[&reply]);
+    between.client_gets(&[&reply]);
     for _ in 0..3 {
-        between.client(&[&parse("", "select 1"), &bind(""), &execute(), &sync()]);
-        let asked = between.to_server.first() == Some(&b'P');
-        between.to_server.clear();
-        if asked {
-            between.server(&[&parsed()]);
-        }
-        between.server(&[&bound(), &complete("SELECT 0"), &ready()]);
-        between.client_gets(&[&parsed(), &bound(), &complete("SELECT 0"), &ready()]);
+        between.client(&[&batch, &sync()]);
+        between.server_gets(&[
+            &close("DOORMAN_0"),
+            &parse("DOORMAN_0", "select 1"),
+            &bind("DOORMAN_0"),
+            &execute(),
+            &sync(),
+        ]);
+        between.server(&[&closed(), &reply]);
+        between.client_gets(&[&reply]);
     }
+}
+
+#[test]
+fn a_client_that_pipelines_statements_without_end_waits_for_those_that_leave() {
+    let mut between = Between::new();
+    between.rules.prepared_per_server = 1;
+    let batch = |n: usize| [parse("", &format!("select {n}")), sync()].concat();
+    for n in 0..1000 {
+        between.client(&[&batch(n)]);
+    }
+    let sent = between.to_server.iter().filter(|&&b| b == b'P').count();
+    assert!(sent < 200, "{sent} statements were sent");
+    for _ in 0..sent {
+        between.server(&[&parsed(), &ready()]);
+    }
+    let closes = close("DOORMAN_0");
+    let found = (between.to_server)
+        .windows(closes.len())
+        .any(|window| window == closes);
+    assert!(found, "nothing was closed");
+}
+
+/// What the pooler sends in place of a request that it refuses.
+fn refused() -> Bytes {
+    message(b'B', b"\0DOORMAN_refuses\0\0\0\0\0\0\0")
+}
+
+fn too_many(count: usize) -> Bytes {
+    let words = format!(
+        "too many prepared statements: this client has {count} and the pooler allows no more \
+         (client_prepared_statements_max); close those that are no longer needed"
+    );
+    let mut own = Vec::new();
+    crate::wire::error::error_response(
+        &mut own,
+        crate::wire::error::Severity::Error,
+        "53400",
+        &words,
+    );
+    own
+}
+
+#[test]
+fn a_client_may_have_so_many_named_statements_and_no_more() {
+    let mut between = Between::new();
+    between.rules.prepared_per_client = 2;
+    between.client(&[&parse("a", "select 1"), &parse("", "select 0"), &sync()]);
+    between.server(&[&parsed(), &parsed(), &ready()]);
+    between.client(&[&parse("b", "select 2"), &sync()]);
+    between.server(&[&parsed(), &ready()]);
+    between.to_server.clear();
+    between.to_client.clear();
+    between.client(&[
+        &bind("a"),
+        &parse("c", "select 3"),
+        &bind("c"),
+        &execute(),
+        &sync(),
+    ]);
+    between.server_gets(&[
+        &bind("DOORMAN_0"),
+        &refused(),
+        &bind("c"),
+        &execute(),
+        &sync(),
+    ]);
+    let words = error(
+        "26000",
+        "prepared statement \"DOORMAN_refuses\" does not exist",
+    );
+    between.server(&[&bound(), &words, &ready()]);
+    between.client_gets(&[&bound(), &too_many(2), &ready()]);
+    // One that is closed makes room.
+    between.client(&[&close("a"), &parse("c", "select 3"), &sync()]);
+    between.server_gets(&[&parse("DOORMAN_3", "select 3"), &sync()]);
+    between.server(&[&parsed(), &ready()]);
+    between.client_gets(&[&closed(), &parsed(), &ready()]);
+}
+
+#[test]
+fn a_refused_statement_that_an_error_keeps_from_its_turn_is_not_spoken_of() {
+    let mut between = Between::new();
+    between.rules.prepared_per_client = 0;
+    between.client(&[&parse("", "selec"), &parse("c", "select 3"), &sync()]);
+    between.server(&[&error("42601", "syntax"), &ready()]);
+    between.client_gets(&[&error("42601", "syntax"), &ready()]);
 }
 
 fn large() -> String {
