@@ -9,7 +9,7 @@ import os
 import asyncpg
 
 TABLE = os.environ["PGTABLE"]
-SESSION = os.environ["POOL_MODE"] == "session"
+SESSION = os.environ["POOL_MODE"] != "transaction"
 
 
 async def main() -> None:

@@ -17,7 +17,7 @@ import (
 
 var (
 	table   = os.Getenv("PGTABLE")
-	session = os.Getenv("POOL_MODE") == "session"
+	session = os.Getenv("POOL_MODE") != "transaction"
 )
 
 func must(err error) {

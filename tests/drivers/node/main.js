@@ -5,7 +5,7 @@ const assert = require('assert')
 const { Client, Pool } = require('pg')
 
 const table = process.env.PGTABLE
-const session = process.env.POOL_MODE === 'session'
+const session = process.env.POOL_MODE !== 'transaction'
 
 async function main () {
   const client = new Client()
@@ -51,7 +51,7 @@ async function main () {
     await other.query("select pg_notify('news', 'hello')")
     await other.end()
     assert.strictEqual((await heard).payload, 'hello')
-    console.log('notifications')
+    console.log('session: notifications')
   }
 
   const large = 'x'.repeat(5 * 1024 * 1024)
