@@ -136,6 +136,12 @@ def test_go_pq(drive, go, binary):
 
 
 @pytest.mark.limit(120)
+@pytest.mark.parametrize("way", ["", "describe", "uncached", "exec", "simple"], ids=lambda way: way or "default")
+def test_pgx(drive, go, way):
+    drive(*go("pgx"), PGX=way)
+
+
+@pytest.mark.limit(120)
 def test_ruby_pg(drive):
     drive("ruby", DRIVERS / "ruby/main.rb")
 
