@@ -6,7 +6,8 @@ use super::commands::Command;
 use super::show;
 use super::table::{Table, Type};
 use crate::pool::pool::Pool;
-use crate::session::console::Console;
+use crate::session::console::{Answer, Console};
+use crate::session::guest::Guest;
 use crate::session::house::House;
 use crate::wire::backend;
 use crate::wire::error::{Severity, error_response};
@@ -23,8 +24,8 @@ pub trait Process: Send + Sync {
     /// Begins an orderly shutdown.
     fn shut_down(&self);
 
-    /// Begins an upgrade: a new process takes over.
-    fn upgrade(&self);
+    /// Begins an upgrade: a new process takes over. The session that asked is told how it went.
+    fn upgrade(&self, asker: Guest);
 
     /// The log filter in force.
     fn log_filter(&self) -> String;
@@ -51,7 +52,7 @@ impl Desk {
         Desk { house, process }
     }
 
-    fn carry_out(&self, command: Command, out: &mut Vec<u8>) -> Result<(), Complaint> {
+    fn carry_out(&self, command: Command, out: &mut Vec<u8>) -> Result<Answer, Complaint> {
         match command {
             Command::Show(what) if what == "log_level" => {
                 let mut table = Table::new(&[("log_level", Type::Text)]);
@@ -104,12 +105,7 @@ impl Desk {
                 table.row(vec!["t".to_owned()]);
                 table.write(out, "SHUTDOWN");
             }
-            Command::Upgrade => {
-                self.process.upgrade();
-                let mut table = Table::new(&[("success", Type::Text)]);
-                table.row(vec!["t".to_owned()]);
-                table.write(out, "UPGRADE");
-            }
+            Command::Upgrade => return Ok(Answer::Later),
             Command::SetLogLevel(filter) => {
                 self.process
                     .set_log_filter(&filter)
@@ -129,7 +125,7 @@ impl Desk {
                 ));
             }
         }
-        Ok(())
+        Ok(Answer::Given)
     }
 
     /// Does something to the pools of one database, or to all.
@@ -156,9 +152,15 @@ impl Desk {
 }
 
 impl Console for Desk {
-    fn answer(&self, command: &str, out: &mut Vec<u8>) {
-        if let Err(Complaint(code, words)) = self.carry_out(Command::parse(command), out) {
-            error_response(out, Severity::Error, code, &words);
-        }
+    fn answer(&self, command: &str, out: &mut Vec<u8>) -> Answer {
+        self.carry_out(Command::parse(command), out)
+            .unwrap_or_else(|Complaint(code, words)| {
+                error_response(out, Severity::Error, code, &words);
+                Answer::Given
+            })
+    }
+
+    fn upgrade(&self, asker: Guest) {
+        self.process.upgrade(asker);
     }
 }

@@ -28,10 +28,12 @@ use crate::net::unix_listener::{SocketFile, bind_unix};
 use crate::net::{thread, wait};
 use crate::pool::janitor::Janitor;
 use crate::session::accept::Reception;
+use crate::session::guest::Guest;
 use crate::session::house::{House, Stage};
 use crate::session::registry::told;
 use crate::upgrade::launch::Origin;
-use crate::upgrade::predecessor::{self, Outcome};
+use crate::upgrade::outcome::{self, Outcome};
+use crate::upgrade::predecessor::{self, Asker};
 use crate::upgrade::successor::Heir;
 
 /// How long sessions have to say their last words after they were told to leave.
@@ -79,7 +81,8 @@ fn cannot(code: u8) -> impl FnOnce(io::Error) -> CannotStart {
 enum Event {
     Signal(Signal),
     ShutDown,
-    Upgrade,
+    /// UPGRADE on the console, by this session.
+    Upgrade(Box<Guest>),
     Reload(Sender<Result<(), String>>),
     /// An upgrade has come to its end.
     Upgraded(Result<Outcome, String>),
@@ -104,8 +107,9 @@ impl Process for Lever {
         let _ = self.events.send(Event::ShutDown);
     }
 
-    fn upgrade(&self) {
-        let _ = self.events.send(Event::Upgrade);
+    fn upgrade(&self, asker: Guest) {
+        // If nobody takes it any more its connection is closed, as all are then.
+        let _ = self.events.send(Event::Upgrade(Box::new(asker)));
     }
 
     fn log_filter(&self) -> String {
@@ -128,6 +132,8 @@ struct Life {
     /// Whether SIGINT comes from somebody's keyboard.
     at_terminal: bool,
     upgrade: Upgrade,
+    /// The console session that has asked for the upgrade under way.
+    asker: Arc<Asker>,
     /// SIGTERM came during an upgrade.
     stop_wanted: bool,
     /// The successor's process id.
@@ -293,6 +299,7 @@ fn open(start: Start) -> Result<Life, CannotStart> {
         origin,
         at_terminal: shutdown_only || !daemon && io::stdin().is_terminal(),
         upgrade: Upgrade::Idle,
+        asker: Arc::default(),
         stop_wanted: false,
         successor: Arc::default(),
         notify,
@@ -405,19 +412,11 @@ impl Life {
                     break;
                 }
                 Event::Upgraded(Ok(outcome)) => {
-                    log::info!(
-                        "upgrade complete: {} sessions moved, the longest was held for {:?}",
-                        outcome.moved,
-                        outcome.longest
-                    );
+                    log::info!("upgrade complete: {outcome}");
                     return self.make_way();
                 }
                 Event::Upgraded(Err(why)) => {
-                    self.upgrade = Upgrade::Idle;
-                    log::error!(
-                        "UPGRADE ABANDONED, this process goes on serving: {why}. Mend that and send SIGUSR2 again"
-                    );
-                    self.notify(&[Notice::Ready]);
+                    self.abandon(why);
                     if self.stop_wanted {
                         break;
                     }
@@ -440,42 +439,71 @@ impl Life {
             }
             // Old init scripts and containers send SIGINT where SIGUSR2 is meant.
             Event::Signal(signal @ (Signal::SIGUSR2 | Signal::SIGINT)) => {
-                self.begin_upgrade(signal.as_str());
+                if self.may_upgrade(signal.as_str()).is_ok() {
+                    self.start_upgrade();
+                }
             }
-            Event::Upgrade => self.begin_upgrade("UPGRADE on the console"),
+            Event::Upgrade(mut asker) => {
+                if let Err(why) = self.may_upgrade("UPGRADE on the console") {
+                    asker.answer(outcome::refusal(why));
+                    self.reception.take_in(*asker);
+                    return;
+                }
+                *self.asker.lock() = Some(*asker);
+                self.start_upgrade();
+            }
             Event::Signal(signal) => log::warn!("Got {signal}, which means nothing here"),
             Event::ShutDown => log::warn!("an upgrade is under way; SHUTDOWN is not heeded"),
             Event::Upgraded(_) => {}
         }
     }
 
+    /// Whether an upgrade can begin now. The log says what was asked, and why it cannot.
+    fn may_upgrade(&self, by: &str) -> Result<(), &'static str> {
+        let refused = if self.upgrade == Upgrade::Running {
+            "an upgrade is under way already"
+        } else if self.house.stage() != Stage::Open {
+            "the pooler is shutting down"
+        } else {
+            log::info!("Got {by}: upgrading to {}", self.origin.program().display());
+            return Ok(());
+        };
+        log::warn!("Got {by}, but {refused}");
+        Err(refused)
+    }
+
+    /// An upgrade has failed: tells everybody whom it concerns.
+    fn abandon(&mut self, why: String) {
+        self.upgrade = Upgrade::Idle;
+        log::error!(
+            "UPGRADE ABANDONED, this process goes on serving: {why}. Mend that and send SIGUSR2 again"
+        );
+        self.notify(&[Notice::Ready]);
+        if let Some(mut asker) = self.asker.lock().take() {
+            asker.answer(outcome::reply(&Err(why)));
+            self.reception.take_in(asker);
+        }
+    }
+
     /// Starts an upgrade in a thread of its own; its end is an event.
-    fn begin_upgrade(&mut self, by: &str) {
-        if self.upgrade == Upgrade::Running {
-            log::warn!("Got {by}, but an upgrade is under way already");
-            return;
-        }
-        if self.house.stage() != Stage::Open {
-            log::warn!("Got {by}, but the pooler is shutting down");
-            return;
-        }
-        log::info!("Got {by}: upgrading to {}", self.origin.program().display());
+    fn start_upgrade(&mut self) {
         self.notify(&[Notice::Reloading]);
         let (house, reception) = (Arc::clone(&self.house), Arc::clone(&self.reception));
         let (origin, sender) = (self.origin.clone(), self.sender.clone());
-        let successor = Arc::clone(&self.successor);
+        let (asker, successor) = (Arc::clone(&self.asker), Arc::clone(&self.successor));
         let started = std::thread::Builder::new()
             .stack_size(512 * 1024)
             .spawn(move || {
                 thread::name("upgrade");
                 let note = |pid| successor.store(pid, Ordering::Release);
                 let filter = logging::filter();
-                let outcome = predecessor::hand_over(&house, &reception, &origin, filter, note);
+                let outcome =
+                    predecessor::hand_over(&house, &reception, &origin, filter, &asker, note);
                 let _ = sender.send(Event::Upgraded(outcome));
             });
         match started {
             Ok(_) => self.upgrade = Upgrade::Running,
-            Err(error) => log::error!("UPGRADE ABANDONED: no thread for it: {error}"),
+            Err(error) => self.abandon(format!("no thread for it: {error}")),
         }
     }
 
@@ -586,7 +614,11 @@ impl Life {
         self.house.enter(Stage::Stopping);
         let deadline = Moment::now().after(LEAVING);
         while self.house.sessions.len() + self.house.logins() > 0 && deadline > Moment::now() {
-            std::thread::sleep(LOOK);
+            // Nothing more is heeded, but who rests at the console must not do so for ever.
+            if let Ok(Event::Upgrade(mut asker)) = self.events.recv_timeout(LOOK) {
+                asker.answer(outcome::refusal("the pooler is shutting down"));
+                self.reception.take_in(*asker);
+            }
         }
         for pool in self.house.pools.all() {
             pool.close();

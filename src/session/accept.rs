@@ -16,7 +16,7 @@ use socket2::Socket;
 use super::console::{self, ConsoleEnd};
 use super::driver::Driver;
 use super::ending::Ending;
-use super::guest::{Guest, What};
+use super::guest::{AtConsole, Guest, Reply, What};
 use super::house::{House, Stage};
 use super::login::{self, Refusal};
 use super::registry::{Handle, told};
@@ -323,6 +323,12 @@ fn serve(house: &Arc<House>, socket: Socket, address: Address, arriving: Arrivin
 /// Serves a guest until it leaves, or until it moves: then it is handed to whoever moves it.
 fn serve_guest(house: &Arc<House>, mut guest: Guest) {
     while let Some(parked) = serve_until_parked(house, guest) {
+        if parked.awaits_reply() {
+            if let Some(console) = house.console.get() {
+                console.upgrade(parked);
+            }
+            return;
+        }
         // Whoever was to move it has given up in the meantime: it goes on here.
         match house.park(parked) {
             Ok(()) => return,
@@ -352,9 +358,7 @@ fn serve_until_parked(house: &Arc<House>, guest: Guest) -> Option<Guest> {
                 Err(resting) => Err(What::Pool(resting)),
             }
         }
-        What::Console(stream, unread) => {
-            serve_console(house, &handle, stream, unread).map(|text| (text, false))
-        }
+        What::Console(console) => serve_console(house, &handle, console).map(|text| (text, false)),
     };
     let (text, trouble) = match outcome {
         Ok(ended) => ended,
@@ -403,30 +407,35 @@ impl Drop for Entry<'_> {
 /// Serves a console session.
 ///
 /// # Errors
-/// The session, if it is to move.
+/// The session, if it is to move or to rest.
 fn serve_console(
     house: &Arc<House>,
     handle: &Arc<Handle>,
-    stream: Stream,
-    unread: Vec<u8>,
+    at_console: AtConsole,
 ) -> Result<String, What> {
     handle.driven_here();
     let told_to_stop =
         || house.stage() == Stage::Stopping || handle.told() & (told::MOVE | told::STOP) != 0;
     let mut dialogue = Dialogue {
-        stream,
-        inbox: unread,
+        stream: at_console.client,
+        inbox: at_console.unread,
         deadline: None,
         told_to_stop: &told_to_stop,
     };
+    if let Reply::Owed(reply) = at_console.reply {
+        if let Err(broken) = dialogue.send(&reply) {
+            return Ok(broken.to_string());
+        }
+    }
     let Some(console) = house.console.get() else {
         return Ok("there is no console".to_owned());
     };
     let (text, ending) = match console::serve(&mut dialogue, &**console) {
         ConsoleEnd::Left => ("it said good-bye".to_owned(), Ending::Left),
         ConsoleEnd::Broken(Broken::Told) if house.stage() != Stage::Stopping => {
-            return Err(What::Console(dialogue.stream, dialogue.inbox));
+            return Err(rest(dialogue, Reply::Given));
         }
+        ConsoleEnd::Rests => return Err(rest(dialogue, Reply::Awaited)),
         ConsoleEnd::Broken(Broken::Told) => ("the pooler stops".to_owned(), Ending::Stopped),
         ConsoleEnd::Broken(broken) => (broken.to_string(), Ending::Left),
         ConsoleEnd::Violation(what) => (what, Ending::Left),
@@ -435,4 +444,12 @@ fn serve_console(
         .stream
         .finish(&ending.message(), Duration::from_secs(2));
     Ok(text)
+}
+
+fn rest(dialogue: Dialogue<'_>, reply: Reply) -> What {
+    What::Console(AtConsole {
+        client: dialogue.stream,
+        unread: dialogue.inbox,
+        reply,
+    })
 }

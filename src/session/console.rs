@@ -2,6 +2,7 @@
 //!
 //! Only the simple protocol is spoken. What the commands are is not known here: a [`Console`] answers.
 
+use super::guest::Guest;
 use crate::net::dialogue::{Broken, Dialogue};
 use crate::server::messages::{self, NoMessage};
 use crate::wire::backend::{self, TransactionStatus};
@@ -12,10 +13,23 @@ use crate::wire::{frontend, sqlstate};
 /// The longest command, in bytes.
 const LONGEST: usize = 1024 * 1024;
 
+/// When a command is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It has been.
+    Given,
+    /// When the session has been handed to [`Console::upgrade`] and is taken in again, here or in another
+    /// process.
+    Later,
+}
+
 /// Whoever knows the console's commands.
 pub trait Console: Send + Sync {
     /// Appends the answer to one command: everything before the ReadyForQuery.
-    fn answer(&self, command: &str, out: &mut Vec<u8>);
+    fn answer(&self, command: &str, out: &mut Vec<u8>) -> Answer;
+
+    /// Begins an upgrade, which this session has asked for. It rests until it is known how that went.
+    fn upgrade(&self, asker: Guest);
 }
 
 /// Why a console session ended.
@@ -23,6 +37,8 @@ pub trait Console: Send + Sync {
 pub enum ConsoleEnd {
     /// The client said Terminate.
     Left,
+    /// It rests until its last command is answered.
+    Rests,
     /// The connection broke off, or the thread was told to stop.
     Broken(Broken),
     /// The client did what the protocol, or the console, does not allow. It has been told.
@@ -50,8 +66,8 @@ pub fn serve(dialogue: &mut Dialogue<'_>, console: &dyn Console) -> ConsoleEnd {
                 };
                 if command.trim().trim_end_matches(';').trim().is_empty() {
                     backend::empty_query_response(&mut answer);
-                } else {
-                    console.answer(command, &mut answer);
+                } else if console.answer(command, &mut answer) == Answer::Later {
+                    return ConsoleEnd::Rests;
                 }
                 backend::ready_for_query(&mut answer, TransactionStatus::Idle);
             }

@@ -24,12 +24,33 @@ pub struct Resting {
     pub server_deadline: Option<Moment>,
 }
 
+/// What a console session is owed before it is served on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Nothing: it has had all its replies.
+    Given,
+    /// These bytes.
+    Owed(Vec<u8>),
+    /// The reply to a command that is still being carried out. The session rests until it is known.
+    Awaited,
+}
+
+/// A console session between two commands.
+pub struct AtConsole {
+    /// Its client.
+    pub client: Stream,
+    /// What it has said and nobody has read.
+    pub unread: Vec<u8>,
+    /// What it is owed.
+    pub reply: Reply,
+}
+
 /// What a client has logged in to.
 pub enum What {
     /// A pool.
     Pool(Resting),
-    /// The console; with what it has said and nobody has read.
-    Console(Stream, Vec<u8>),
+    /// The console.
+    Console(AtConsole),
 }
 
 /// A client that has logged in.
@@ -40,4 +61,18 @@ pub struct Guest {
     pub place: Place,
     /// What it has logged in to.
     pub what: What,
+}
+
+impl Guest {
+    /// Whether it rests until the reply to its command is known.
+    pub fn awaits_reply(&self) -> bool {
+        matches!(&self.what, What::Console(console) if console.reply == Reply::Awaited)
+    }
+
+    /// The reply it waits for is known: whoever serves it next gives it.
+    pub fn answer(&mut self, reply: Vec<u8>) {
+        if let What::Console(console) = &mut self.what {
+            console.reply = Reply::Owed(reply);
+        }
+    }
 }

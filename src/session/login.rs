@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::authenticate::refused;
 use super::client_settings::{self, Unsettled};
 use super::ending::no_server;
-use super::guest::{Guest, Resting, What};
+use super::guest::{AtConsole, Guest, Reply, Resting, What};
 use super::house::{House, Place, Stage};
 use super::lend::NotLent;
 use super::registry::{Cancel, Handle, Identity, process_id, told};
@@ -180,7 +180,11 @@ impl Arrived {
                     server_deadline: None,
                 })
             }
-            None => What::Console(client, unread),
+            None => What::Console(AtConsole {
+                client,
+                unread,
+                reply: Reply::Given,
+            }),
         };
         Guest {
             handle: self.handle,

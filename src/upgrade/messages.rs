@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
+use super::outcome::Outcome;
 use crate::auth::{ClientKey, MockSecret};
 use crate::net::address::Address;
 use crate::net::clock::Moment;
@@ -47,8 +48,8 @@ pub enum Message {
     AcceptedIdle(u64),
     /// What a pool has done since its state was told.
     Work(Box<PoolWork>),
-    /// The predecessor has nothing more to give.
-    Done,
+    /// The predecessor has nothing more to give, and this is what it has given.
+    Done(Outcome),
     /// The successor has taken all.
     Finished,
 }
@@ -191,6 +192,12 @@ pub struct MovedConsole {
     /// What it has said and nobody has read.
     #[serde(default)]
     pub unread: Vec<u8>,
+    /// What it is owed.
+    #[serde(default)]
+    pub owed: Vec<u8>,
+    /// Whether it asked for the upgrade and is to be told how that went.
+    #[serde(default)]
+    pub awaits_outcome: bool,
 }
 
 /// [`Message::Idle`] and [`Message::Session`] as the predecessor writes them: it keeps what it gives until

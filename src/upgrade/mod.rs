@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`messages`] | what the two say to each other |
+//! | [`outcome`] | how it went, as the log and the console say it |
 //! | [`launch`] | the new process: found, tested, started |
 //! | [`predecessor`] | the side that gives |
 //! | [`successor`] | the side that takes |
@@ -14,5 +15,6 @@
 
 pub mod launch;
 pub mod messages;
+pub mod outcome;
 pub mod predecessor;
 pub mod successor;

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, unbounded};
 use nix::sys::resource::{Resource, getrlimit};
+use parking_lot::Mutex;
 
 use super::launch::{self, Origin};
 use super::messages::{
     self, Given, GivenIdle, GivenSession, Hello, Listener, Message, MovedConsole, Pool, PoolWork,
     Standing, VERSION,
 };
+use super::outcome::Outcome;
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
 use crate::net::wait::{Interest, Woken, wait};
@@ -23,7 +25,7 @@ use crate::pool::pool;
 use crate::pool::totals::Work;
 use crate::server::backend::Connection;
 use crate::session::accept::Reception;
-use crate::session::guest::{Guest, What};
+use crate::session::guest::{Guest, Reply, What};
 use crate::session::house::House;
 use crate::session::registry::told;
 
@@ -37,14 +39,8 @@ const GAP: u64 = 10_000;
 /// Descriptors a successor needs beside those it is given.
 const SPARE_DESCRIPTORS: u64 = 64;
 
-/// How the hand-over went.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Outcome {
-    /// Sessions that moved.
-    pub moved: usize,
-    /// How long the longest of them was held.
-    pub longest: Duration,
-}
+/// The console session that has asked for the upgrade, if one has: it moves last, and is told how it went.
+pub type Asker = Mutex<Option<Guest>>;
 
 /// What has been sent and not acknowledged.
 enum Pending {
@@ -55,6 +51,7 @@ enum Pending {
 struct HandOver<'a> {
     house: &'a Arc<House>,
     reception: &'a Arc<Reception>,
+    asker: &'a Asker,
     passage: Passage,
     /// How long the successor may be silent while it owes an answer.
     patience: Duration,
@@ -75,12 +72,14 @@ struct HandOver<'a> {
 /// Hands everything over. When this returns, nothing is left here but to exit.
 ///
 /// # Errors
-/// Why it was abandoned. Everything that is not the dead successor's goes on here.
+/// Why it was abandoned. Everything that is not the dead successor's goes on here, and who asked is still,
+/// or again, in `asker`.
 pub fn hand_over(
     house: &Arc<House>,
     reception: &Arc<Reception>,
     origin: &Origin,
     log_filter: String,
+    asker: &Asker,
     on_started: impl Fn(u32),
 ) -> Result<Outcome, String> {
     let settings = house.settings();
@@ -94,6 +93,7 @@ pub fn hand_over(
     let mut hand_over = HandOver {
         house,
         reception,
+        asker,
         passage,
         patience: limits.timeout,
         last_heard: Moment::now(),
@@ -170,15 +170,20 @@ impl HandOver<'_> {
             }
             // In the order in which a client goes from one to the next; and what a session leaves behind
             // when it ends is given below.
+            let asking = usize::from(self.asker.lock().is_some());
             let all = !self.reception.is_receiving()
                 && self.house.logins() == 0
-                && self.house.sessions.is_empty();
+                && self.house.sessions.len() == asking;
             self.give_idle()?;
             // What can be written at once needs no answer by itself: it is not waited for.
             self.passage.flush()?;
             let owed = !self.sessions.is_empty() || !self.idle.is_empty() || self.passage.owes();
             if all && !owed && self.backlog.is_empty() && self.parked.is_empty() {
-                break;
+                let Some(asker) = self.asker.lock().take() else {
+                    break;
+                };
+                self.give_session(asker, Moment::now())?;
+                continue;
             }
             self.step(owed.then_some("did not acknowledge a session"))?;
         }
@@ -190,7 +195,8 @@ impl HandOver<'_> {
             }));
             messages::post(&mut self.passage, &work, Vec::new())?;
         }
-        messages::post(&mut self.passage, &Message::Done, Vec::new())?;
+        let done = Message::Done(self.outcome);
+        messages::post(&mut self.passage, &done, Vec::new())?;
         while !self.finished {
             self.step(Some("did not finish"))?;
         }
@@ -387,7 +393,11 @@ impl HandOver<'_> {
         }
         for guest in guests {
             guest.handle.heeded(told::MOVE);
-            self.reception.take_in(guest);
+            if guest.awaits_reply() {
+                *self.asker.lock() = Some(guest);
+            } else {
+                self.reception.take_in(guest);
+            }
         }
         self.reception.reopen();
     }
@@ -415,7 +425,11 @@ fn post_guest(passage: &mut Passage, guest: &Guest) -> io::Result<()> {
             });
             messages::post(passage, &given, descriptors)
         }
-        What::Console(client, unread) => {
+        What::Console(console) => {
+            let owed = match &console.reply {
+                Reply::Owed(reply) => reply.clone(),
+                Reply::Given | Reply::Awaited => Vec::new(),
+            };
             let moved = Message::Console(Box::new(MovedConsole {
                 id: handle.id,
                 secret: handle.secret.clone(),
@@ -424,9 +438,11 @@ fn post_guest(passage: &mut Passage, guest: &Guest) -> io::Result<()> {
                 address: handle.address.clone(),
                 connected_at: handle.connected_at,
                 standing,
-                unread: unread.clone(),
+                unread: console.unread.clone(),
+                owed,
+                awaits_outcome: guest.awaits_reply(),
             }));
-            let copy = client.fd().try_clone_to_owned()?;
+            let copy = console.client.fd().try_clone_to_owned()?;
             messages::post(passage, &moved, vec![copy])
         }
     }

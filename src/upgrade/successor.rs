@@ -11,6 +11,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::getuid;
 
 use super::messages::{self, Hello, Message, Moved, MovedConsole, Ready, VERSION};
+use super::outcome::{self, Outcome};
 use crate::config::Settings;
 use crate::net::clock::Moment;
 use crate::net::listener::Listener;
@@ -20,7 +21,7 @@ use crate::net::thread;
 use crate::net::wait::{Interest, Woken, wait};
 use crate::server::backend::Connection;
 use crate::session::accept::Reception;
-use crate::session::guest::{Guest, Resting, What};
+use crate::session::guest::{AtConsole, Guest, Reply, Resting, What};
 use crate::session::house::House;
 use crate::session::registry::{Handle, Identity};
 
@@ -152,6 +153,7 @@ impl Heir {
                     reception,
                     passage: self.passage,
                     taken: 0,
+                    asker: None,
                 };
                 let idle = self.idle;
                 let outcome = idle
@@ -159,13 +161,17 @@ impl Heir {
                     .try_for_each(|(connection, fd)| taker.idle(connection, vec![fd]))
                     .and_then(|()| taker.take_all());
                 taker.house.pools.expect_no_more();
-                match &outcome {
-                    Ok(()) => log::info!("took over {} sessions", taker.taken),
-                    Err(error) => log::error!(
+                let outcome = outcome.map_err(|error| {
+                    format!(
                         "the predecessor is gone before it had given everything ({error}); {} sessions were taken over",
                         taker.taken
-                    ),
+                    )
+                });
+                match &outcome {
+                    Ok(outcome) => log::info!("took over from the predecessor: {outcome}"),
+                    Err(why) => log::error!("{why}"),
                 }
+                taker.answer(&outcome);
             })
             .map(drop)
     }
@@ -190,10 +196,12 @@ struct Taker {
     reception: Arc<Reception>,
     passage: Passage,
     taken: usize,
+    /// The console session that has asked for the upgrade.
+    asker: Option<Guest>,
 }
 
 impl Taker {
-    fn take_all(&mut self) -> io::Result<()> {
+    fn take_all(&mut self) -> io::Result<Outcome> {
         loop {
             while let Some((message, descriptors)) = messages::take(&mut self.passage)? {
                 match message {
@@ -205,9 +213,9 @@ impl Taker {
                             pool.add_work(&done.work);
                         }
                     }
-                    Message::Done => {
+                    Message::Done(outcome) => {
                         self.say(&Message::Finished)?;
-                        return Ok(());
+                        return Ok(outcome);
                     }
                     _ => {}
                 }
@@ -324,8 +332,30 @@ impl Taker {
             &moved.standing,
         );
         self.say(&Message::Accepted(id))?;
-        self.take_in(handle, What::Console(client, moved.unread));
+        let reply = if moved.awaits_outcome {
+            Reply::Awaited
+        } else if moved.owed.is_empty() {
+            Reply::Given
+        } else {
+            Reply::Owed(moved.owed)
+        };
+        self.take_in(
+            handle,
+            What::Console(AtConsole {
+                client,
+                unread: moved.unread,
+                reply,
+            }),
+        );
         Ok(())
+    }
+
+    /// Tells who asked for the upgrade how it went.
+    fn answer(&mut self, outcome: &Result<Outcome, String>) {
+        if let Some(mut asker) = self.asker.take() {
+            asker.answer(outcome::reply(outcome));
+            self.reception.take_in(asker);
+        }
     }
 
     fn handle(&self, who: Identity, standing: &messages::Standing) -> Arc<Handle> {
@@ -339,10 +369,15 @@ impl Taker {
     fn take_in(&mut self, handle: Arc<Handle>, what: What) {
         self.taken += 1;
         self.house.sessions.enter(&handle);
-        self.reception.take_in(Guest {
+        let guest = Guest {
             handle,
             place: self.house.admit_moved(),
             what,
-        });
+        };
+        if guest.awaits_reply() {
+            self.asker = Some(guest);
+        } else {
+            self.reception.take_in(guest);
+        }
     }
 }

@@ -25,6 +25,8 @@ pub const INSUFFICIENT_RESOURCES: SqlState = "53000";
 pub const TOO_MANY_CONNECTIONS: SqlState = "53300";
 /// configuration_limit_exceeded.
 pub const LIMIT_EXCEEDED: SqlState = "53400";
+/// object_not_in_prerequisite_state: not now.
+pub const OBJECT_NOT_IN_PREREQUISITE_STATE: SqlState = "55000";
 /// query_canceled.
 pub const QUERY_CANCELED: SqlState = "57014";
 /// admin_shutdown.

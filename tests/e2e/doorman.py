@@ -183,7 +183,7 @@ class Doorman:
 
     def upgrade(self, timeout: float = 10.0) -> None:
         """SIGUSR2, until the old process is gone; from then on the new one is meant by `process`."""
-        old, done = self.process, self.log().count("upgrade complete")
+        done = self.log().count("upgrade complete")
         given_up = self.log().count("UPGRADE ABANDONED")
         self.signal(signal.SIGUSR2)
 
@@ -192,6 +192,11 @@ class Doorman:
             return self.log().count("upgrade complete") > done
 
         wait_until(over, timeout, "the upgrade is complete")
+        self.succeeded(timeout)
+
+    def succeeded(self, timeout: float = 10.0) -> None:
+        """An upgrade is complete: the old process ends, and the new one is meant by `process`."""
+        old = self.process
         status = old.wait(timeout)
         assert status == 0, f"the predecessor ended with status {status}"
         (pid,) = self.processes()

@@ -437,17 +437,6 @@ def test_a_console_session_moves(doorman):
     assert "pgdoorman" in {row["database"] for row in one.console("show clients")}
 
 
-def test_upgrade_on_the_console(doorman):
-    one = doorman()
-    raw, old = one.raw(), one.process
-    one.console("upgrade")
-    one.wait_log("upgrade complete")
-    assert old.wait() == 0
-    (pid,) = one.processes()
-    one.process = Successor(pid)
-    assert raw.value("select 1") == "1"
-
-
 def test_unix_sockets(doorman, tmp_path, same_backends):
     one = doorman(general={"unix_socket_dir": str(tmp_path)})
     path = f"{tmp_path}/.s.PGSQL.{one.port}"
