@@ -84,7 +84,10 @@ pub fn login(
     secret: &MockSecret,
 ) -> Result<Option<Login>, CryptoError> {
     let allow_md5 = match *verdict {
-        Verdict::Reject { .. } | Verdict::NoRule => return Ok(None),
+        Verdict::Reject { .. }
+        | Verdict::NoCertificate { .. }
+        | Verdict::WrongCertificate { .. }
+        | Verdict::NoRule => return Ok(None),
         Verdict::Trust => {
             return Ok(Some(Login {
                 challenge: Challenge::Nothing,
@@ -137,13 +140,13 @@ mod tests {
 
     /// The kind of challenge, and whether and why it is doomed.
     fn asked(
-        verdict: Verdict,
+        verdict: &Verdict,
         verifier: Option<&str>,
         stand_in: StandIn,
     ) -> Option<(&'static str, Option<Doom>)> {
         let verifier = verifier.map(|text| Verifier::parse(text).unwrap());
         let secret = MockSecret::random().unwrap();
-        let login = login(&verdict, "joe", verifier.as_ref(), stand_in, &secret).unwrap()?;
+        let login = login(verdict, "joe", verifier.as_ref(), stand_in, &secret).unwrap()?;
         let kind = match login.challenge {
             Challenge::Nothing => "nothing",
             Challenge::Md5(_) => "md5",
@@ -172,16 +175,16 @@ mod tests {
             (SCRAM, None, Some(("scram", Some(Doom::UnknownUser)))),
         ];
         for (verdict, verifier, expected) in table {
-            let got = asked(verdict, verifier, StandIn::Scram);
+            let got = asked(&verdict, verifier, StandIn::Scram);
             assert_eq!(got, expected, "{verdict:?} {verifier:?}");
         }
     }
 
     #[test]
     fn where_all_have_md5_hashes_a_stranger_is_asked_for_md5_too() {
-        let stranger = asked(MD5, None, StandIn::Md5);
+        let stranger = asked(&MD5, None, StandIn::Md5);
         assert_eq!(stranger, Some(("md5", Some(Doom::UnknownUser))));
-        let stranger = asked(SCRAM, None, StandIn::Md5);
+        let stranger = asked(&SCRAM, None, StandIn::Md5);
         assert_eq!(stranger, Some(("scram", Some(Doom::UnknownUser))));
     }
 }

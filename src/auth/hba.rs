@@ -8,7 +8,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::config::{Hba, Method, Rule, Transport as Spoken};
+use super::certificate::PeerCertificate;
+use crate::config::{CertificateDemand, CertificateName, Hba, Method, Rule, Transport as Spoken};
 
 /// The client a verdict is asked about.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +18,8 @@ pub struct Client<'a> {
     pub transport: Transport,
     /// Whether it speaks TLS.
     pub tls: bool,
+    /// The certificate it has shown, whose signature was verified.
+    pub certificate: Option<&'a PeerCertificate>,
     /// Where it came from; `None` on a Unix socket.
     pub address: Option<IpAddr>,
     /// The database it asks for.
@@ -35,9 +38,9 @@ pub enum Transport {
 }
 
 /// What the rules say about a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// No proof is asked for.
+    /// No proof is asked for: by the rule, or because its certificate was proof.
     Trust,
     /// A password is asked for, by one of these.
     Password {
@@ -51,8 +54,30 @@ pub enum Verdict {
         /// Counted from 1.
         line: usize,
     },
+    /// The rule on this line demands a certificate, and it has shown none.
+    NoCertificate {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// The rule on this line demands a certificate that names the user, and that
+    /// of the client does not.
+    WrongCertificate {
+        /// Counted from 1.
+        line: usize,
+        /// Why not, in PostgreSQL's words for its log.
+        why: String,
+    },
     /// No rule is about it, so it is refused.
     NoRule,
+}
+
+/// Why a client is kept out. SQLSTATE 28000, severity FATAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// For the client, in PostgreSQL's words.
+    pub words: String,
+    /// For the log, which may know more.
+    pub log: String,
 }
 
 /// A password by whatever method its verifier allows.
@@ -81,8 +106,14 @@ pub fn verdict(hba: &Hba, client: &Client<'_>) -> Verdict {
     let Some(rule) = rules.iter().find(|rule| matches(rule, client)) else {
         return Verdict::NoRule;
     };
+    if rule.method == Method::Reject {
+        return Verdict::Reject { line: rule.line };
+    }
+    if let Some(verdict) = certificate(rule, client) {
+        return verdict;
+    }
     match rule.method {
-        Method::Trust => Verdict::Trust,
+        Method::Trust | Method::Cert => Verdict::Trust,
         Method::Reject => Verdict::Reject { line: rule.line },
         Method::Md5 | Method::Password => ANY_PASSWORD,
         Method::ScramSha256 => Verdict::Password {
@@ -92,15 +123,66 @@ pub fn verdict(hba: &Hba, client: &Client<'_>) -> Verdict {
     }
 }
 
-/// Why a verdict keeps the client out, in PostgreSQL's words (SQLSTATE 28000,
-/// severity FATAL), or `None` when it does not.
-pub fn refusal(verdict: &Verdict, client: &Client<'_>) -> Option<String> {
-    let what = match verdict {
-        Verdict::Reject { .. } => "pg_hba.conf rejects connection",
-        Verdict::NoRule => "no pg_hba.conf entry",
+/// Why the certificate of `client` is not enough for `rule`, if it is not
+/// (PostgreSQL's `auth.c`, `CheckCertAuth`).
+fn certificate(rule: &Rule, client: &Client<'_>) -> Option<Verdict> {
+    let line = rule.line;
+    let (by, map) = match (&rule.certificate, client.certificate) {
+        (CertificateDemand::No, _) | (CertificateDemand::Signed, Some(_)) => return None,
+        (_, None) => return Some(Verdict::NoCertificate { line }),
+        (CertificateDemand::Named { by, map }, Some(certificate)) => {
+            let name = match by {
+                CertificateName::CommonName => &certificate.common_name,
+                CertificateName::DistinguishedName => &certificate.distinguished_name,
+            };
+            (name.as_deref(), map.as_ref())
+        }
+    };
+    let user = client.user;
+    let why = match (by, map) {
+        (None, _) => "client certificate contains no user name".into(),
+        (Some(name), None) if name == user => return None,
+        (Some(name), None) => format!(
+            "provided user name ({}) and authenticated user name ({}) do not match",
+            user.escape_debug(),
+            name.escape_debug()
+        ),
+        (Some(name), Some(map)) if map.allows(name, user) => return None,
+        (Some(name), Some(map)) => format!(
+            "no match in usermap \"{}\" for user \"{}\" authenticated as \"{}\"",
+            map.name(),
+            user.escape_debug(),
+            name.escape_debug()
+        ),
+    };
+    Some(Verdict::WrongCertificate { line, why })
+}
+
+/// Why a verdict keeps the client out, or `None` when it does not.
+pub fn refusal(verdict: &Verdict, client: &Client<'_>) -> Option<Refused> {
+    let (words, log) = match verdict {
+        Verdict::Reject { .. } => (format!("pg_hba.conf rejects connection for {client}"), None),
+        Verdict::NoRule => (format!("no pg_hba.conf entry for {client}"), None),
+        Verdict::NoCertificate { line } => (
+            "connection requires a valid client certificate".to_owned(),
+            Some(format!("pg_hba rule on line {line}")),
+        ),
+        Verdict::WrongCertificate { line, why } => (
+            format!(
+                "certificate authentication failed for user \"{}\"",
+                client.user
+            ),
+            Some(format!("{why} (pg_hba rule on line {line})")),
+        ),
         Verdict::Trust | Verdict::Password { .. } => return None,
     };
-    Some(format!("{what} for {client}"))
+    Some(Refused {
+        log: match log {
+            Some(more) => format!("{words}: {more}"),
+            None => words.clone(),
+        },
+        words,
+    })
 }
 
 impl fmt::Display for Client<'_> {
@@ -162,6 +244,7 @@ mod tests {
         Client {
             transport: Transport::Tcp,
             tls: false,
+            certificate: None,
             address: Some(address.parse().unwrap()),
             database: "shop",
             user: "app",
@@ -172,6 +255,7 @@ mod tests {
         Client {
             transport: Transport::Unix,
             tls: false,
+            certificate: None,
             address: None,
             database: "shop",
             user: "app",
@@ -235,15 +319,112 @@ mod tests {
     #[test]
     fn refusals_read_as_those_of_postgresql() {
         assert_eq!(
-            refusal(&Verdict::NoRule, &tcp("::ffff:10.1.2.3")).unwrap(),
+            refusal(&Verdict::NoRule, &tcp("::ffff:10.1.2.3"))
+                .unwrap()
+                .words,
             "no pg_hba.conf entry for host \"10.1.2.3\", user \"app\", database \"shop\", \
              no encryption"
         );
         assert_eq!(
-            refusal(&Verdict::Reject { line: 3 }, &unix()).unwrap(),
+            refusal(&Verdict::Reject { line: 3 }, &unix())
+                .unwrap()
+                .words,
             "pg_hba.conf rejects connection for host \"[local]\", user \"app\", \
              database \"shop\", no encryption"
         );
         assert_eq!(refusal(&Verdict::Trust, &unix()), None);
+    }
+
+    /// As `rules`, with authorities for certificates and a map.
+    fn with_map(rules: &str, map: &str) -> Hba {
+        let file = format!(
+            "[general]\nadmin_username = \"a\"\nadmin_password = \"b\"\n\
+             tls_mode = 'disable'\ntls_ca_cert = '/ca.crt'\n\
+             pg_hba = '''\n{rules}'''\npg_ident.content = '''\n{map}'''\n[pools]\n"
+        );
+        config::parse(&file, std::path::Path::new("test.toml"))
+            .unwrap()
+            .general
+            .hba
+    }
+
+    fn peer(common_name: Option<&str>) -> PeerCertificate {
+        PeerCertificate {
+            common_name: common_name.map(str::to_owned),
+            distinguished_name: Some("CN=x,O=shop".into()),
+        }
+    }
+
+    #[test]
+    fn a_rule_may_demand_a_certificate_on_top_of_a_password() {
+        let hba = with_map("hostssl all all all scram-sha-256 clientcert=verify-ca", "");
+        let tls = Client {
+            tls: true,
+            ..tcp("192.0.2.1")
+        };
+        let refused = verdict(&hba, &tls);
+        assert_eq!(refused, Verdict::NoCertificate { line: 1 });
+        assert_eq!(
+            refusal(&refused, &tls).unwrap().words,
+            "connection requires a valid client certificate"
+        );
+        let anybody = peer(None);
+        let shown = Client {
+            certificate: Some(&anybody),
+            ..tls
+        };
+        assert_eq!(verdict(&hba, &shown), SCRAM);
+        let hba = with_map(
+            "hostssl all all all scram-sha-256 clientcert=verify-full",
+            "",
+        );
+        assert!(matches!(
+            verdict(&hba, &shown),
+            Verdict::WrongCertificate { .. }
+        ));
+        let named = peer(Some("app"));
+        let shown = Client {
+            certificate: Some(&named),
+            ..tls
+        };
+        assert_eq!(verdict(&hba, &shown), SCRAM);
+    }
+
+    #[test]
+    fn a_certificate_lets_its_owner_in_and_by_a_map_others() {
+        let login = |hba: &Hba, name: Option<&str>| {
+            let certificate = peer(name);
+            let client = Client {
+                tls: true,
+                certificate: Some(&certificate),
+                ..tcp("192.0.2.1")
+            };
+            let verdict = verdict(hba, &client);
+            refusal(&verdict, &client).map_or(Ok(()), |refused| {
+                assert_eq!(
+                    refused.words,
+                    "certificate authentication failed for user \"app\""
+                );
+                Err(refused.log)
+            })
+        };
+        let plain = with_map("hostssl all all all cert", "");
+        assert_eq!(login(&plain, Some("app")), Ok(()));
+        let why = login(&plain, Some("a\nb")).unwrap_err();
+        assert!(
+            why.contains("(app) and authenticated user name (a\\nb) do not match"),
+            "{why}"
+        );
+        let why = login(&plain, None).unwrap_err();
+        assert!(why.contains("contains no user name"), "{why}");
+
+        let mapped = with_map("hostssl all all all cert map=m", "m /^(.*)@shop$ \\1");
+        assert_eq!(login(&mapped, Some("app@shop")), Ok(()));
+        let why = login(&mapped, Some("app")).unwrap_err();
+        assert!(why.contains("no match in usermap \"m\""), "{why}");
+
+        let by_all = "hostssl all all all cert clientname=DN map=m";
+        let by_all = with_map(by_all, "m \"CN=x,O=shop\" app");
+        assert_eq!(login(&by_all, None), Ok(()));
     }
 }

@@ -8,6 +8,7 @@
 //! | [`scram`] | SCRAM-SHA-256, both parties |
 //! | [`keys`] | the secrets that travel between the parts, wiped when dropped |
 //! | [`credentials`] | what the pooler knows to log in to PostgreSQL |
+//! | [`certificate`] | the name in a client's certificate |
 //! | [`hba`] | which rule decides about a client, and what it says |
 //! | [`challenge`] | rule and verifier together: what the client is asked for |
 //! | [`crypto`] | the few primitives of OpenSSL all of this stands on |
@@ -17,6 +18,7 @@
 //! log. No error, log sentence or `Debug` output of this room contains a
 //! password, a key, a hash or a salt.
 
+pub mod certificate;
 pub mod challenge;
 pub mod credentials;
 pub mod crypto;
@@ -26,6 +28,7 @@ pub mod md5;
 pub mod scram;
 pub mod verifier;
 
+pub use certificate::PeerCertificate;
 pub use challenge::{Challenge, Doom, Login, StandIn, login};
 pub use credentials::{ServerCredentials, ServerSecret};
 pub use keys::{ClientKey, Password, ServerKey};

@@ -5,6 +5,8 @@
 //! its number. A rule that is skipped or read too widely would open a door.
 
 use super::cidr::Cidr;
+use super::fields::{self, Field, Line, Word, single};
+use super::ident::{IdentMap, IdentMaps};
 use super::problem::quote;
 
 /// How logins are restricted.
@@ -33,6 +35,8 @@ pub struct Rule {
     pub address: Option<Cidr>,
     /// What is asked of the client.
     pub method: Method,
+    /// Which certificate it must have shown.
+    pub certificate: CertificateDemand,
     /// The line in its text, from 1.
     pub line: usize,
 }
@@ -83,8 +87,36 @@ pub enum Method {
     ScramSha256,
     /// Password in clear.
     Password,
+    /// No password: the certificate is proof enough.
+    Cert,
     /// Refuse.
     Reject,
+}
+
+/// Which certificate a rule demands. Every certificate that a client shows is
+/// signed by an authority of `tls_ca_cert`, or the handshake has failed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CertificateDemand {
+    /// None.
+    No,
+    /// Any: `clientcert=verify-ca`.
+    Signed,
+    /// One that names the user: `clientcert=verify-full`, or the method `cert`.
+    Named {
+        /// Where in it the name stands.
+        by: CertificateName,
+        /// Who may log in as whom; `None`: only under the name itself.
+        map: Option<IdentMap>,
+    },
+}
+
+/// Which part of a certificate is its owner's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateName {
+    /// `clientname=CN`, the default.
+    CommonName,
+    /// `clientname=DN`: all of it, as RFC 2253 writes it.
+    DistinguishedName,
 }
 
 impl Rule {
@@ -105,125 +137,14 @@ impl Rule {
 }
 
 /// Reads all rules of a text, or says of every wrong line what is wrong:
-/// `(line, reason)`.
-pub(super) fn parse(text: &str) -> Result<Vec<Rule>, Vec<(usize, String)>> {
-    let mut rules = Vec::new();
-    let mut wrong = Vec::new();
-    for (line, text) in logical_lines(text) {
-        match fields(&text).and_then(|fields| rule(&fields, line)) {
-            Ok(Some(rule)) => rules.push(rule),
-            Ok(None) => {}
-            Err(reason) => wrong.push((line, reason)),
-        }
-    }
-    if wrong.is_empty() {
-        Ok(rules)
-    } else {
-        Err(wrong)
-    }
+/// `(line, reason)`. The maps are those that the rules can name.
+pub(super) fn parse(text: &str, maps: &IdentMaps) -> Result<Vec<Rule>, Vec<(usize, String)>> {
+    fields::parse(text, |line| rule(line, maps))
 }
 
-/// Joins lines that end in a backslash to the next, as PostgreSQL does.
-fn logical_lines(text: &str) -> Vec<(usize, String)> {
-    let mut lines = Vec::new();
-    let mut pending: Option<(usize, String)> = None;
-    for (index, part) in text.lines().enumerate() {
-        let (number, mut line) = pending.take().unwrap_or((index + 1, String::new()));
-        match part.strip_suffix('\\') {
-            Some(part) => {
-                line.push_str(part);
-                pending = Some((number, line));
-            }
-            None => {
-                line.push_str(part);
-                lines.push((number, line));
-            }
-        }
-    }
-    lines.extend(pending);
-    lines
-}
-
-/// A word of a line. Quoted words are names, never keywords.
-struct Word {
-    text: String,
-    quoted: bool,
-}
-
-impl Word {
-    fn is(&self, keyword: &str) -> bool {
-        !self.quoted && self.text == keyword
-    }
-}
-
-/// Splits a line into fields at blanks, and fields into words at commas.
-fn fields(line: &str) -> Result<Vec<Vec<Word>>, String> {
-    let mut fields: Vec<Vec<Word>> = Vec::new();
-    let mut after_comma = false;
-    let mut letters = line.chars().peekable();
-    while let Some(&letter) = letters.peek() {
-        match letter {
-            '#' => break,
-            ',' => {
-                if fields.is_empty() || after_comma {
-                    return Err("a comma without a name before it".into());
-                }
-                letters.next();
-                after_comma = true;
-            }
-            c if c.is_whitespace() => {
-                letters.next();
-            }
-            _ => {
-                let word = next_word(&mut letters)?;
-                match fields.last_mut() {
-                    Some(field) if after_comma => field.push(word),
-                    _ => fields.push(vec![word]),
-                }
-                after_comma = false;
-            }
-        }
-    }
-    if after_comma {
-        return Err("a comma without a name after it".into());
-    }
-    Ok(fields)
-}
-
-fn next_word(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Word, String> {
-    let mut word = Word {
-        text: String::new(),
-        quoted: false,
-    };
-    let mut inside = false;
-    while let Some(&letter) = letters.peek() {
-        if letter == '"' {
-            word.quoted = true;
-            letters.next();
-            // Two quotes inside quotes are one.
-            if inside && letters.peek() == Some(&'"') {
-                letters.next();
-                word.text.push('"');
-            } else {
-                inside = !inside;
-            }
-            continue;
-        }
-        if !inside && (letter.is_whitespace() || letter == ',' || letter == '#') {
-            break;
-        }
-        word.text.push(letter);
-        letters.next();
-    }
-    if inside {
-        return Err("a quoted name does not end on its line".into());
-    }
-    Ok(word)
-}
-
-fn rule(fields: &[Vec<Word>], line: usize) -> Result<Option<Rule>, String> {
-    let Some((kind, rest)) = fields.split_first() else {
-        return Ok(None);
+fn rule(line: &Line, maps: &IdentMaps) -> Result<Rule, String> {
+    let Some((kind, rest)) = line.fields.split_first() else {
+        return Err("the line is empty".into());
     };
     let kind = single(kind)?;
     let transport = match kind.text.as_str() {
@@ -269,27 +190,92 @@ fn rule(fields: &[Vec<Word>], line: usize) -> Result<Option<Rule>, String> {
         return Err(format!("the method is missing; the form is: {form}"));
     };
     let method = self::method(single(method)?)?;
-    if !options.is_empty() {
-        // An ignored option, clientcert say, would make the rule weaker than it looks.
-        return Err("options after the method are not supported".into());
-    }
-    Ok(Some(Rule {
+    let certificate = certificate(transport, method, options, maps)?;
+    Ok(Rule {
         transport,
         databases,
         users,
         address,
         method,
-        line,
-    }))
+        certificate,
+        line: line.number,
+    })
 }
 
-fn single(field: &[Word]) -> Result<&Word, String> {
-    match field {
-        [word] => Ok(word),
-        _ => Err(
-            "a list stands where one word is expected; lists are for databases and users".into(),
-        ),
+/// What the options after the method say. One that was ignored would make the
+/// rule weaker than it looks.
+fn certificate(
+    transport: Transport,
+    method: Method,
+    options: &[Field],
+    maps: &IdentMaps,
+) -> Result<CertificateDemand, String> {
+    let (mut demand, mut name, mut map) = (None, None, None);
+    for option in options {
+        let text = single(option)?.text.as_str();
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| format!("{} is not of the form NAME=VALUE", quote(text)))?;
+        let twice = match (key, value) {
+            ("clientcert", "verify-ca" | "verify-full") => demand.replace(value).is_some(),
+            ("clientname", "CN") => name.replace(CertificateName::CommonName).is_some(),
+            ("clientname", "DN") => name.replace(CertificateName::DistinguishedName).is_some(),
+            ("map", "") => return Err("map: the name is missing".into()),
+            ("map", value) => map.replace(value).is_some(),
+            ("clientcert", _) => {
+                return Err(format!(
+                    "invalid value for clientcert: {}; write verify-ca or verify-full",
+                    quote(value)
+                ));
+            }
+            ("clientname", _) => {
+                return Err(format!(
+                    "invalid value for clientname: {}; write CN or DN",
+                    quote(value)
+                ));
+            }
+            _ => {
+                return Err(format!(
+                    "{} is not an option that is supported; there are clientcert, clientname and map",
+                    quote(key)
+                ));
+            }
+        };
+        if twice {
+            return Err(format!("{key} is there twice"));
+        }
     }
+    let ssl = transport == Transport::HostSsl;
+    if method == Method::Cert {
+        if !ssl {
+            return Err("cert authentication is only supported on hostssl connections".into());
+        }
+        if demand == Some("verify-ca") {
+            return Err(
+                "clientcert only accepts \"verify-full\" when using \"cert\" authentication".into(),
+            );
+        }
+    } else if map.is_some() {
+        return Err(
+            "authentication option \"map\" is only valid for authentication method cert".into(),
+        );
+    }
+    if !ssl && (demand.is_some() || name.is_some()) {
+        return Err("clientcert and clientname can only be configured for \"hostssl\" rows".into());
+    }
+    if method == Method::Cert || demand == Some("verify-full") {
+        return Ok(CertificateDemand::Named {
+            by: name.unwrap_or(CertificateName::CommonName),
+            map: map.map(|map| maps.named(map)),
+        });
+    }
+    if name.is_some() {
+        return Err("clientname needs clientcert=verify-full".into());
+    }
+    Ok(match demand {
+        Some(_) => CertificateDemand::Signed,
+        None => CertificateDemand::No,
+    })
 }
 
 fn database(word: &Word) -> Result<DatabaseMatch, String> {
@@ -331,7 +317,7 @@ fn special(text: &str) -> String {
 }
 
 /// The address, and what follows it.
-fn address(rest: &[Vec<Word>]) -> Result<(Option<Cidr>, &[Vec<Word>]), String> {
+fn address(rest: &[Field]) -> Result<(Option<Cidr>, &[Field]), String> {
     let [first, after @ ..] = rest else {
         return Ok((None, rest));
     };
@@ -371,16 +357,18 @@ fn method(word: &Word) -> Result<Method, String> {
         "scram-sha-256" => Ok(Method::ScramSha256),
         "password" => Ok(Method::Password),
         "reject" => Ok(Method::Reject),
-        "cert" | "pam" | "ldap" | "radius" | "gss" | "sspi" | "ident" | "peer" | "bsd"
-        | "oauth" => Err(format!(
-            "method {} is not supported in this version; {METHODS}",
-            word.text
-        )),
+        "cert" => Ok(Method::Cert),
+        "pam" | "ldap" | "radius" | "gss" | "sspi" | "ident" | "peer" | "bsd" | "oauth" => {
+            Err(format!(
+                "method {} is not supported in this version; {METHODS}",
+                word.text
+            ))
+        }
         other => Err(format!("{} is not a method; {METHODS}", quote(other))),
     }
 }
 
-const METHODS: &str = "write trust, scram-sha-256, md5, password or reject";
+const METHODS: &str = "write trust, scram-sha-256, md5, password, cert or reject";
 
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,9 @@ mod access;
 mod cidr;
 mod definition;
 mod duration;
+mod fields;
 mod hba;
+mod ident;
 mod keys;
 mod kind;
 mod nearest;
@@ -46,7 +48,10 @@ use std::path::Path;
 
 pub use cidr::Cidr;
 pub use definition::{Definition, Effect, Preset, Reload};
-pub use hba::{DatabaseMatch, Hba, Method, Rule, Transport, UserMatch};
+pub use hba::{
+    CertificateDemand, CertificateName, DatabaseMatch, Hba, Method, Rule, Transport, UserMatch,
+};
+pub use ident::IdentMap;
 pub use keys::TABLES;
 pub use keys::auth_query::AuthQuery;
 pub use keys::general::General;

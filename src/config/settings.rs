@@ -218,6 +218,7 @@ fn general(table: &Table, place: &Place, report: &mut Report) -> General {
         _ => {}
     }
     general.client_tls = tls_modes::clients(&mut reader, &general);
+    access::check_tls(&mut reader, &general);
     general.server_tls = tls_modes::servers(&mut reader, &general);
     general
 }

@@ -309,16 +309,27 @@ impl Login<'_> {
         }
     }
 
-    fn hba_client<'b>(&self, startup: &'b Startup) -> Client<'b> {
-        Client {
+    /// What the rules say about the client, unless they keep it out.
+    fn verdict(&self, startup: &Startup) -> Result<hba::Verdict, Refusal> {
+        let client = Client {
             transport: match self.address {
                 Address::Tcp(_) => Transport::Tcp,
                 Address::Unix(_) => Transport::Unix,
             },
             tls: false,
+            certificate: None,
             address: self.address.ip(),
             database: &startup.database,
             user: &startup.user,
+        };
+        let verdict = hba::verdict(&self.settings.general.hba, &client);
+        match hba::refusal(&verdict, &client) {
+            None => Ok(verdict),
+            Some(refused) => Err(Refusal::Words {
+                code: sqlstate::INVALID_AUTHORIZATION,
+                words: refused.words,
+                log: refused.log,
+            }),
         }
     }
 
@@ -340,11 +351,7 @@ impl Login<'_> {
                 ),
             ));
         };
-        let client = self.hba_client(&startup);
-        let verdict = hba::verdict(&self.settings.general.hba, &client);
-        if let Some(words) = hba::refusal(&verdict, &client) {
-            return Err(say(sqlstate::INVALID_AUTHORIZATION, words));
-        }
+        let verdict = self.verdict(&startup)?;
         let verifier = configured
             .user(&startup.user)
             .map(|user| Verifier::parse(user.password.expose()).unwrap_or(Verifier::None));
@@ -423,11 +430,7 @@ impl Login<'_> {
         startup: Startup,
         place: Place,
     ) -> Result<Arrived, Refusal> {
-        let client = self.hba_client(&startup);
-        let verdict = hba::verdict(&self.settings.general.hba, &client);
-        if let Some(words) = hba::refusal(&verdict, &client) {
-            return Err(say(sqlstate::INVALID_AUTHORIZATION, words));
-        }
+        let verdict = self.verdict(&startup)?;
         let general = &self.settings.general;
         let crypto =
             |error: auth::crypto::CryptoError| say(sqlstate::INTERNAL_ERROR, error.to_string());

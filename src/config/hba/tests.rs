@@ -2,6 +2,10 @@
 
 use super::*;
 
+fn parse(text: &str) -> Result<Vec<Rule>, Vec<(usize, String)>> {
+    super::parse(text, &IdentMaps::default())
+}
+
 fn one(line: &str) -> Rule {
     let mut rules = parse(line).unwrap();
     assert_eq!(rules.len(), 1, "{line}");
@@ -93,7 +97,6 @@ fn every_other_line_is_refused_with_the_way_out() {
     assert!(refusal("host /^a all all md5").contains("regular expression"));
     assert!(refusal("host samerole all all md5").contains("samerole"));
     assert!(refusal("host all all 10.0.0.0/8,11.0.0.0/8 md5").contains("a list stands"));
-    assert!(refusal("hostssl all all all trust clientcert=verify-full").contains("options"));
     assert!(refusal("host all \"app all md5").contains("does not end"));
     assert!(refusal("host all, ").contains("comma"));
     assert!(refusal("include other.conf").contains("include"));
@@ -113,4 +116,71 @@ fn a_rule_speaks_of_its_databases_and_users_only() {
     assert!(!rule.names("other", "app"));
     assert!(!rule.names("shop", "eve"));
     assert!(!one("local replication all trust").names("replication", "app"));
+}
+
+#[test]
+fn certificates_are_demanded_as_in_postgresql() {
+    let demand = |line: &str| one(line).certificate;
+    assert_eq!(demand("host all all all md5"), CertificateDemand::No);
+    assert_eq!(
+        demand("hostssl all all all trust clientcert=verify-ca"),
+        CertificateDemand::Signed
+    );
+    let named = |by| CertificateDemand::Named { by, map: None };
+    assert_eq!(
+        demand("hostssl all all all md5 clientcert=verify-full"),
+        named(CertificateName::CommonName)
+    );
+    assert_eq!(
+        demand("hostssl all all all cert"),
+        named(CertificateName::CommonName)
+    );
+    assert_eq!(
+        demand("hostssl all all all cert clientcert=verify-full clientname=DN"),
+        named(CertificateName::DistinguishedName)
+    );
+    let CertificateDemand::Named { map, .. } = demand("hostssl all all all cert \"map=staff\"")
+    else {
+        panic!("a rule with a map demands a name");
+    };
+    assert_eq!(map.unwrap().name(), "staff");
+}
+
+#[test]
+fn an_option_that_would_not_do_what_it_says_is_refused() {
+    let cases = [
+        ("host all all all cert", "only supported on hostssl"),
+        (
+            "hostssl all all all cert clientcert=verify-ca",
+            "only accepts \"verify-full\"",
+        ),
+        (
+            "host all all all md5 clientcert=verify-ca",
+            "\"hostssl\" rows",
+        ),
+        (
+            "hostnossl all all all md5 clientname=CN",
+            "\"hostssl\" rows",
+        ),
+        (
+            "hostssl all all all md5 clientcert=1",
+            "invalid value for clientcert: \"1\"",
+        ),
+        (
+            "hostssl all all all cert clientname=cn",
+            "invalid value for clientname",
+        ),
+        ("hostssl all all all md5 clientname=CN", "needs clientcert"),
+        ("hostssl all all all md5 map=staff", "only valid for"),
+        ("hostssl all all all cert map=", "the name is missing"),
+        ("hostssl all all all cert map=a map=b", "map is there twice"),
+        (
+            "hostssl all all all cert krb_realm=x",
+            "\"krb_realm\" is not an option",
+        ),
+        ("hostssl all all all cert verify-full", "NAME=VALUE"),
+    ];
+    for (line, reason) in cases {
+        assert!(refusal(line).contains(reason), "{line}: {}", refusal(line));
+    }
 }

@@ -210,6 +210,11 @@ keys! {
             pg_hba =
                 unset("everybody may try to log in", "{ path = \"/etc/pg_doorman/pg_hba.conf\" }"),
                 Kind::Own("the text, or a table with path or content"), NewClients, Works;
+            /// User-name maps as in PostgreSQL's pg_ident.conf, for rules of pg_hba with the
+            /// option map, in the same forms.
+            pg_ident =
+                unset("no maps", "{ path = \"/etc/pg_doorman/pg_ident.conf\" }"),
+                Kind::Own("the text, or a table with path or content"), NewClients, Works;
             /// The older form: networks from which TCP clients may log in. Not together with
             /// pg_hba.
             hba = unset("from everywhere", "[\"10.0.0.0/8\"]"),

@@ -63,9 +63,9 @@ fn every_setting_of_the_reference_is_known_when_it_is_uncommented() {
         .lines()
         .filter(|l| l.contains(" = ") && !l.starts_with('#'))
         .count();
-    // Not as keys: users, auth_query. Left commented below: hba, pg_hba, and files
+    // Not as keys: users, auth_query. Left commented below: hba, pg_hba, pg_ident, and files
     // for TLS to PostgreSQL in two tables.
-    assert_eq!(written, keys - 2 - 2 - 2 * FILES.len());
+    assert_eq!(written, keys - 2 - 3 - 2 * FILES.len());
 }
 
 /// Settings that name a file which is read, and not there.
@@ -80,7 +80,13 @@ const FILES: [&str; 4] = [
 /// name a file that is not there.
 fn uncommented(line: &str) -> &str {
     match line.strip_prefix('#') {
-        Some(rest) if rest.starts_with("hba ") || rest.starts_with("pg_hba ") => line,
+        Some(rest)
+            if ["hba ", "pg_hba ", "pg_ident "]
+                .iter()
+                .any(|key| rest.starts_with(key)) =>
+        {
+            line
+        }
         Some(rest) if FILES.iter().any(|file| rest.starts_with(file)) => line,
         Some(rest)
             if rest.starts_with('[') || rest.starts_with(|c: char| c.is_ascii_lowercase()) =>

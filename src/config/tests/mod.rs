@@ -260,7 +260,7 @@ fn hba_is_a_text_a_file_or_a_list_of_networks() {
 
     let error = with_general("pg_hba = '''\nlocal all all trust\nhost all all md5'''").unwrap_err();
     assert!(
-        error.contains("test.toml:5: general.pg_hba: rule on line 2 of the text"),
+        error.contains("test.toml:5: general.pg_hba: line 2 of the text"),
         "{error}"
     );
     assert!(

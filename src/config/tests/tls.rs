@@ -289,3 +289,40 @@ fn settings_show_no_key() {
             .any(|row| row.value.contains("BEGIN"))
     );
 }
+
+#[test]
+fn a_rule_that_asks_for_certificates_needs_authorities_and_its_map() {
+    let rule = "pg_hba = 'hostssl all all all cert map=staff'\n";
+    let error = with_general(rule).unwrap_err();
+    assert!(
+        error.contains(
+            "test.toml:5: general.pg_hba: the rule on line 1 asks for a client certificate"
+        ),
+        "{error}"
+    );
+    let files = Files::new("rules");
+    let with_ca = format!("{rule}{PAIR}tls_ca_cert = '@ca.crt'\n");
+    let told = warnings(&files.general(&with_ca).unwrap()).join("\n");
+    assert!(
+        told.contains("pg_ident has no line for the map \"staff\""),
+        "{told}"
+    );
+    files.put("ident", b"# maps\nstaff ann app\n");
+    let settings = files
+        .general(&format!("{with_ca}pg_ident.path = '@ident'\n"))
+        .unwrap();
+    assert!(!warnings(&settings).join("\n").contains("pg_ident"));
+    files.put("ident", b"# maps\nstaff ann\n");
+    let error = files
+        .general(&format!("{with_ca}pg_ident.path = '@ident'\n"))
+        .unwrap_err();
+    assert!(
+        error.contains(&files.lines("@ident:2: general.pg_ident: the form of a line is")),
+        "{error}"
+    );
+    let told = warnings(&with_general("pg_hba = 'hostssl all all all md5'").unwrap());
+    assert!(
+        told[0].contains("matches nobody because clients cannot use TLS"),
+        "{told:?}"
+    );
+}
