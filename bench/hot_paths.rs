@@ -147,6 +147,7 @@ impl Relay {
             prepared_per_server: 1000,
             prepared_per_client: 10_000,
             clean: true,
+            log_parameters: false,
         };
         let key = BackendKey::new(1, Address::Unix("/run/postgresql".into()), 1, vec![0; 4]);
         let backend = Backend {

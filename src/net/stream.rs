@@ -237,6 +237,21 @@ impl Stream {
         )
     }
 
+    /// How many bytes that were sent the peer's kernel has not taken yet (`SIOCOUTQ`, tcp(7), unix(7)).
+    /// Room to write is told only when a good part of the buffer is free; this tells of every step of a
+    /// peer that reads slowly.
+    pub fn unsent(&self) -> usize {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the call writes one int, and the descriptor is ours.
+        #[allow(unsafe_code)]
+        let done = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+        if done == 0 {
+            usize::try_from(bytes).unwrap_or(0)
+        } else {
+            0
+        }
+    }
+
     /// Whether the peer has ended the connection, whatever it has said before and nobody has read.
     pub fn has_hung_up(&self) -> bool {
         let now = Some(Moment::now());

@@ -50,6 +50,9 @@ pub struct Driver {
     pub(super) in_queue: bool,
     /// When a server connection that is being tried, set up or cleaned must have answered.
     pub(super) server_deadline: Option<Moment>,
+    /// Since when the client has taken nothing of a huge row, and how much it has yet to take of what was
+    /// sent.
+    pub(super) standing_still: Option<(Moment, usize)>,
 }
 
 impl Driver {
@@ -74,6 +77,7 @@ impl Driver {
             asked_since: Moment::now(),
             in_queue: false,
             server_deadline: resting.server_deadline,
+            standing_still: None,
         }
     }
 
@@ -151,6 +155,7 @@ impl Driver {
         // the client is not listened to, not even for whether it is still there: it may have left its
         // request and gone.
         let listens = client != Interest::default() || self.session.phase() == Phase::Serving;
+        let patience = self.patience_with_client();
         let woken = wait(
             listens.then_some((self.client.fd(), client)),
             // A socket of which nothing is wanted would still tell that it has closed, again and again.
@@ -158,12 +163,20 @@ impl Driver {
                 .as_ref()
                 .filter(|_| server != Interest::default())
                 .map(|stream| (stream.fd(), server)),
-            self.server_deadline,
+            [self.server_deadline, patience.map(|(end, _)| end)]
+                .into_iter()
+                .flatten()
+                .min(),
         );
         self.session.now = Moment::now();
         match woken {
             Ok(Woken::Told) => Ok(()),
-            Ok(Woken::Deadline) => self.lose_server("it did not answer in time"),
+            Ok(Woken::Deadline) => match patience {
+                Some((end, limit)) if self.server_deadline.is_none_or(|other| end < other) => {
+                    self.lose_patience(limit)
+                }
+                _ => self.lose_server("it did not answer in time"),
+            },
             Ok(Woken::Ready { client, server }) => {
                 self.on_server(server)?;
                 self.on_client(client, reads_client)
@@ -376,8 +389,36 @@ impl Driver {
     }
 
     fn write_owed_to_client(&mut self) -> Result<(), Ending> {
+        let owed = self.session.client.owed.len();
         write_owed(&self.client, &mut self.session.client.owed)
-            .map_err(|error| Ending::Gone(error.to_string()))
+            .map_err(|error| Ending::Gone(error.to_string()))?;
+        if self.session.client.owed.len() < owed {
+            self.standing_still = None;
+        }
+        Ok(())
+    }
+
+    /// The time is up for a client that keeps a server connection with a huge row.
+    fn lose_patience(&mut self, limit: Duration) -> Result<(), Ending> {
+        let unsent = self.client.unsent();
+        match self.standing_still.replace((self.session.now, unsent)) {
+            Some((_, before)) if unsent < before => Ok(()),
+            _ => Err(Ending::StoodStill(limit)),
+        }
+    }
+
+    /// Until when a client that keeps a server connection with a huge row has to take some of it, and how
+    /// long that is.
+    fn patience_with_client(&mut self) -> Option<(Moment, Duration)> {
+        if !self.session.holds_up_huge_row() {
+            self.standing_still = None;
+            return None;
+        }
+        let (since, _) = *self
+            .standing_still
+            .get_or_insert_with(|| (self.session.now, self.client.unsent()));
+        let limit = self.house.settings().general.proxy_copy_data_timeout;
+        Some((since.after(limit), limit))
     }
 
     /// What the session has done since the pool was last told; the handle is told here.

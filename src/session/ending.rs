@@ -1,6 +1,7 @@
 //! How a session ends: the reasons, what the client is told, and what the log says.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::wire::error::{Severity, error_response};
 use crate::wire::sqlstate::{self, SqlState};
@@ -15,6 +16,9 @@ pub enum Ending {
     Left,
     /// The client closed the connection, or it broke.
     Gone(String),
+    /// The client took nothing of a huge row for this long, and so kept its server connection from
+    /// everybody else.
+    StoodStill(Duration),
     /// The client broke the protocol.
     Violation(String),
     /// The server ended the connection and has said why.
@@ -41,7 +45,11 @@ impl Ending {
     /// What the client is told: SQLSTATE and message. `None` if there is nobody to tell, or somebody has.
     pub fn words(&self) -> Option<(SqlState, String)> {
         Some(match self {
-            Ending::Left | Ending::Gone(_) | Ending::ServerLeft | Ending::Moves => return None,
+            Ending::Left
+            | Ending::Gone(_)
+            | Ending::StoodStill(_)
+            | Ending::ServerLeft
+            | Ending::Moves => return None,
             Ending::Violation(what) => (sqlstate::PROTOCOL_VIOLATION, what.clone()),
             Ending::ServerLost(how) => (
                 sqlstate::CONNECTION_FAILURE,
@@ -80,7 +88,13 @@ impl Ending {
         out
     }
 
-    /// Whether the log should have it at warning level: the pooler or PostgreSQL is in trouble.
+    /// Whether there is nobody to hear any last words.
+    pub fn is_deaf(&self) -> bool {
+        matches!(self, Ending::Gone(_) | Ending::StoodStill(_))
+    }
+
+    /// Whether the log should have it at warning level: the pooler or PostgreSQL is in
+    /// trouble, or the pooler has cut a session off.
     pub fn is_trouble(&self) -> bool {
         matches!(
             self,
@@ -88,6 +102,7 @@ impl Ending {
                 | Ending::ServerConfused(_)
                 | Ending::SettingsRefused(_)
                 | Ending::NoServer(..)
+                | Ending::StoodStill(_)
         )
     }
 }
@@ -97,6 +112,10 @@ impl fmt::Display for Ending {
         match self {
             Ending::Left => f.write_str("it said good-bye"),
             Ending::Gone(how) => write!(f, "it is gone: {how}"),
+            Ending::StoodStill(limit) => write!(
+                f,
+                "it read nothing of a huge row for {limit:?} (proxy_copy_data_timeout)"
+            ),
             Ending::Violation(what) => write!(f, "protocol violation: {what}"),
             Ending::Moves => f.write_str("it has moved"),
             Ending::ServerLeft => f.write_str("PostgreSQL ended the connection"),

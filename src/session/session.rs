@@ -46,6 +46,9 @@ pub struct Frame {
     pub dropped: bool,
     /// Whether they are text that is looked through for traces.
     pub scan: Option<Scan>,
+    /// Whether it is a row of so many bytes that whoever receives it must keep on reading.
+    #[serde(default)]
+    pub huge: bool,
 }
 
 /// One side of a session.
@@ -123,6 +126,9 @@ pub struct Rules {
     pub prepared_per_client: usize,
     /// Whether what the client leaves is undone.
     pub clean: bool,
+    /// Whether each parameter change that PostgreSQL reports is logged.
+    #[serde(default)]
+    pub log_parameters: bool,
 }
 
 fn without_limit() -> usize {
@@ -138,6 +144,7 @@ impl From<&Plan> for Rules {
             prepared_per_server: plan.prepared_per_server,
             prepared_per_client: plan.prepared_per_client,
             clean: plan.clean,
+            log_parameters: plan.log_parameter_changes,
         }
     }
 }
@@ -256,6 +263,13 @@ impl Session {
             let frame = &lent.side.frame;
             frame.left == 0 || frame.dropped
         })
+    }
+
+    /// Whether the client does not take the rest of a huge row, and so keeps its server connection from
+    /// everybody else.
+    pub fn holds_up_huge_row(&self) -> bool {
+        let huge = |lent: &Lent| lent.side.frame.huge;
+        !self.client.owed.is_empty() && self.lent.as_ref().is_some_and(huge)
     }
 
     /// Whether the session keeps its server connection and both have nothing to do.

@@ -28,7 +28,7 @@ impl Driver {
             self.session.enter(Phase::Idle);
         }
         let mut words = std::mem::take(&mut self.session.client.owed);
-        let reachable = !matches!(ending, Ending::Gone(_));
+        let reachable = !ending.is_deaf();
         if reachable && self.session.client_is_between_messages() {
             words.extend_from_slice(&ending.message());
         }

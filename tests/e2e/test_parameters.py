@@ -200,3 +200,19 @@ def test_encodings_do_not_mix(doorman):
     for _ in range(3):
         assert latin.execute("select 'ü' || chr(246)").fetchone() == ("üö",)
         assert utf8.execute("select 'ü' || chr(8364)").fetchone() == ("ü€",)
+
+
+def test_changes_are_logged_where_it_is_wished(doorman):
+    one = doorman(pool={"log_client_parameter_status_changes": True})
+    raw = one.raw()
+    raw.ask(query("set timezone to 'Asia/Tokyo'"))
+    found = wait_until(lambda: [line for line in one.log().splitlines() if "parameter changed" in line])
+    assert len(found) == 1 and found[0].endswith('[app@shop #c1] parameter changed: TimeZone = "Asia/Tokyo"'), found
+    # What the pooler itself sets for another client, and takes back, is no change of anybody's.
+    assert one.raw().value("show timezone") != "Asia/Tokyo"
+    assert one.log().count("parameter changed") == 1
+    one.config["pools"]["shop"]["log_client_parameter_status_changes"] = False
+    one.write()
+    one.console("reload")
+    raw.ask(query("set timezone to 'Asia/Seoul'"))
+    assert one.log().count("parameter changed") == 1

@@ -323,3 +323,34 @@ def test_many_short_connections(doorman, pg, mode):
         raw.close()
     assert len(pg.pids()) <= 2
     assert stays(lambda: len(pg.pids()) <= 2, 0.1)
+
+
+def test_a_client_that_takes_nothing_of_a_huge_row_loses_its_session(doorman, mode):
+    """Its server connection goes to those who wait for one."""
+    one = doorman(mode=mode, size=1, general={"proxy_copy_data_timeout": "500ms", "query_wait_timeout": "60s"})
+    idler = one.raw(receive_buffer=4096)
+    idler.send(query("select repeat('x', 100000000)"))
+    wait_until(lambda: one.pool()["sv_active"] == 1)
+    assert one.raw().value("select 'served'") == "served"
+    wait_until(lambda: "it read nothing of a huge row for 500ms (proxy_copy_data_timeout)" in one.log())
+
+
+def test_a_client_that_reads_a_huge_row_slowly_keeps_its_session(doorman):
+    one = doorman(general={"proxy_copy_data_timeout": "3s"})
+    slow = one.raw(receive_buffer=4096)
+    slow.send(query("select repeat('x', 100000000)"))
+    # All in all longer than the limit, and never for that long without a byte.
+    for _ in range(16):
+        assert slow.sip(100_000)
+        time.sleep(0.25)
+    assert slow.discard_until_ready()[1] > 100_000_000
+    assert slow.value("select 1") == "1"
+
+
+def test_a_client_that_takes_nothing_of_many_small_rows_keeps_its_session(doorman):
+    one = doorman(general={"proxy_copy_data_timeout": "100ms"})
+    idler = one.raw(receive_buffer=4096)
+    idler.send(query("select repeat('x', 1000) from generate_series(1, 50000)"))
+    wait_until(lambda: one.pool()["sv_active"] == 1)
+    assert stays(lambda: one.pool()["sv_active"] == 1, 0.5)
+    assert idler.discard_until_ready()[1] > 50_000_000

@@ -280,6 +280,12 @@ class Raw:
             if seen[-1] == "Z":
                 return seen, total
 
+    def sip(self, count: int) -> int:
+        """Takes at most so many bytes off the socket, to be read later; returns how many came."""
+        piece = self.socket.recv(count)
+        self._buffer += piece
+        return len(piece)
+
     def at_end(self) -> bool:
         """Whether the server closes now, having said no more than an error."""
         try:

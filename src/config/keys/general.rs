@@ -52,9 +52,10 @@ keys! {
                 duration_or_off(), Live, Works;
             /// How long transactions may go on after SIGINT or SHUTDOWN.
             shutdown_timeout: Duration = is("\"10s\""), duration_from_zero(), Live, Works;
-            /// How long a client may stand still in the middle of a large message it is sent.
-            proxy_copy_data_timeout: Duration = is("\"15s\""), duration(), Live,
-                NotYet("the limit on how long a client may stand still");
+            /// How long a client may read nothing in the middle of a row of more than 1 MiB,
+            /// before its session is cut off to free the server connection. However slowly it
+            /// reads, it is not cut off while it reads.
+            proxy_copy_data_timeout: Duration = is("\"15s\""), duration(), Live, Works;
         }
         group "Server connections" {
             /// How often connections past their time are closed and missing ones opened.

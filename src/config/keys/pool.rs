@@ -36,9 +36,8 @@ keys! {
             /// connection. False is for clients that change nothing; an open transaction is
             /// rolled back in any case.
             cleanup_server_connections: bool = is("true"), Kind::Bool, Live, Works;
-            /// Whether each parameter change that PostgreSQL reports is logged.
-            log_client_parameter_status_changes: bool = is("false"), Kind::Bool, Live,
-                NotYet("a log line for each parameter change");
+            /// Whether each parameter change that PostgreSQL reports to a client is logged.
+            log_client_parameter_status_changes: bool = is("false"), Kind::Bool, Live, Works;
         }
         group "Prepared statements" {
             /// As in `[general]`.

@@ -21,6 +21,9 @@ use crate::wire::{sqlstate, write};
 /// Messages whose content matters are awaited whole up to this many bytes; larger ones pass unread.
 const LONGEST_READ: usize = 8 * 1024;
 
+/// A row, or the result of a function call, is huge from this many bytes on.
+const HUGE: usize = 1024 * 1024;
+
 /// The server sent what does not fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desync(pub String);
@@ -98,6 +101,11 @@ impl Session {
                 out.client.pass(at..at + n);
             }
             if let Some(lent) = &mut self.lent {
+                lent.side.frame.huge = head.whole() > HUGE
+                    && matches!(
+                        head.kind,
+                        backend::DATA_ROW | backend::FUNCTION_CALL_RESPONSE
+                    );
                 lent.side.frame.left = head.whole() - n;
                 lent.side.frame.dropped = dropped;
             }
@@ -175,6 +183,9 @@ impl Session {
             backend::PARAMETER_STATUS => {
                 if let Some((name, value)) = body.and_then(backend::parse_parameter_status) {
                     lent.backend.note_parameter(name, value);
+                    if self.rules.log_parameters && self.phase() == Phase::Serving {
+                        self.log_parameter(name, value);
+                    }
                 }
                 // It is of the session, not of the request whose reply is due. While the client is not
                 // served it is told at the end, if it still differs then.
@@ -333,6 +344,15 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    fn log_parameter(&self, name: &[u8], value: &[u8]) {
+        log::info!(
+            "{} parameter changed: {} = \"{}\"",
+            self.tag(),
+            name.escape_ascii(),
+            String::from_utf8_lossy(value).escape_debug()
+        );
     }
 
     /// An error: what is still expected up to the next Sync will not come, and is taken back.

@@ -49,6 +49,7 @@ fn rules() -> Rules {
         prepared_per_server: 100,
         prepared_per_client: 100,
         clean: true,
+        log_parameters: false,
     }
 }
 
