@@ -446,7 +446,7 @@ impl Life {
             Event::Upgrade(mut asker) => {
                 if let Err(why) = self.may_upgrade("UPGRADE on the console") {
                     asker.answer(outcome::refusal(why));
-                    self.reception.take_in(*asker);
+                    self.reception.take_in([*asker]);
                     return;
                 }
                 *self.asker.lock() = Some(*asker);
@@ -481,7 +481,7 @@ impl Life {
         self.notify(&[Notice::Ready]);
         if let Some(mut asker) = self.asker.lock().take() {
             asker.answer(outcome::reply(&Err(why)));
-            self.reception.take_in(asker);
+            self.reception.take_in([asker]);
         }
     }
 
@@ -495,11 +495,14 @@ impl Life {
             .stack_size(512 * 1024)
             .spawn(move || {
                 thread::name("upgrade");
-                let note = |pid| successor.store(pid, Ordering::Release);
                 let filter = logging::filter();
+                let note = |pid| successor.store(pid, Ordering::Release);
                 let outcome =
-                    predecessor::hand_over(&house, &reception, &origin, filter, &asker, note);
+                    predecessor::hand_over(&house, &reception, &origin, filter, &asker, &note);
                 let _ = sender.send(Event::Upgraded(outcome));
+                while !reception.seat_waiting() && house.stage() != Stage::Stopping {
+                    std::thread::sleep(LOOK);
+                }
             });
         match started {
             Ok(_) => self.upgrade = Upgrade::Running,
@@ -617,7 +620,7 @@ impl Life {
             // Nothing more is heeded, but who rests at the console must not do so for ever.
             if let Ok(Event::Upgrade(mut asker)) = self.events.recv_timeout(LOOK) {
                 asker.answer(outcome::refusal("the pooler is shutting down"));
-                self.reception.take_in(*asker);
+                self.reception.take_in([*asker]);
             }
         }
         for pool in self.house.pools.all() {

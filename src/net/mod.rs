@@ -9,6 +9,7 @@ pub mod clock;
 pub mod dialogue;
 pub mod listener;
 pub mod passing;
+pub mod process;
 pub mod stream;
 pub mod thread;
 pub mod unix_listener;

@@ -10,10 +10,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::sockopt::{PassCred, PeerCredentials};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, getsockopt,
-    recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    UnixCredentials, getsockopt, recvmsg, sendmsg, setsockopt, socketpair,
 };
 
 /// Bytes in front of a frame's body.
@@ -53,10 +53,12 @@ pub struct Passage {
     arrived: VecDeque<OwnedFd>,
     outgoing: VecDeque<Outgoing>,
     ended: bool,
+    writer: Option<i32>,
 }
 
 impl Passage {
-    /// Both ends of a new socket, close-on-exec. The second is for another process.
+    /// Both ends of a new socket, close-on-exec. The second is for another process; the first gets to
+    /// know which one ([`Passage::writer`]).
     ///
     /// # Errors
     /// If there are no descriptors left.
@@ -67,6 +69,7 @@ impl Passage {
             None,
             SockFlag::SOCK_CLOEXEC,
         )?;
+        setsockopt(&ours, PassCred, &true)?;
         Ok((Passage::over(ours), theirs))
     }
 
@@ -78,6 +81,7 @@ impl Passage {
             arrived: VecDeque::new(),
             outgoing: VecDeque::new(),
             ended: false,
+            writer: None,
         }
     }
 
@@ -86,13 +90,19 @@ impl Passage {
         self.fd.as_fd()
     }
 
-    /// The user and process at the other end, as the kernel knows them (SO_PEERCRED).
+    /// The user and process that made the socket, as the kernel knows them (SO_PEERCRED).
     ///
     /// # Errors
     /// If this is no Unix socket.
     pub fn peer(&self) -> io::Result<(u32, i32)> {
         let credentials = getsockopt(&self.fd, PeerCredentials)?;
         Ok((credentials.uid(), credentials.pid()))
+    }
+
+    /// The process that wrote what was read last, as the kernel knows it (SO_PASSCRED); `None` before
+    /// that, for the end that [`Passage::pair`] gave away, and for a process we cannot see.
+    pub fn writer(&self) -> Option<i32> {
+        self.writer
     }
 
     /// Queues a frame. [`Passage::flush`] writes it.
@@ -170,7 +180,7 @@ impl Passage {
     pub fn fill(&mut self) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK];
         loop {
-            let mut space = cmsg_space!([RawFd; MOST_DESCRIPTORS]);
+            let mut space = cmsg_space!([RawFd; MOST_DESCRIPTORS], UnixCredentials);
             let mut slices = [IoSliceMut::new(&mut chunk)];
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
             let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut slices, Some(&mut space), flags);
@@ -186,14 +196,18 @@ impl Passage {
             };
             let bytes = message.bytes;
             for control in message.cmsgs()? {
-                if let ControlMessageOwned::ScmRights(raw) = control {
+                match control {
                     // SAFETY: the kernel has just made these descriptors for us and nobody else knows
                     // them.
                     #[allow(unsafe_code)]
-                    self.arrived.extend(
+                    ControlMessageOwned::ScmRights(raw) => self.arrived.extend(
                         raw.into_iter()
                             .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
-                    );
+                    ),
+                    ControlMessageOwned::ScmCredentials(who) if bytes > 0 => {
+                        self.writer = Some(who.pid()).filter(|&pid| pid > 0);
+                    }
+                    _ => {}
                 }
             }
             if bytes == 0 {
@@ -284,6 +298,16 @@ mod tests {
             }
         }
         assert!(!here.owes());
+    }
+
+    #[test]
+    fn the_writer_is_known_to_who_made_the_pair() {
+        let (mut here, mut there) = ends();
+        assert_eq!(here.writer(), None);
+        there.post(b"I am", Vec::new()).unwrap();
+        there.flush().unwrap();
+        here.fill().unwrap();
+        assert_eq!(here.writer(), i32::try_from(std::process::id()).ok());
     }
 
     #[test]

@@ -17,4 +17,4 @@ mod upkeep;
 pub mod waiter;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

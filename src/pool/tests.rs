@@ -34,10 +34,10 @@ use crate::wire::error::{Severity, error_response};
 use crate::wire::sqlstate;
 
 /// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(30);
+pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 /// Waits for a condition that another thread brings about.
-fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Moment::now().after(LONG);
     while !condition() {
         assert!(Moment::now() < deadline, "in vain: {what}");
@@ -75,10 +75,10 @@ struct House {
 }
 
 /// A server that logs everybody in, or not, and then says nothing.
-struct Server(Arc<House>);
+pub(crate) struct Server(Arc<House>);
 
 impl Server {
-    fn start() -> Server {
+    pub(crate) fn start() -> Server {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let house = Arc::new(House {
             port: listener.local_addr().unwrap().port(),
@@ -188,7 +188,7 @@ impl House {
     }
 }
 
-fn plan(server: &Server, size: usize) -> Plan {
+pub(crate) fn plan(server: &Server, size: usize) -> Plan {
     Plan {
         size,
         min_size: 0,
@@ -219,7 +219,7 @@ fn plan(server: &Server, size: usize) -> Plan {
     }
 }
 
-fn pool_of(plan: Plan) -> Arc<Pool> {
+pub(crate) fn pool_of(plan: Plan) -> Arc<Pool> {
     Pool::new("db", "user", plan, Arc::new(AtomicU64::new(1)))
 }
 

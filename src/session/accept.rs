@@ -3,6 +3,7 @@
 //! One thread for each listener hands each socket to a thread that is parked after its last client left,
 //! or to a new one. Nothing a client does can keep a listener's thread from the next connection.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,6 +55,22 @@ enum Work {
     Guest(Box<Guest>),
 }
 
+/// A thread that waits for its work. Dropping this sets it free.
+#[derive(Debug)]
+pub struct Seat(Sender<Work>);
+
+impl Seat {
+    /// Lets the thread serve this guest.
+    pub fn take_in(self, guest: Guest) {
+        self.take(Work::Guest(Box::new(guest)));
+    }
+
+    fn take(self, work: Work) {
+        // There is room for one, and the thread ends only after it has looked.
+        let _ = self.0.send(work);
+    }
+}
+
 /// What a listener's thread may bring in: counted from before it accepts until its login has begun, so
 /// that nobody is overlooked in between.
 #[derive(Debug)]
@@ -87,8 +104,11 @@ enum Gate {
 #[derive(Debug)]
 pub struct Reception {
     house: Arc<House>,
-    hand_over: Sender<Work>,
-    parking: Receiver<Work>,
+    /// To the threads that are parked: where one finds its work.
+    hand_over: Sender<Receiver<Work>>,
+    parking: Receiver<Receiver<Work>>,
+    /// Guests for whom there was no thread.
+    waiting: Mutex<VecDeque<Guest>>,
     gate: Mutex<Gate>,
     gate_moves: Condvar,
     /// The listeners, each with its thread.
@@ -110,6 +130,7 @@ impl Reception {
             house,
             hand_over,
             parking,
+            waiting: Mutex::default(),
             gate: Mutex::new(Gate::Open),
             gate_moves: Condvar::new(),
             doors: Mutex::default(),
@@ -194,7 +215,7 @@ impl Reception {
             match listener.accept() {
                 Ok((socket, address)) => {
                     self.house.arrivals.total.fetch_add(1, Ordering::Relaxed);
-                    self.receive(Work::Arrival(socket, address, arriving));
+                    self.receive(socket, address, arriving);
                 }
                 Err(error) => {
                     let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
@@ -210,35 +231,79 @@ impl Reception {
         }
     }
 
-    /// Serves a client that is logged in already: it comes from another process, or could not go there.
-    pub fn take_in(self: &Arc<Reception>, guest: Guest) {
-        self.receive(Work::Guest(Box::new(guest)));
+    /// Serves clients that are logged in already: they come from another process, or could not go there.
+    /// Those for whom there is no thread at the moment wait for one, see [`Reception::seat_waiting`].
+    pub fn take_in(self: &Arc<Reception>, guests: impl IntoIterator<Item = Guest>) {
+        self.waiting.lock().extend(guests);
+        self.seat_waiting();
     }
 
-    fn receive(self: &Arc<Reception>, work: Work) {
+    /// Gives those a thread for whom there was none. Threads that become free take them, too. False if
+    /// some still wait: to be called again soon.
+    pub fn seat_waiting(self: &Arc<Reception>) -> bool {
+        while !self.waiting.lock().is_empty() {
+            let seat = match self.seat() {
+                Ok(seat) => seat,
+                Err(error) => {
+                    self.note_no_thread(&error);
+                    return false;
+                }
+            };
+            let next = self.waiting.lock().pop_front();
+            match next {
+                Some(guest) => seat.take_in(guest),
+                None => break,
+            }
+        }
+        true
+    }
+
+    /// A thread that is there to serve a guest who is still to come: one that is parked, or a new one.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn seat(self: &Arc<Reception>) -> io::Result<Seat> {
+        let (seat, work) = bounded(1);
         let work = match self.hand_over.try_send(work) {
-            Ok(()) => return,
+            Ok(()) => return Ok(Seat(seat)),
             Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) => work,
         };
-        let most = self.house.settings().general.max_connections + BEYOND;
-        let is_arrival = matches!(work, Work::Arrival(..));
-        if is_arrival && self.threads.load(Ordering::Relaxed) >= most {
-            self.note_shortage(&format!(
-                "{BEYOND} connections beyond max_connections are in login; another was closed"
-            ));
-            return;
-        }
         let reception = Arc::clone(self);
         self.threads.fetch_add(1, Ordering::Relaxed);
         let started = std::thread::Builder::new()
             .stack_size(STACK)
             .spawn(move || reception.work(work));
-        if let Err(error) = started {
-            self.threads.fetch_sub(1, Ordering::Relaxed);
-            self.note_shortage(&format!(
-                "could not start a thread for a client: {error}; raise the limit of threads (ulimit -u, TasksMax=)"
-            ));
+        match started {
+            Ok(_) => Ok(Seat(seat)),
+            Err(error) => {
+                self.threads.fetch_sub(1, Ordering::Relaxed);
+                Err(error)
+            }
         }
+    }
+
+    fn receive(self: &Arc<Reception>, socket: Socket, address: Address, arriving: Arriving) {
+        let most = self.house.settings().general.max_connections + BEYOND;
+        let busy = self
+            .threads
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.parked.load(Ordering::Relaxed));
+        if busy >= most {
+            self.note_shortage(&format!(
+                "{BEYOND} connections beyond max_connections are in login; another was closed"
+            ));
+            return;
+        }
+        match self.seat() {
+            Ok(seat) => seat.take(Work::Arrival(socket, address, arriving)),
+            Err(error) => self.note_no_thread(&error),
+        }
+    }
+
+    fn note_no_thread(&self, error: &io::Error) {
+        self.note_shortage(&format!(
+            "could not start a thread for a client: {error}; raise the limit of threads (ulimit -u, TasksMax=)"
+        ));
     }
 
     fn note_shortage(&self, what: &str) {
@@ -252,33 +317,42 @@ impl Reception {
     }
 
     /// The life of a thread: serve a client, wait for the next one, and end when none comes.
-    fn work(self: Arc<Reception>, first: Work) {
-        let mut work = first;
+    fn work(self: Arc<Reception>, first: Receiver<Work>) {
+        let mut next = first;
         loop {
-            let house = &self.house;
-            let parked = self.parked.load(Ordering::Relaxed);
-            let busy = self.threads.load(Ordering::Relaxed).saturating_sub(parked);
-            thread::preempt_on_wake_up(busy <= self.processors);
-            // A defect met by one client must not end the others' sessions; its own ends with its thread.
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match work {
-                Work::Arrival(socket, address, arriving) => {
-                    serve(house, socket, address, arriving);
+            // Whoever kept this thread for a guest may have no guest after all.
+            let mut work = next.recv().ok();
+            while let Some(now) = work {
+                let house = &self.house;
+                let parked = self.parked.load(Ordering::Relaxed);
+                let busy = self.threads.load(Ordering::Relaxed).saturating_sub(parked);
+                thread::preempt_on_wake_up(busy <= self.processors);
+                // A defect met by one client must not end the others' sessions; its own ends with its
+                // thread.
+                let outcome =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match now {
+                        Work::Arrival(socket, address, arriving) => {
+                            serve(house, socket, address, arriving);
+                        }
+                        Work::Guest(guest) => serve_guest(house, *guest),
+                    }));
+                if outcome.is_err() {
+                    log::error!("a client's thread panicked; its session has ended");
+                    self.threads.fetch_sub(1, Ordering::Relaxed);
+                    return;
                 }
-                Work::Guest(guest) => serve_guest(house, *guest),
-            }));
-            if outcome.is_err() {
-                log::error!("a client's thread panicked; its session has ended");
-                break;
+                let waiting = self.waiting.lock().pop_front();
+                work = waiting.map(|guest| Work::Guest(Box::new(guest)));
             }
             if self.parked.fetch_add(1, Ordering::Relaxed) >= PARKED {
                 self.parked.fetch_sub(1, Ordering::Relaxed);
                 break;
             }
             thread::name("parked");
-            let next = self.parking.recv_timeout(PARKED_FOR);
+            let found = self.parking.recv_timeout(PARKED_FOR);
             self.parked.fetch_sub(1, Ordering::Relaxed);
-            match next {
-                Ok(next) => work = next,
+            match found {
+                Ok(work) => next = work,
                 Err(_) => break,
             }
         }
@@ -295,16 +369,17 @@ fn serve(house: &Arc<House>, socket: Socket, address: Address, arriving: Arrivin
     let stream = Stream::new(socket, unix, &client_sockets(&settings.general));
     let kind = if unix { "unix" } else { "plain" };
     drop(settings);
-    house.login_begins(id);
+    let logging_in = house.login_begins(id);
     drop(arriving);
     let outcome = login::log_in(house, id, stream, &address);
-    house.login_ends(id);
+    // If it has logged in it is in the registry by now: it is never in neither.
+    drop(logging_in);
     match outcome {
         Ok(guest) => {
             if house.settings().general.log_client_connections {
                 log::info!(
                     "{} client connected from {address} ({kind})",
-                    guest.handle.tag()
+                    guest.handle().tag()
                 );
             }
             serve_guest(house, guest);
@@ -338,15 +413,8 @@ fn serve_guest(house: &Arc<House>, mut guest: Guest) {
 }
 
 fn serve_until_parked(house: &Arc<House>, guest: Guest) -> Option<Guest> {
-    let Guest {
-        handle,
-        place,
-        what,
-    } = guest;
-    let mut entry = Entry {
-        house,
-        id: Some(handle.id),
-    };
+    let Guest { entry, place, what } = guest;
+    let handle = Arc::clone(entry.handle());
     thread::name(&format!(
         "c{} {}@{}",
         handle.id, handle.user, handle.database
@@ -362,14 +430,7 @@ fn serve_until_parked(house: &Arc<House>, guest: Guest) -> Option<Guest> {
     };
     let (text, trouble) = match outcome {
         Ok(ended) => ended,
-        Err(what) => {
-            entry.id = None;
-            return Some(Guest {
-                handle,
-                place,
-                what,
-            });
-        }
+        Err(what) => return Some(Guest { entry, place, what }),
     };
     let line = format!(
         "{} client disconnected from {}: {text}, session={:?}",
@@ -387,21 +448,6 @@ fn serve_until_parked(house: &Arc<House>, guest: Guest) -> Option<Guest> {
     drop(entry);
     drop(place);
     None
-}
-
-/// A session's entry in the registry, taken out however the session ends.
-struct Entry<'a> {
-    house: &'a Arc<House>,
-    /// `None` once the session has been handed on.
-    id: Option<u64>,
-}
-
-impl Drop for Entry<'_> {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.house.sessions.leave(id);
-        }
-    }
 }
 
 /// Serves a console session.

@@ -1,19 +1,18 @@
 //! How a session gets a server connection and gives it back: at once or from the queue, tried and tuned or
 //! lost and replaced, returned clean or written off.
 //!
-//! The invariant: a connection that was lent is given back or written off exactly once.
+//! What there is to give back is kept by the session's [`Claim`](super::lend::Claim).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::driver::{Driver, SETTLE_LIMIT};
 use super::ending::{Ending, no_server};
-use super::lend::{self, NotLent};
+use super::lend::NotLent;
 use super::registry::told;
 use super::session::Phase;
 use crate::net::clock::Moment;
 use crate::net::wait::wait;
-use crate::pool::pool::{NoConnection, Request};
 use crate::pool::totals::Work;
 use crate::server::backend::Connection;
 use crate::server::login::ConnectError;
@@ -26,14 +25,13 @@ impl Driver {
         self.starved = false;
         self.asked_since = self.session.now;
         self.refresh_plan()?;
-        match lend::obtain_at_once(&self.pool, &self.handle.waiter, self.session.now) {
+        match self.claim.obtain_at_once(self.session.now) {
             Ok(Some(connection)) => {
                 self.lend(connection)?;
                 Ok(self.session.phase() == Phase::Serving)
             }
             Ok(None) => {
                 self.handle.queued();
-                self.in_queue = true;
                 self.session.enter(Phase::Queued(self.session.now));
                 Ok(false)
             }
@@ -43,9 +41,9 @@ impl Driver {
 
     /// Takes notice of a new plan, or of the pool's end.
     pub(super) fn refresh_plan(&mut self) -> Result<(), Ending> {
-        if let Some(plan) = self.pool.plan_unless(self.plan.0) {
+        if let Some(plan) = self.claim.pool().plan_unless(self.plan.0) {
             self.plan = plan;
-            if self.pool.is_closed() {
+            if self.claim.pool().is_closed() {
                 self.find_pool()?;
             }
         }
@@ -54,12 +52,11 @@ impl Driver {
 
     /// The pool was removed; it may have come back under the same name.
     pub(super) fn find_pool(&mut self) -> Result<(), Ending> {
-        self.pool = self
-            .house
-            .pools
-            .find(&self.session.database, &self.session.user)
-            .ok_or(Ending::PoolRemoved)?;
-        self.plan = (0, self.pool.plan());
+        let (database, user) = (&self.session.database, &self.session.user);
+        let pool = self.house.pools.find(database, user);
+        let pool = pool.ok_or(Ending::PoolRemoved)?;
+        self.plan = (0, pool.plan());
+        self.claim.turn_to(pool);
         Ok(())
     }
 
@@ -67,21 +64,19 @@ impl Driver {
         self.asked_since = since;
         let deadline = since.after(self.plan.1.query_wait_timeout);
         let told_to_leave = told::STOP | told::CUT | told::CANCEL | told::MOVE;
-        if !self.in_queue {
+        if !self.claim.is_queued() {
             // It waited in another process, or another life: its place is by when it came.
             self.handle.queued();
-            match self.pool.request_since(&self.handle.waiter, since) {
-                Ok(Request::Met(connection)) => return self.lend(connection),
-                Ok(Request::Queued) => self.in_queue = true,
-                Err(NoConnection::Closed) if self.find_pool().is_ok() => return Ok(()),
-                Err(why) => return Err(self.without_server(&why.into())),
+            match self.claim.request_since(since) {
+                Ok(Some(connection)) => return self.lend(connection),
+                Ok(None) => {}
+                Err(NotLent::Closed) if self.find_pool().is_ok() => return Ok(()),
+                Err(why) => return Err(self.without_server(&why)),
             }
         }
         let (handle, client) = (Arc::clone(&self.handle), &self.client);
         let look_up = || handle.told() & told_to_leave != 0 || client.has_hung_up();
-        let outcome = lend::wait(&self.pool, &self.handle.waiter, deadline, &look_up);
-        self.in_queue = false;
-        match outcome {
+        match self.claim.wait(deadline, &look_up) {
             Ok(connection) => {
                 self.session.now = Moment::now();
                 let waited = self.session.now.since(since);
@@ -91,7 +86,7 @@ impl Driver {
                 if self.client.has_hung_up() {
                     self.handle.at_rest();
                     let now = self.session.now;
-                    self.pool.give_back(connection, &Work::default(), now);
+                    self.claim.give_back(connection, &Work::default(), now);
                     self.session.enter(Phase::Idle);
                     return Err(Ending::Gone("connection closed".into()));
                 }
@@ -160,7 +155,7 @@ impl Driver {
             // The client has cancelled while it waited, and what it asked for has not begun.
             self.handle.at_rest();
             let now = self.session.now;
-            self.pool
+            self.claim
                 .give_back(Connection { backend, stream }, &Work::default(), now);
             if matches!(self.session.phase(), Phase::Queued(_)) {
                 self.session.enter(Phase::Idle);
@@ -237,7 +232,7 @@ impl Driver {
         };
         let work = self.take_work();
         let now = self.session.now;
-        self.pool
+        self.claim
             .give_back(Connection { backend, stream }, &work, now);
     }
 
@@ -277,13 +272,6 @@ impl Driver {
         };
         Connection { backend, stream }.close(why);
         let work = self.take_work();
-        self.pool.write_off(&work);
-    }
-
-    /// Gives up the place in the queue, if there is one; it can be had again by the time it was taken.
-    pub(super) fn leave_queue(&mut self) {
-        if std::mem::take(&mut self.in_queue) {
-            self.pool.leave(&self.handle.waiter);
-        }
+        self.claim.write_off(&work);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::lend::{NotLent, obtain};
+use super::lend::{Claim, NotLent};
 use crate::net::clock::Moment;
 use crate::net::dialogue::Dialogue;
 use crate::pool::plan::Plan;
@@ -99,8 +99,8 @@ fn find_out(
         }
     }
     let deadline = Moment::now().after(plan.query_wait_timeout);
-    let lent = obtain(pool, waiter, deadline, told).map_err(Unsettled::NotLent)?;
-    let mut connection = lent.connection;
+    let mut claim = Claim::new(Arc::clone(pool), Arc::clone(waiter), false);
+    let mut connection = claim.obtain(deadline, told).map_err(Unsettled::NotLent)?;
     let tried = if settings.is_empty() {
         Ok(())
     } else {
@@ -112,11 +112,11 @@ fn find_out(
     };
     match tried {
         Ok(()) | Err(Unsettled::Refused(_)) => {
-            pool.give_back(connection, &Work::default(), Moment::now())
+            claim.give_back(connection, &Work::default(), Moment::now());
         }
         Err(_) => {
             drop(connection);
-            pool.write_off(&Work::default());
+            claim.write_off(&Work::default());
         }
     }
     tried?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::ending::Ending;
 use super::guest::Resting;
 use super::house::House;
+use super::lend::Claim;
 use super::registry::{Handle, told};
 use super::relay::pieces::Output;
 use super::relay::requests::Wants;
@@ -19,7 +20,6 @@ use crate::net::clock::Moment;
 use crate::net::stream::Stream;
 use crate::net::wait::{Interest, Readiness, Woken, wait};
 use crate::pool::plan::Plan;
-use crate::pool::pool::Pool;
 use crate::pool::totals::Work;
 
 /// How long a server connection may take to be cleaned after its client is gone, before it is closed.
@@ -32,7 +32,8 @@ pub(super) const CLEAN_LIMIT: Duration = Duration::from_secs(15);
 pub struct Driver {
     pub(super) house: Arc<House>,
     pub(super) handle: Arc<Handle>,
-    pub(super) pool: Arc<Pool>,
+    /// What the session has of its pool.
+    pub(super) claim: Claim,
     /// The pool's plan, as far as this thread knows, and its version.
     pub(super) plan: (u64, Arc<Plan>),
     pub(super) session: Box<Session>,
@@ -46,8 +47,6 @@ pub struct Driver {
     /// When the current request for a server connection was made: all that it takes to get one has to be
     /// done within `query_wait_timeout` of this.
     pub(super) asked_since: Moment,
-    /// The session has its place in the pool's queue.
-    pub(super) in_queue: bool,
     /// When a server connection that is being tried, set up or cleaned must have answered.
     pub(super) server_deadline: Option<Moment>,
     /// Since when the client has taken nothing of a huge row, and how much it has yet to take of what was
@@ -63,10 +62,12 @@ impl Driver {
         if let Some(lent) = &resting.session.lent {
             handle.running(&lent.backend.key, lent.since);
         }
+        let lent = resting.session.lent.is_some();
+        let claim = Claim::new(resting.pool, Arc::clone(&handle.waiter), lent);
         Driver {
             house,
             handle,
-            pool: resting.pool,
+            claim,
             plan,
             session: resting.session,
             client: resting.client,
@@ -75,7 +76,6 @@ impl Driver {
             starved: false,
             violation: None,
             asked_since: Moment::now(),
-            in_queue: false,
             server_deadline: resting.server_deadline,
             standing_still: None,
         }
@@ -99,14 +99,14 @@ impl Driver {
     }
 
     fn rest(mut self) -> Resting {
-        self.leave_queue();
+        self.claim.leave_queue();
         // In this order: after the first no CancelRequest can begin, and the second waits for those that
         // have.
         self.handle.at_rest();
         self.await_cancel_requests();
         // What it has done and its pool has not been told goes with it.
         Resting {
-            pool: self.pool,
+            pool: self.claim.hand_on(),
             session: self.session,
             client: self.client,
             server: self.server,
@@ -352,7 +352,7 @@ impl Driver {
         }
         if self.session.rests_with_server() {
             let work = self.take_work();
-            self.pool.add_work(&work);
+            self.claim.pool().add_work(&work);
         }
         self.attend_to_spoiled()
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::house::Place;
-use super::registry::Handle;
+use super::registry::{Entry, Handle};
 use super::session::Session;
 use crate::net::clock::Moment;
 use crate::net::stream::Stream;
@@ -55,8 +55,8 @@ pub enum What {
 
 /// A client that has logged in.
 pub struct Guest {
-    /// Its handle, entered in the registry.
-    pub handle: Arc<Handle>,
+    /// Its entry in the registry.
+    pub entry: Entry,
     /// Its place among `max_connections`.
     pub place: Place,
     /// What it has logged in to.
@@ -64,6 +64,11 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// Its handle.
+    pub fn handle(&self) -> &Arc<Handle> {
+        self.entry.handle()
+    }
+
     /// Whether it rests until the reply to its command is known.
     pub fn awaits_reply(&self) -> bool {
         matches!(&self.what, What::Console(console) if console.reply == Reply::Awaited)
@@ -74,5 +79,11 @@ impl Guest {
         if let What::Console(console) = &mut self.what {
             console.reply = Reply::Owed(reply);
         }
+    }
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Guest").field(&self.handle().tag()).finish()
     }
 }

@@ -51,7 +51,7 @@ pub struct House {
     /// All prepared statements.
     pub statements: Statements,
     /// All sessions.
-    pub sessions: Registry,
+    pub sessions: Arc<Registry>,
     /// What keeps mock logins of one user alike.
     pub mock: MockSecret,
     /// Who answers on the console.
@@ -76,6 +76,19 @@ struct Mover {
 #[derive(Debug)]
 pub struct Place(Arc<House>);
 
+/// A login under way; dropping it ends it.
+#[derive(Debug)]
+pub struct LoggingIn {
+    house: Arc<House>,
+    id: u64,
+}
+
+impl Drop for LoggingIn {
+    fn drop(&mut self) {
+        self.house.logging_in.lock().remove(&self.id);
+    }
+}
+
 impl std::fmt::Debug for House {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("House").finish_non_exhaustive()
@@ -97,7 +110,7 @@ impl House {
             settings: RwLock::new(Arc::new(settings)),
             pools,
             statements: Statements::default(),
-            sessions: Registry::default(),
+            sessions: Arc::default(),
             mock,
             console: OnceLock::new(),
             arrivals: Arrivals::default(),
@@ -210,19 +223,18 @@ impl House {
             None => Err(guest),
         };
         refused.map_err(|guest| {
-            guest.handle.heeded(told::MOVE);
+            guest.handle().heeded(told::MOVE);
             Box::new(guest)
         })
     }
 
-    /// Notes that the calling thread is logging a client in.
-    pub fn login_begins(&self, id: u64) {
+    /// Notes that the calling thread is logging a client in, until what is returned is dropped.
+    pub fn login_begins(self: &Arc<House>, id: u64) -> LoggingIn {
         self.logging_in.lock().insert(id, thread::number());
-    }
-
-    /// Notes that it is no longer.
-    pub fn login_ends(&self, id: u64) {
-        self.logging_in.lock().remove(&id);
+        LoggingIn {
+            house: Arc::clone(self),
+            id,
+        }
     }
 
     /// How many are logging in.

@@ -1,4 +1,8 @@
-//! Getting a live connection out of a pool: the only place where a thread waits in a pool's queue.
+//! What a session has of its pool: a place in the queue, or a live connection out of it. The only place
+//! where a thread waits in a pool's queue.
+//!
+//! Invariant: a connection that was lent is given back or written off exactly once, and a place in the
+//! queue is given up, also if the thread that has them panics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,15 +13,6 @@ use crate::pool::totals::Work;
 use crate::pool::waiter::{Provenance, Waiter};
 use crate::server::backend::Connection;
 use crate::server::login::ConnectError;
-
-/// A connection that was alive when it was looked at.
-#[derive(Debug)]
-pub struct LentOut {
-    /// The connection.
-    pub connection: Connection,
-    /// How long it took to get it.
-    pub waited: Duration,
-}
 
 /// Why there is none.
 #[derive(Debug)]
@@ -48,81 +43,187 @@ impl From<NoConnection> for NotLent {
 /// machine does, and saves a call to the kernel for each transaction of a busy client.
 const FRESH: Duration = Duration::from_millis(1);
 
-/// Takes a connection that lies idle and is alive, if there is one and nobody is in front of us. Dead
-/// ones on the way are written off.
-///
-/// # Errors
-/// [`NotLent::Closed`].
-pub fn obtain_at_once(
-    pool: &Arc<Pool>,
-    waiter: &Arc<Waiter>,
-    now: Moment,
-) -> Result<Option<Connection>, NotLent> {
-    let mut request = pool.request(waiter)?;
-    loop {
-        match request {
-            Request::Queued => return Ok(None),
-            Request::Met(connection)
-                if now.since(connection.backend.used_at) < FRESH || is_alive(&connection) =>
-            {
-                return Ok(Some(connection));
-            }
-            Request::Met(connection) => {
-                bury(pool, connection);
-                request = pool.request_again(waiter)?;
+/// What a session has of its pool.
+#[derive(Debug)]
+pub struct Claim {
+    /// The pool.
+    pool: Arc<Pool>,
+    waiter: Arc<Waiter>,
+    /// The pool counts a connection as lent to us.
+    lent: bool,
+    /// The waiter has a place in the pool's queue.
+    queued: bool,
+}
+
+impl Claim {
+    /// Nothing yet, or, if it is `lent`, a connection that the pool counts already.
+    pub fn new(pool: Arc<Pool>, waiter: Arc<Waiter>, lent: bool) -> Claim {
+        Claim {
+            pool,
+            waiter,
+            lent,
+            queued: false,
+        }
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Whether there is a place in the queue.
+    pub fn is_queued(&self) -> bool {
+        self.queued
+    }
+
+    /// From now on it is another pool. What there is of the old one is given up.
+    pub fn turn_to(&mut self, pool: Arc<Pool>) {
+        self.give_up();
+        self.pool = pool;
+    }
+
+    /// Takes a connection that lies idle and is alive, if there is one and nobody is in front of us; else
+    /// there is a place in the queue now. Dead ones on the way are written off.
+    ///
+    /// # Errors
+    /// [`NotLent::Closed`].
+    pub fn obtain_at_once(&mut self, now: Moment) -> Result<Option<Connection>, NotLent> {
+        let mut request = self.pool.request(&self.waiter)?;
+        loop {
+            match self.note(request) {
+                None => return Ok(None),
+                Some(connection)
+                    if now.since(connection.backend.used_at) < FRESH || is_alive(&connection) =>
+                {
+                    return Ok(Some(connection));
+                }
+                Some(connection) => {
+                    self.bury(connection);
+                    request = self.pool.request_again(&self.waiter)?;
+                }
             }
         }
     }
-}
 
-/// Waits in the queue, where the waiter has a place, for a connection that is alive.
-///
-/// # Errors
-/// [`NotLent`]; the place in the queue is given up.
-pub fn wait(
-    pool: &Arc<Pool>,
-    waiter: &Arc<Waiter>,
-    deadline: Moment,
-    told: &dyn Fn() -> bool,
-) -> Result<Connection, NotLent> {
-    loop {
-        let (mut connection, how) = pool.wait(waiter, deadline, told)?;
-        if how == Provenance::Hand {
-            // Its last user has heard from the server a moment ago: as good as a look at the socket.
-            return Ok(connection);
-        }
+    /// Asks on behalf of one who has waited since `since`, in another process or another life: its place
+    /// in the queue is by that moment. A connection that is there at once is returned.
+    ///
+    /// # Errors
+    /// [`NotLent::Closed`].
+    pub fn request_since(&mut self, since: Moment) -> Result<Option<Connection>, NotLent> {
+        let request = self.pool.request_since(&self.waiter, since)?;
+        Ok(self.note(request))
+    }
+
+    /// Waits in the queue, where there is a place, for a connection that is alive.
+    ///
+    /// # Errors
+    /// [`NotLent`]; the place in the queue is given up.
+    pub fn wait(
+        &mut self,
+        deadline: Moment,
+        told: &dyn Fn() -> bool,
+    ) -> Result<Connection, NotLent> {
         loop {
-            if is_alive(&connection) {
+            let outcome = self.pool.wait(&self.waiter, deadline, told);
+            self.queued = false;
+            let (mut connection, how) = outcome?;
+            self.lent = true;
+            if how == Provenance::Hand {
+                // Its last user has heard from the server a moment ago: as good as a look at the socket.
                 return Ok(connection);
             }
-            bury(pool, connection);
-            match pool.request_again(waiter)? {
-                Request::Met(next) => connection = next,
-                Request::Queued => break,
+            loop {
+                if is_alive(&connection) {
+                    return Ok(connection);
+                }
+                self.bury(connection);
+                let request = self.pool.request_again(&self.waiter)?;
+                match self.note(request) {
+                    Some(next) => connection = next,
+                    None => break,
+                }
             }
         }
     }
+
+    /// Takes a connection, waiting for it if need be.
+    ///
+    /// # Errors
+    /// [`NotLent`].
+    pub fn obtain(
+        &mut self,
+        deadline: Moment,
+        told: &dyn Fn() -> bool,
+    ) -> Result<Connection, NotLent> {
+        match self.obtain_at_once(Moment::now())? {
+            Some(connection) => Ok(connection),
+            None => self.wait(deadline, told),
+        }
+    }
+
+    /// Gives the clean connection back, as of `now`, with what was done with it.
+    pub fn give_back(&mut self, connection: Connection, work: &Work, now: Moment) {
+        self.lent = false;
+        self.pool.give_back(connection, work, now);
+    }
+
+    /// The connection is gone for good; with what was done with it.
+    pub fn write_off(&mut self, work: &Work) {
+        self.lent = false;
+        self.pool.write_off(work);
+    }
+
+    /// Gives up the place in the queue, if there is one; it can be had again by the time it was taken.
+    pub fn leave_queue(&mut self) {
+        if std::mem::take(&mut self.queued) {
+            self.pool.leave(&self.waiter);
+        }
+    }
+
+    /// Lets go of the pool while the connection, if there is one, stays lent: somebody else has it now.
+    pub fn hand_on(mut self) -> Arc<Pool> {
+        self.leave_queue();
+        self.lent = false;
+        Arc::clone(&self.pool)
+    }
+
+    fn note(&mut self, request: Request) -> Option<Connection> {
+        match request {
+            Request::Met(connection) => {
+                self.lent = true;
+                Some(connection)
+            }
+            Request::Queued => {
+                self.queued = true;
+                None
+            }
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.leave_queue();
+        if self.lent {
+            self.write_off(&Work::default());
+        }
+    }
+
+    fn bury(&mut self, connection: Connection) {
+        log::warn!(
+            "[{}@{}] server connection pid={} was closed by PostgreSQL while it lay idle",
+            self.pool.user,
+            self.pool.database,
+            connection.backend.key.process_id
+        );
+        drop(connection);
+        self.write_off(&Work::default());
+    }
 }
 
-/// Takes a connection, waiting for it if need be.
-///
-/// # Errors
-/// [`NotLent`].
-pub fn obtain(
-    pool: &Arc<Pool>,
-    waiter: &Arc<Waiter>,
-    deadline: Moment,
-    told: &dyn Fn() -> bool,
-) -> Result<LentOut, NotLent> {
-    let began = Moment::now();
-    let connection = match obtain_at_once(pool, waiter, began)? {
-        Some(connection) => connection,
-        None => wait(pool, waiter, deadline, told)?,
-    };
-    Ok(LentOut {
-        connection,
-        waited: began.elapsed(),
-    })
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.give_up();
+    }
 }
 
 /// One call to the kernel for each use of a connection: nothing of a request is sent to a server that has
@@ -131,13 +232,41 @@ fn is_alive(connection: &Connection) -> bool {
     connection.stream.is_silent()
 }
 
-fn bury(pool: &Arc<Pool>, connection: Connection) {
-    log::warn!(
-        "[{}@{}] server connection pid={} was closed by PostgreSQL while it lay idle",
-        pool.user,
-        pool.database,
-        connection.backend.key.process_id
-    );
-    drop(connection);
-    pool.write_off(&Work::default());
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::tests::{LONG, Server, plan, pool_of, until};
+
+    #[test]
+    fn who_panics_leaves_neither_a_connection_nor_a_place_in_the_queue() {
+        let server = Server::start();
+        let pool = pool_of(plan(&server, 1));
+        let panics = |deadline: Moment| {
+            let mut claim = Claim::new(Arc::clone(&pool), Arc::default(), false);
+            std::thread::spawn(move || {
+                let Ok(None) = claim.obtain_at_once(Moment::now()) else {
+                    panic!("there was one");
+                };
+                if deadline > Moment::now() {
+                    claim.wait(deadline, &|| false).unwrap();
+                }
+                panic!("on purpose");
+            })
+            .join()
+            .unwrap_err()
+        };
+        panics(Moment::now().after(LONG));
+        assert_eq!(pool.snapshot().lent, 0);
+        pool.pause();
+        panics(Moment::now());
+        assert_eq!(pool.snapshot().waiting, 0);
+        pool.resume();
+        let mut claim = Claim::new(Arc::clone(&pool), Arc::default(), false);
+        let never = || false;
+        let connection = claim.obtain(Moment::now().after(LONG), &never).unwrap();
+        claim.give_back(connection, &Work::default(), Moment::now());
+        until("it is idle", || pool.snapshot().idle == 1);
+        drop(claim);
+        assert_eq!((pool.snapshot().lent, pool.snapshot().idle), (0, 1));
+    }
 }

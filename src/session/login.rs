@@ -14,7 +14,7 @@ use super::ending::no_server;
 use super::guest::{AtConsole, Guest, Reply, Resting, What};
 use super::house::{House, Place, Stage};
 use super::lend::NotLent;
-use super::registry::{Cancel, Handle, Identity, process_id, told};
+use super::registry::{Cancel, Entry, Handle, Identity, process_id, told};
 use super::session::Session;
 use crate::auth::challenge::{Challenge, StandIn};
 use crate::auth::hba::{self, Client, Transport};
@@ -161,7 +161,7 @@ fn forward(out: &mut Vec<u8>, fields: &crate::wire::error::ErrorFields) {
 
 /// A client that is in, but whose connection is still that of the login.
 struct Arrived {
-    handle: Arc<Handle>,
+    entry: Entry,
     place: Place,
     /// `None` for the console.
     session: Option<(Arc<Pool>, Box<Session>)>,
@@ -187,7 +187,7 @@ impl Arrived {
             }),
         };
         Guest {
-            handle: self.handle,
+            entry: self.entry,
             place: self.place,
             what,
         }
@@ -394,7 +394,7 @@ impl Login<'_> {
         let effect =
             client_settings::settle(startup.settings, &pool, &waiter, &told).map_err(unsettled)?;
         let chosen = effect.chosen(&names);
-        let handle = self.enter(Identity {
+        let entry = self.enter(Identity {
             id: self.id,
             secret: secret.clone(),
             database: startup.database.clone(),
@@ -404,7 +404,7 @@ impl Login<'_> {
             connected_at: self.connected_at,
             console: false,
         });
-        self.greet(dialogue, &handle, &effect.reported)?;
+        self.greet(dialogue, entry.handle(), &effect.reported)?;
         let session = Session::new(
             self.id,
             secret,
@@ -418,7 +418,7 @@ impl Login<'_> {
             Arc::new(chosen),
         );
         Ok(Arrived {
-            handle,
+            entry,
             place,
             session: Some((pool, Box::new(session))),
         })
@@ -469,7 +469,7 @@ impl Login<'_> {
         ] {
             parameters.set(key, value.as_bytes());
         }
-        let handle = self.enter(Identity {
+        let entry = self.enter(Identity {
             id: self.id,
             secret,
             database: startup.database,
@@ -479,17 +479,17 @@ impl Login<'_> {
             connected_at: self.connected_at,
             console: true,
         });
-        self.greet(dialogue, &handle, &parameters)?;
+        self.greet(dialogue, entry.handle(), &parameters)?;
         Ok(Arrived {
-            handle,
+            entry,
             place,
             session: None,
         })
     }
 
-    fn enter(&self, who: Identity) -> Arc<Handle> {
-        let handle = Arc::new(Handle::new(who));
-        self.house.sessions.enter(&handle);
+    fn enter(&self, who: Identity) -> Entry {
+        let entry = self.house.sessions.enter(Handle::new(who));
+        let handle = entry.handle();
         if self.house.is_moving() {
             handle.tell(told::MOVE);
         }
@@ -500,7 +500,7 @@ impl Login<'_> {
             Stage::Draining => handle.tell(told::DRAIN),
             Stage::Stopping => handle.tell(told::STOP),
         }
-        handle
+        entry
     }
 
     /// ParameterStatus for each parameter, BackendKeyData, ReadyForQuery.
@@ -516,11 +516,7 @@ impl Login<'_> {
         }
         backend::backend_key_data(&mut greeting, process_id(handle.id), &handle.secret);
         backend::ready_for_query(&mut greeting, TransactionStatus::Idle);
-        let sent = dialogue.send(&greeting);
-        if sent.is_err() {
-            self.house.sessions.leave(handle.id);
-        }
-        Ok(sent?)
+        Ok(dialogue.send(&greeting)?)
     }
 }
 

@@ -282,6 +282,26 @@ pub struct Registry {
     next_id: AtomicU64,
 }
 
+/// A session's entry in the registry: dropping it takes the session out.
+#[derive(Debug)]
+pub struct Entry {
+    registry: Arc<Registry>,
+    handle: Arc<Handle>,
+}
+
+impl Entry {
+    /// The session's handle.
+    pub fn handle(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.registry.sessions.write().remove(&self.handle.id);
+    }
+}
+
 /// The process id a session shows its client: its number, wrapped to what the field holds and never 0.
 pub fn process_id(id: u64) -> i32 {
     i32::try_from(id % 0x7fff_ffff).unwrap_or(0) + 1
@@ -304,13 +324,18 @@ impl Registry {
     }
 
     /// Enters a session.
-    pub fn enter(&self, handle: &Arc<Handle>) {
-        self.sessions.write().insert(handle.id, Arc::clone(handle));
+    pub fn enter(self: &Arc<Registry>, handle: Handle) -> Entry {
+        let handle = Arc::new(handle);
+        self.sessions.write().insert(handle.id, Arc::clone(&handle));
+        Entry {
+            registry: Arc::clone(self),
+            handle,
+        }
     }
 
-    /// Takes a session out.
-    pub fn leave(&self, id: u64) {
-        self.sessions.write().remove(&id);
+    /// The session with this number.
+    pub fn find(&self, id: u64) -> Option<Arc<Handle>> {
+        self.sessions.read().get(&id).cloned()
     }
 
     /// All sessions, in the order of their numbers.

@@ -23,7 +23,7 @@ impl Driver {
     /// Ends the session: the client's last words go out, the server connection is settled, and then the
     /// client's side is closed so that the words arrive.
     pub(super) fn end(mut self, ending: &Ending) {
-        self.leave_queue();
+        self.claim.leave_queue();
         if self.session.phase() != Phase::Idle && self.session.lent.is_none() {
             self.session.enter(Phase::Idle);
         }
@@ -39,7 +39,7 @@ impl Driver {
         }
         self.settle_server(ending);
         let work = self.take_work();
-        self.pool.add_work(&work);
+        self.claim.pool().add_work(&work);
         self.handle.show(Activity::Idle);
         if reachable {
             self.client.finish(&words, LAST_WORDS_LIMIT);

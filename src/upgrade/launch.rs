@@ -3,20 +3,27 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use socket2::SockRef;
 
 use crate::net::clock::Moment;
+use crate::net::wait::{Interest, wait_briefly};
 
 /// The variable that tells a process that it is a successor, and over which descriptor.
 pub const VARIABLE: &str = "PG_DOORMAN_HANDOVER_FD";
 
 /// How often it is looked whether the test is over.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// Bytes of what the new binary says that are kept for the log.
+const MOST_SAID: usize = 4096;
 
 /// How this process was started, as remembered at its start: by the time of an upgrade the file may have
 /// been replaced and `/proc/self/exe` may say "(deleted)".
@@ -78,15 +85,21 @@ impl Origin {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            // A group of its own: a wrapper is ended with what it has started.
+            .process_group(0)
             .spawn()
             .map_err(|error| format!("{program} cannot be run: {error}"))?;
         let deadline = Moment::now().after(limit);
+        let mut stderr = child.stderr.take();
+        let mut said = Vec::new();
         let status = loop {
             match child.try_wait() {
                 Ok(Some(status)) => break status,
-                Ok(None) if deadline > Moment::now() => std::thread::sleep(LOOK),
+                Ok(None) if deadline > Moment::now() => {
+                    listen(&mut stderr, &mut said);
+                }
                 Ok(None) => {
-                    end(&mut child);
+                    end_group(&mut child);
                     return Err(format!(
                         "{program} -t did not finish within {limit:?} (upgrade.validate_timeout)"
                     ));
@@ -97,10 +110,9 @@ impl Origin {
         if status.success() {
             return Ok(());
         }
-        let mut said = String::new();
-        if let Some(stderr) = child.stderr.take() {
-            let _ = stderr.take(4096).read_to_string(&mut said);
-        }
+        // What is there now is all: a child of its own may keep the pipe open.
+        while listen(&mut stderr, &mut said) && deadline > Moment::now() {}
+        let said = String::from_utf8_lossy(&said);
         Err(format!("{program} -t ended with {status}: {}", said.trim()))
     }
 
@@ -120,6 +132,50 @@ impl Origin {
             .spawn()
             .map_err(failed)
     }
+}
+
+/// How a process has ended, if it ends within `patience`.
+pub fn ended_within(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let deadline = Moment::now().after(patience);
+    loop {
+        match child.try_wait() {
+            Ok(None) if deadline > Moment::now() => std::thread::sleep(LOOK),
+            Ok(status) => return status,
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Reads what a process says, for as long as [`LOOK`] if it says nothing, and keeps the beginning of it.
+/// True if something came.
+fn listen(stderr: &mut Option<ChildStderr>, said: &mut Vec<u8>) -> bool {
+    let Some(pipe) = stderr else {
+        std::thread::sleep(LOOK);
+        return false;
+    };
+    if !wait_briefly(pipe.as_fd(), Interest::READ, LOOK).unwrap_or(false) {
+        return false;
+    }
+    let mut chunk = [0; 4096];
+    match pipe.read(&mut chunk) {
+        Ok(n) if n > 0 => {
+            let wanted = n.min(MOST_SAID.saturating_sub(said.len()));
+            said.extend_from_slice(&chunk[..wanted]);
+            true
+        }
+        _ => {
+            *stderr = None;
+            false
+        }
+    }
+}
+
+/// Kills a process that leads a group, with its group.
+fn end_group(child: &mut Child) {
+    if let Ok(leader) = i32::try_from(child.id()) {
+        let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+    }
+    end(child);
 }
 
 /// Kills a process and waits until it is dead: only then is it certain that it touches no socket.

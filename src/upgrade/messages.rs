@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use ciborium::Value;
 use serde::{Deserialize, Serialize};
 
 use super::outcome::Outcome;
@@ -42,8 +43,8 @@ pub enum Message {
     Console(Box<MovedConsole>),
     /// The session with this number is the successor's now.
     Accepted(u64),
-    /// The session with this number cannot be taken.
-    Refused(u64, String),
+    /// A session cannot be taken.
+    Refused(Refused),
     /// The server connection with this number is the successor's now.
     AcceptedIdle(u64),
     /// What a pool has done since its state was told.
@@ -52,6 +53,40 @@ pub enum Message {
     Done(Outcome),
     /// The successor has taken all.
     Finished,
+    /// What a newer program may say and this one does not know.
+    #[serde(skip)]
+    Unknown,
+}
+
+/// The names of the messages. A message with another name is passed over, whatever it says.
+const NAMES: [&str; 14] = [
+    "Ready",
+    "Hello",
+    "Listener",
+    "Pool",
+    "Idle",
+    "Open",
+    "Session",
+    "Console",
+    "Accepted",
+    "Refused",
+    "AcceptedIdle",
+    "Work",
+    "Done",
+    "Finished",
+];
+
+/// A session that was not taken.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refused {
+    /// Its number.
+    pub id: u64,
+    /// Why, in words.
+    #[serde(default)]
+    pub why: String,
+    /// Whether it is of no use to try again.
+    #[serde(default)]
+    pub for_good: bool,
 }
 
 /// The successor introduces itself.
@@ -254,7 +289,29 @@ pub fn take(passage: &mut Passage) -> io::Result<Option<(Message, Vec<OwnedFd>)>
     let Some(frame) = passage.take()? else {
         return Ok(None);
     };
-    let message = ciborium::from_reader(frame.body.as_slice())
+    let message = read(&frame.body)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
     Ok(Some((message, frame.descriptors)))
+}
+
+fn read(body: &[u8]) -> Result<Message, ciborium::de::Error<io::Error>> {
+    let read = ciborium::from_reader(body);
+    if read.is_err() && is_unknown(body) {
+        return Ok(Message::Unknown);
+    }
+    read
+}
+
+/// Whether this is a message that has another name than those we know.
+fn is_unknown(body: &[u8]) -> bool {
+    let Ok(value) = ciborium::from_reader::<Value, _>(body) else {
+        return false;
+    };
+    // A name alone, or a map of a name to what belongs to it.
+    let name = match value.as_map().map(Vec::as_slice) {
+        Some([(name, _)]) => name.as_text(),
+        Some(_) => None,
+        None => value.as_text(),
+    };
+    name.is_some_and(|name| !NAMES.contains(&name))
 }

@@ -15,11 +15,12 @@ use parking_lot::Mutex;
 use super::launch::{self, Origin};
 use super::messages::{
     self, Given, GivenIdle, GivenSession, Hello, Listener, Message, MovedConsole, Pool, PoolWork,
-    Standing, VERSION,
+    Refused, Standing, VERSION,
 };
 use super::outcome::Outcome;
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
+use crate::net::process::Process;
 use crate::net::wait::{Interest, Woken, wait};
 use crate::pool::pool;
 use crate::pool::totals::Work;
@@ -42,6 +43,12 @@ const SPARE_DESCRIPTORS: u64 = 64;
 /// The console session that has asked for the upgrade, if one has: it moves last, and is told how it went.
 pub type Asker = Mutex<Option<Guest>>;
 
+/// How long it takes until a session is offered again that could not be taken at the moment.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// How long a process that has closed its end may take to be dead.
+const DYING: Duration = Duration::from_millis(500);
+
 /// What has been sent and not acknowledged.
 enum Pending {
     Session(Guest, Moment),
@@ -59,6 +66,13 @@ struct HandOver<'a> {
     ready: bool,
     finished: bool,
     log_filter: String,
+    on_ready: &'a dyn Fn(u32),
+    /// The process that was started.
+    started: u32,
+    /// The successor, if it is not the process that was started but one of that one's.
+    grandchild: Option<Process>,
+    /// Sessions that could not be taken at the moment, and since when they are back.
+    again: VecDeque<(u64, Moment)>,
     /// What the pools had done when their state was told.
     told_work: Vec<(Arc<pool::Pool>, Work)>,
     parked: Receiver<Guest>,
@@ -80,7 +94,7 @@ pub fn hand_over(
     origin: &Origin,
     log_filter: String,
     asker: &Asker,
-    on_started: impl Fn(u32),
+    on_ready: &dyn Fn(u32),
 ) -> Result<Outcome, String> {
     let settings = house.settings();
     let limits = &settings.upgrade;
@@ -88,7 +102,6 @@ pub fn hand_over(
     let (passage, theirs) = Passage::pair().map_err(|error| format!("no socket pair: {error}"))?;
     let mut child = origin.start(&theirs)?;
     drop(theirs);
-    on_started(child.id());
     let (sender, parked) = unbounded();
     let mut hand_over = HandOver {
         house,
@@ -100,6 +113,10 @@ pub fn hand_over(
         ready: false,
         finished: false,
         log_filter,
+        on_ready,
+        started: child.id(),
+        grandchild: None,
+        again: VecDeque::new(),
         told_work: Vec::new(),
         parked,
         backlog: VecDeque::new(),
@@ -111,9 +128,19 @@ pub fn hand_over(
     match outcome {
         Ok(()) => Ok(hand_over.outcome),
         Err(why) => {
-            let why = describe(&mut child, &why);
+            let mut why = describe(&mut child, &why);
             launch::end(&mut child);
+            if let Some(process) = &hand_over.grandchild {
+                process.end();
+            }
             hand_over.take_back();
+            let lost = hand_over.outcome.moved;
+            if lost > 0 {
+                why = format!(
+                    "{why}; {lost} sessions had moved to it and have ended with it, {} go on here",
+                    house.sessions.len()
+                );
+            }
             Err(why)
         }
     }
@@ -121,9 +148,20 @@ pub fn hand_over(
 
 /// What went wrong, and what the successor's end has to do with it.
 fn describe(child: &mut Child, why: &io::Error) -> String {
-    match child.try_wait() {
-        Ok(Some(status)) => format!("the new process ended with {status} ({why})"),
-        _ => format!("{why}"),
+    let closed = [
+        io::ErrorKind::UnexpectedEof,
+        io::ErrorKind::BrokenPipe,
+        io::ErrorKind::ConnectionReset,
+    ];
+    // A process that dies closes its end before its death can be told.
+    let patience = if closed.contains(&why.kind()) {
+        DYING
+    } else {
+        Duration::ZERO
+    };
+    match launch::ended_within(child, patience) {
+        Some(status) => format!("the new process ended with {status} ({why})"),
+        None => why.to_string(),
     }
 }
 
@@ -162,6 +200,8 @@ impl HandOver<'_> {
             while let Ok(guest) = self.parked.try_recv() {
                 self.backlog.push_back((guest, came));
             }
+            self.offer_again();
+            self.reception.seat_waiting();
             while self.sessions.len() < WINDOW {
                 let Some((guest, since)) = self.backlog.pop_front() else {
                     break;
@@ -269,7 +309,7 @@ impl HandOver<'_> {
 
     fn give_session(&mut self, guest: Guest, since: Moment) -> io::Result<()> {
         let posted = post_guest(&mut self.passage, &guest);
-        let id = guest.handle.id;
+        let id = guest.handle().id;
         self.sessions.insert(id, Pending::Session(guest, since));
         posted
     }
@@ -321,10 +361,11 @@ impl HandOver<'_> {
                         ready.version
                     );
                     check_descriptors(ready.descriptors)?;
+                    self.get_hold_of_successor()?;
                     self.ready = true;
                 }
                 Message::Accepted(id) => self.accepted(id),
-                Message::Refused(id, why) => self.refused(id, &why),
+                Message::Refused(refused) => self.refused(&refused),
                 Message::AcceptedIdle(number) => {
                     if let Some(Pending::Idle(pool, connection)) = self.idle.remove(&number) {
                         drop(connection);
@@ -349,17 +390,51 @@ impl HandOver<'_> {
             What::Pool(resting) if resting.server.is_some() => resting.pool.moved_away(),
             _ => {}
         }
-        self.house.sessions.leave(id);
     }
 
-    /// The successor has no place for the session: it finishes its transaction here.
-    fn refused(&mut self, id: u64, why: &str) {
-        if let Some(Pending::Session(guest, _)) = self.sessions.remove(&id) {
-            log::warn!("{} cannot move: {why}", guest.handle.tag());
-            guest.handle.heeded(told::MOVE);
-            guest.handle.tell(told::REMOVED);
-            self.reception.take_in(guest);
+    /// The successor did not take the session: it goes on here, for the time being or to the end of its
+    /// transaction.
+    fn refused(&mut self, refused: &Refused) {
+        let Some(Pending::Session(guest, _)) = self.sessions.remove(&refused.id) else {
+            return;
+        };
+        let handle = guest.handle();
+        log::warn!("{} cannot move: {}", handle.tag(), refused.why);
+        handle.heeded(told::MOVE);
+        if refused.for_good {
+            handle.tell(told::REMOVED);
+        } else {
+            self.again.push_back((refused.id, Moment::now()));
         }
+        self.reception.take_in([guest]);
+    }
+
+    /// Makes those move that could not be taken a while ago.
+    fn offer_again(&mut self) {
+        let due = |(_, since): &(u64, Moment)| since.elapsed() >= AGAIN;
+        while self.again.front().is_some_and(due) {
+            let Some((id, _)) = self.again.pop_front() else {
+                break;
+            };
+            if let Some(handle) = self.house.sessions.find(id) {
+                handle.tell(told::MOVE);
+            }
+        }
+    }
+
+    /// The process that speaks to us may be a child of the one that was started, if that is a script. What
+    /// has to be dead before anything is taken back is the one that speaks.
+    fn get_hold_of_successor(&mut self) -> io::Result<()> {
+        let mut successor = self.started;
+        if let Some(number) = self.passage.writer() {
+            let writer = u32::try_from(number).map_err(io::Error::other)?;
+            if writer != self.started {
+                self.grandchild = Some(Process::open(number)?);
+                successor = writer;
+            }
+        }
+        (self.on_ready)(successor);
+        Ok(())
     }
 
     /// The successor is dead. What it had not taken goes on here.
@@ -391,21 +466,20 @@ impl HandOver<'_> {
                 pool.put_back(connection);
             }
         }
-        for guest in guests {
-            guest.handle.heeded(told::MOVE);
-            if guest.awaits_reply() {
-                *self.asker.lock() = Some(guest);
-            } else {
-                self.reception.take_in(guest);
-            }
+        for guest in &guests {
+            guest.handle().heeded(told::MOVE);
         }
+        if let Some(place) = guests.iter().position(Guest::awaits_reply) {
+            *self.asker.lock() = Some(guests.swap_remove(place));
+        }
+        self.reception.take_in(guests);
         self.reception.reopen();
     }
 }
 
 /// Queues a session with copies of its descriptors. Ours stay open: it may come back.
 fn post_guest(passage: &mut Passage, guest: &Guest) -> io::Result<()> {
-    let handle = &guest.handle;
+    let handle = guest.handle();
     let standing = Standing {
         application_name: handle.application_name.clone(),
         transactions: handle.transactions.get(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::getuid;
 
-use super::messages::{self, Hello, Message, Moved, MovedConsole, Ready, VERSION};
+use super::messages::{self, Hello, Message, Moved, MovedConsole, Ready, Refused, VERSION};
 use super::outcome::{self, Outcome};
 use crate::config::Settings;
 use crate::net::clock::Moment;
@@ -20,7 +20,7 @@ use crate::net::stream::Stream;
 use crate::net::thread;
 use crate::net::wait::{Interest, Woken, wait};
 use crate::server::backend::Connection;
-use crate::session::accept::Reception;
+use crate::session::accept::{Reception, Seat};
 use crate::session::guest::{AtConsole, Guest, Reply, Resting, What};
 use crate::session::house::House;
 use crate::session::registry::{Handle, Identity};
@@ -197,7 +197,7 @@ struct Taker {
     passage: Passage,
     taken: usize,
     /// The console session that has asked for the upgrade.
-    asker: Option<Guest>,
+    asker: Option<(Guest, Seat)>,
 }
 
 impl Taker {
@@ -265,8 +265,14 @@ impl Taker {
             server_deadline,
         } = moved;
         let Some(pool) = self.house.pools.find(&session.database, &session.user) else {
-            let why = "its pool is no longer in the configuration".to_owned();
-            return self.say(&Message::Refused(session.id, why));
+            return self.say(&Message::Refused(Refused {
+                id: session.id,
+                why: "its pool is no longer in the configuration".to_owned(),
+                for_good: true,
+            }));
+        };
+        let Some(seat) = self.seat(session.id)? else {
+            return Ok(());
         };
         let mut descriptors = descriptors.into_iter();
         let client = descriptors.next().ok_or_else(|| wrong("no descriptor"))?;
@@ -302,6 +308,7 @@ impl Taker {
             pool.adopt_lent(&mut lent.backend);
         }
         self.take_in(
+            seat,
             handle,
             What::Pool(Resting {
                 pool,
@@ -318,6 +325,9 @@ impl Taker {
         let client = descriptors.pop().ok_or_else(|| wrong("no descriptor"))?;
         let client = Stream::inherit(client, &moved.address);
         let id = moved.id;
+        let Some(seat) = self.seat(id)? else {
+            return Ok(());
+        };
         let handle = self.handle(
             Identity {
                 id,
@@ -340,6 +350,7 @@ impl Taker {
             Reply::Owed(moved.owed)
         };
         self.take_in(
+            seat,
             handle,
             What::Console(AtConsole {
                 client,
@@ -352,32 +363,48 @@ impl Taker {
 
     /// Tells who asked for the upgrade how it went.
     fn answer(&mut self, outcome: &Result<Outcome, String>) {
-        if let Some(mut asker) = self.asker.take() {
+        if let Some((mut asker, seat)) = self.asker.take() {
             asker.answer(outcome::reply(outcome));
-            self.reception.take_in(asker);
+            seat.take_in(asker);
         }
     }
 
-    fn handle(&self, who: Identity, standing: &messages::Standing) -> Arc<Handle> {
+    /// A thread for a session, before it is said to be taken. If there is none, that has been said.
+    fn seat(&mut self, id: u64) -> io::Result<Option<Seat>> {
+        match self.reception.seat() {
+            Ok(seat) => Ok(Some(seat)),
+            Err(error) => {
+                self.say(&Message::Refused(Refused {
+                    id,
+                    why: format!(
+                        "the new process could not start a thread for it: {error}; raise the limit of threads (ulimit -u, TasksMax=)"
+                    ),
+                    for_good: false,
+                }))?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn handle(&self, who: Identity, standing: &messages::Standing) -> Handle {
         let handle = Handle::new(who);
         handle.transactions.set(standing.transactions);
         handle.queries.set(standing.queries);
         handle.errors.set(standing.errors);
-        Arc::new(handle)
+        handle
     }
 
-    fn take_in(&mut self, handle: Arc<Handle>, what: What) {
+    fn take_in(&mut self, seat: Seat, handle: Handle, what: What) {
         self.taken += 1;
-        self.house.sessions.enter(&handle);
         let guest = Guest {
-            handle,
+            entry: self.house.sessions.enter(handle),
             place: self.house.admit_moved(),
             what,
         };
         if guest.awaits_reply() {
-            self.asker = Some(guest);
+            self.asker = Some((guest, seat));
         } else {
-            self.reception.take_in(guest);
+            seat.take_in(guest);
         }
     }
 }

@@ -552,7 +552,9 @@ def test_pgbench_does_not_notice(doorman, pg, scale, mode, protocol, background)
     assert not load.done()
     assert pg.pids() == backends
     load.result(30)
-    assert "ERROR" not in one.log() and "WARN" not in one.log()
+    # On a busy machine some of the first connections take their time.
+    assert not [line for line in one.log().splitlines()
+                if ("ERROR" in line or "WARN" in line) and "slow checkout" not in line]
 
 
 @pytest.mark.limit(120)
@@ -665,8 +667,13 @@ def test_the_program_does_not_do(scene, script):
 
 def test_the_program_talks_without_end_when_tested(scene):
     """More than fits into a pipe."""
-    scene.install("head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 1")
-    scene.one.fail_to_upgrade()
+    talk = "head -c 1000000 /dev/zero | tr '\\0' x >&2"
+    scene.install(f"{talk}; exit 1")
+    assert "-t ended with exit status: 1: xxx" in scene.one.fail_to_upgrade()
+    scene.check()
+    scene.install(f'{talk}; exec {binary()} "$@"')
+    scene.one.upgrade()
+    scene.pid = scene.one.process.pid
     scene.check()
 
 
@@ -706,36 +713,6 @@ def test_sigterm_during_an_upgrade_stops_all(doorman):
     one.signal(signal.SIGTERM)
     assert one.wait() == 0
     wait_until(lambda: not one.processes())
-
-
-def test_the_successor_stops_half_way(doorman):
-    """It is stopped once it has begun to take sessions: those it had not taken go on, on the old process."""
-    one = doorman(upgrade={"timeout": "500ms"})
-    crowd = [one.raw() for _ in range(300)]
-    one.signal(signal.SIGUSR2)
-    pid = wait_until(one.successor)
-    wait_until(lambda: "Accepting connections" in one.log().rpartition("new process is ready")[2])
-    os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: "UPGRADE ABANDONED" in one.log() or "upgrade complete" in one.log())
-    if "upgrade complete" in one.log():
-        os.kill(pid, signal.SIGCONT)
-        one.process.wait()
-        one.process = Successor(pid)
-        return
-    one.abandoned()
-    served = cut = 0
-    for raw in crowd:
-        try:
-            raw.send(query("select 1"))
-            if rows(raw.read_until("Z")) == [[b"1"]]:
-                served += 1
-            else:
-                cut += 1
-        except (ConnectionError, AssertionError):
-            cut += 1
-    assert served + cut == 300
-    assert one.serves()
-    wait_until(lambda: len(clients(one)) == served)
 
 
 @pytest.mark.limit(120)
