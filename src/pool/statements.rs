@@ -57,6 +57,9 @@ struct Shelf {
 impl Shelf {
     fn find(&mut self, definition: &[u8]) -> Option<Arc<Statement>> {
         let found = self.statements.get(definition)?;
+        if found.statement.is_retired() {
+            return None;
+        }
         self.tick += 1;
         found.used.store(self.tick, Ordering::Relaxed);
         Some(Arc::clone(&found.statement))
@@ -64,7 +67,7 @@ impl Shelf {
 
     fn place(&mut self, statement: &Arc<Statement>) {
         self.tick += 1;
-        self.statements.insert(ByDefinition {
+        self.statements.replace(ByDefinition {
             statement: Arc::clone(statement),
             used: AtomicU64::new(self.tick),
         });
@@ -111,11 +114,8 @@ impl Statements {
         }
         let text_end = definition.iter().position(|&b| b == 0);
         // A text may be long: it is looked through and copied without the lock.
-        let mut statement = Statement {
-            number: 0,
-            definition: definition.to_vec(),
-            traces: traces::scan(&definition[..text_end.unwrap_or(definition.len())]),
-        };
+        let text = &definition[..text_end.unwrap_or(definition.len())];
+        let mut statement = Statement::new(0, definition.to_vec(), traces::scan(text));
         let mut shelf = self.0.lock();
         let found = if large { None } else { shelf.find(definition) };
         if let Some(found) = found {

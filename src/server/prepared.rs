@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde::{Deserialize, Serialize};
 
 use super::traces::Traces;
@@ -21,7 +23,7 @@ pub const LARGE: usize = 16 * 1024;
 const MUCH_SURPLUS: usize = 128;
 
 /// A statement that clients have prepared.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Statement {
     /// Its number, unique in this process and among its successors.
     pub number: u64,
@@ -29,9 +31,40 @@ pub struct Statement {
     pub definition: Vec<u8>,
     /// What running it may leave behind, by the words in its text.
     pub traces: Traces,
+    /// Its plan has become stale somewhere: it is to be parsed anew, under another number.
+    #[serde(skip)]
+    retired: AtomicBool,
 }
 
+impl PartialEq for Statement {
+    fn eq(&self, other: &Statement) -> bool {
+        self.number == other.number && self.definition == other.definition
+    }
+}
+
+impl Eq for Statement {}
+
 impl Statement {
+    /// A statement with this number.
+    pub fn new(number: u64, definition: Vec<u8>, traces: Traces) -> Statement {
+        Statement {
+            number,
+            definition,
+            traces,
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets nobody use it any more.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it must not be used any more.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
     /// Whether it is too large to be kept beyond its use.
     pub fn is_large(&self) -> bool {
         self.definition.len() > LARGE
@@ -104,7 +137,7 @@ impl Prepared {
     }
 
     /// Puts a statement aside, to be closed.
-    fn put_aside(&mut self, number: u64) {
+    pub fn put_aside(&mut self, number: u64) {
         self.passing.remove(&number);
         if self.statements.remove(&number).is_some() {
             self.surplus.insert(number);

@@ -321,7 +321,10 @@ impl Driver {
             Err(Lost(how)) => return self.lose_server(&how),
         };
         let before = self.session.phase();
+        let unread = self.session.client.unread.len();
         let step = self.session.take_from_server(input.bytes(), &mut self.out);
+        // A request may be taken up again.
+        self.starved &= self.session.client.unread.len() == unread;
         let consumed = match step {
             Ok(consumed) => consumed,
             Err(desync) => {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::relay::expected::Queue;
+use super::relay::stale::Kept;
 use super::relay::unsettled::Unsettled;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
@@ -84,6 +85,9 @@ pub struct Lent {
     pub forgetting: bool,
     /// The client has begun a batch of the extended protocol and has not ended it with a Sync.
     pub batch_open: bool,
+    /// The batch under way, as far as it can be sent again.
+    #[serde(default)]
+    pub kept: Kept,
     /// The server has said its last words and will close the connection.
     pub ended: bool,
     /// A statement of the pooler's own has failed with this error: the connection cannot be used.
@@ -186,6 +190,9 @@ pub struct Session {
     pub abandoned: bool,
     /// A request was refused: what the client sends is dropped up to its next Sync.
     pub refusing: bool,
+    /// Its next request is taken up again because a plan was stale: it will not misread the new one's rows.
+    #[serde(default)]
+    pub begins_again: bool,
     /// What it has done since its pool was last told.
     pub work: Work,
 }
@@ -223,6 +230,7 @@ impl Session {
             lent: None,
             abandoned: false,
             refusing: false,
+            begins_again: false,
             work: Work::default(),
         }
     }

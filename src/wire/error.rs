@@ -34,6 +34,8 @@ pub struct ErrorFields {
     pub code: String,
     /// The primary message.
     pub message: String,
+    /// The routine in PostgreSQL's source that found it.
+    pub routine: String,
 }
 
 impl ErrorFields {
@@ -54,6 +56,7 @@ impl ErrorFields {
                 b'S' if fields.severity.is_empty() => fields.severity = text(),
                 b'C' => fields.code = text(),
                 b'M' => fields.message = text(),
+                b'R' => fields.routine = text(),
                 _ => {}
             }
             body = rest;

@@ -83,6 +83,9 @@ pub struct Expected {
     pub deliver: Deliver,
     /// What is taken back if it never comes.
     pub undo: Option<Box<Undo>>,
+    /// The statement that it is about, if it is one that follows its client.
+    #[serde(default)]
+    pub statement: Option<u64>,
 }
 
 impl Expected {
@@ -97,6 +100,17 @@ impl Expected {
             reply,
             deliver: Deliver::Forward,
             undo: None,
+            statement: None,
+        }
+    }
+
+    /// A reply that takes something back if it never comes.
+    pub fn undoing(reply: Reply, deliver: Deliver, undo: Undo) -> Expected {
+        Expected {
+            reply,
+            deliver,
+            undo: Some(Box::new(undo)),
+            statement: None,
         }
     }
 
@@ -106,6 +120,7 @@ impl Expected {
             reply,
             deliver: Deliver::Swallow,
             undo: None,
+            statement: None,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::expected::{Expected, Reply};
 use super::pieces::Output;
+use super::stale::Kept;
 use super::unsettled::Unsettled;
 use crate::pool::plan::Mode;
 use crate::server::backend::Backend;
@@ -50,6 +51,7 @@ impl Session {
             barrier: false,
             forgetting: false,
             batch_open: false,
+            kept: Kept::default(),
             ended: false,
             spoiled: None,
             since: now,

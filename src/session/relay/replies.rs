@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::expected::{Deliver, Expected, Refusal, Reply};
 use super::pieces::Output;
+use super::stale::is_stale_plan;
 use crate::net::clock::Moment;
 use crate::server::prepared::PREFIX;
 use crate::server::traces::Traces;
@@ -94,6 +95,17 @@ impl Session {
             if content_matters && n < head.whole() && head.whole() <= LONGEST_READ {
                 break;
             }
+            if head.kind == backend::PARAMETER_DESCRIPTION && head.whole() <= LONGEST_READ {
+                match self.is_followed_by_stale(&rest[n..], n == head.whole()) {
+                    None => break,
+                    Some(false) => {}
+                    Some(true) => {
+                        // It is given once more when the request is taken up again.
+                        at += n;
+                        continue;
+                    }
+                }
+            }
             let body = (n == head.whole()).then(|| &rest[HEADER..n]);
             let fate = self.reply(head, body, out)?;
             let dropped = self.abandoned || fate != Fate::Pass;
@@ -119,6 +131,25 @@ impl Session {
             self.end_turn(out);
         }
         Ok(at)
+    }
+
+    /// Whether the ParameterDescription at hand, `whole` or not, is followed by an error that is kept from
+    /// the client: PostgreSQL notices only then that the plan is stale. `None`: that is not known yet.
+    fn is_followed_by_stale(&self, behind: &[u8], whole: bool) -> Option<bool> {
+        let lent = self.lent.as_ref()?;
+        let of_statement = lent
+            .expected
+            .front()
+            .is_some_and(|front| front.statement.is_some());
+        if !of_statement || self.place_to_begin_again(lent).is_none() {
+            return Some(false);
+        }
+        let next = frame::header(behind).ok().flatten().filter(|_| whole)?;
+        if next.kind != backend::ERROR_RESPONSE || next.whole() > LONGEST_READ {
+            return Some(false);
+        }
+        let error = ErrorFields::parse(behind.get(HEADER..next.whole())?);
+        Some(is_stale_plan(&error))
     }
 
     /// Sends the replies of the pooler's own that are next.
@@ -358,13 +389,11 @@ impl Session {
     /// An error: what is still expected up to the next Sync will not come, and is taken back.
     fn error(&mut self, body: Option<&[u8]>, out: &mut Output) -> Fate {
         let phase = self.phase();
+        let fields = body.map(ErrorFields::parse).unwrap_or_default();
+        let stale = self.finds_stale(&fields);
         let Some(lent) = &mut self.lent else {
             return Fate::Drop;
         };
-        if phase == Phase::Serving {
-            self.work.errors += 1;
-        }
-        let fields = body.map(ErrorFields::parse).unwrap_or_default();
         log::debug!(
             "[{}@{} #c{}] server error pid={}: {fields}",
             self.user,
@@ -385,6 +414,16 @@ impl Session {
         let undo = head.and_then(|head| head.undo.as_mut());
         let refusal = undo.and_then(|undo| undo.refusal.take());
         self.take_back();
+        if let Some((number, place)) = stale {
+            self.retire(number);
+            if let Some(place) = place {
+                self.begin_again(place, out);
+                return Fate::Drop;
+            }
+        }
+        if phase == Phase::Serving {
+            self.work.errors += 1;
+        }
         if !for_client {
             return Fate::Drop;
         }

@@ -97,13 +97,26 @@ impl Session {
                 break;
             };
             match self.request(head, at, &input[at..], statements, out)? {
-                Step::Took(n) => at += n,
+                Step::Took(n) => {
+                    self.keep(&input[at..at + n]);
+                    at += n;
+                }
                 Step::NeedsMore | Step::MustWait => break,
                 Step::NeedsServer => return Ok((at, Wants::Server)),
                 Step::Terminated => return Ok((at + HEADER, Wants::End)),
             }
         }
         Ok((at, Wants::More))
+    }
+
+    /// Keeps what has been taken, should the server want to be asked again.
+    fn keep(&mut self, taken: &[u8]) {
+        let Some(lent) = &mut self.lent else { return };
+        if self.client.frame.left == 0 {
+            lent.kept.add(taken);
+        } else {
+            lent.kept.give_up();
+        }
     }
 
     /// Bytes of a message that are awaited before a server connection is taken for it.
@@ -214,6 +227,20 @@ impl Session {
             return Ok(self.begin(head, at, rest, true, out));
         }
         match head.kind {
+            frontend::PARSE
+            | frontend::BIND
+            | frontend::DESCRIBE
+            | frontend::EXECUTE
+            | frontend::CLOSE
+                if !lent.batch_open =>
+            {
+                let alone = lent.expected.is_empty() && !lent.backend.in_transaction();
+                lent.kept.begin(alone && self.rules.follow_statements);
+            }
+            frontend::QUERY | frontend::FUNCTION_CALL => lent.kept.begin(false),
+            _ => {}
+        }
+        match head.kind {
             frontend::QUERY => {
                 lent.batch_open = false;
                 let text = rest.get(HEADER..).unwrap_or_default();
@@ -273,7 +300,7 @@ impl Session {
             }
             _ => {
                 lent.batch_open = true;
-                self.name_statement(head, at, rest, out)
+                self.name_statement(head, at, rest, statements, out)
             }
         }
     }

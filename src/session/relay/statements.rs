@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
 use super::pieces::Output;
 use super::requests::{Step, Violation};
+use super::stale;
 use super::unsettled::Open;
 use crate::pool::statements::Statements;
 use crate::server::prepared::{PREFIX, Statement};
@@ -61,11 +62,7 @@ impl Session {
                 name: Some((name, Some(meant))),
                 ..Undo::default()
             };
-            let answer = Expected {
-                reply: Reply::Deallocated,
-                deliver: Deliver::Produce,
-                undo: Some(Box::new(undo)),
-            };
+            let answer = Expected::undoing(Reply::Deallocated, Deliver::Produce, undo);
             self.expect(answer, out);
         }
         Some(self.begin(head, at, rest, true, out))
@@ -94,11 +91,7 @@ impl Session {
                 not_closed: Some(number),
                 ..Undo::default()
             };
-            let closed = Expected {
-                reply: Reply::Close,
-                deliver: Deliver::Swallow,
-                undo: Some(Box::new(undo)),
-            };
+            let closed = Expected::undoing(Reply::Close, Deliver::Swallow, undo);
             self.expect(closed, out);
         }
     }
@@ -172,7 +165,9 @@ impl Session {
         let definition = renamed.as_deref().unwrap_or(definition);
         let known = self.statements.get(name).cloned();
         let statement = match &known {
-            Some(known) if known.definition == definition => Arc::clone(known),
+            Some(known) if known.definition == definition && !known.is_retired() => {
+                Arc::clone(known)
+            }
             _ => statements.intern(definition, self.rules.prepared_cache),
         };
         // The unnamed statement is replaced, whatever it was.
@@ -239,15 +234,18 @@ impl Session {
             Deliver::Forward
         };
         lent.unsettled.add(Open::Name(name));
-        self.expect(
-            Expected {
-                reply: Reply::Parse,
-                deliver,
-                undo: Some(Box::new(undo)),
-            },
-            out,
-        );
+        self.expect(Expected::undoing(Reply::Parse, deliver, undo), out);
         Ok(Step::Took(head.whole()))
+    }
+
+    /// The statement itself, or, if it must not be used any more, the one with the same definition that
+    /// may.
+    fn current(&self, statement: Arc<Statement>, statements: &Statements) -> Arc<Statement> {
+        if statement.is_retired() {
+            statements.intern(&statement.definition, self.rules.prepared_cache)
+        } else {
+            statement
+        }
     }
 
     /// How many statements the client may have, its unnamed one included.
@@ -281,14 +279,8 @@ impl Session {
             }),
             ..Undo::default()
         };
-        self.expect(
-            Expected {
-                reply: Reply::Refused,
-                deliver: Deliver::Forward,
-                undo: Some(Box::new(undo)),
-            },
-            out,
-        );
+        let refused = Expected::undoing(Reply::Refused, Deliver::Forward, undo);
+        self.expect(refused, out);
     }
 
     /// Puts a Parse in front of a request whose statement this server connection lacks.
@@ -307,17 +299,12 @@ impl Session {
         let name = statement.server_name();
         out.server
             .write(|own| parse_message(own, &name, &statement.definition));
-        self.expect(
-            Expected {
-                reply: Reply::Parse,
-                deliver: Deliver::Swallow,
-                undo: Some(Box::new(Undo {
-                    not_prepared: Some(statement.number),
-                    ..Undo::default()
-                })),
-            },
-            out,
-        );
+        let undo = Undo {
+            not_prepared: Some(statement.number),
+            ..Undo::default()
+        };
+        let parsed = Expected::undoing(Reply::Parse, Deliver::Swallow, undo);
+        self.expect(parsed, out);
     }
 
     /// Bind, Describe or Close: a statement's name is replaced by the one it has on the server.
@@ -326,6 +313,7 @@ impl Session {
         head: Header,
         at: usize,
         rest: &[u8],
+        statements: &Statements,
         out: &mut Output,
     ) -> Result<Step, Violation> {
         let there = &rest[HEADER..rest.len().min(head.whole())];
@@ -362,7 +350,10 @@ impl Session {
         let statement = if of_portal || !self.rules.follow_statements {
             None
         } else {
-            let statement = self.statements.get(name).cloned();
+            let mut statement = self.statements.get(name).cloned();
+            if head.kind != frontend::CLOSE {
+                statement = statement.map(|one| self.current(one, statements));
+            }
             if self.hangs_on(Some(name), statement.as_deref()) {
                 return Ok(Step::MustWait);
             }
@@ -383,14 +374,30 @@ impl Session {
                 name: Some((name.to_vec(), meant)),
                 ..Undo::default()
             };
-            let closed = Expected {
-                reply,
-                deliver: Deliver::Produce,
-                undo: Some(Box::new(undo)),
-            };
+            let closed = Expected::undoing(reply, Deliver::Produce, undo);
             self.expect(closed, out);
             return Ok(self.begin(head, at, rest, true, out));
         }
+        if !self
+            .statements
+            .get(name)
+            .is_some_and(|known| Arc::ptr_eq(known, &statement))
+        {
+            // Its plan was found stale.
+            let behind = rest.get(head.whole()..).unwrap_or_default();
+            let parsed_here = |lent: &Lent| lent.kept.parses(name);
+            let misread = head.kind == frontend::BIND
+                && !self.begins_again
+                && !stale::asks_for_columns(behind)
+                && !self.lent.as_ref().is_some_and(parsed_here);
+            if misread && whole {
+                self.refuse_in_batch(sqlstate::FEATURE_NOT_SUPPORTED, stale::WORDS.into(), out);
+                return Ok(Step::Took(head.whole()));
+            }
+            self.statements
+                .insert(name.to_vec(), Arc::clone(&statement));
+        }
+        self.begins_again = false;
         self.ensure_prepared(&statement, out);
         let server_name = statement.server_name();
         let length = 4 + head.body - name.len() + server_name.len();
@@ -406,7 +413,9 @@ impl Session {
         out.server.pass(at + after..at + end);
         self.client.frame.left = head.whole() - end;
         self.client.frame.dropped = false;
-        self.expect(Expected::forward(reply), out);
+        let mut expected = Expected::forward(reply);
+        expected.statement = Some(statement.number);
+        self.expect(expected, out);
         Ok(Step::Took(end))
     }
 }

@@ -6,6 +6,7 @@
 //! | `simple` | Query and FunctionCall, what may come at any time, what does not fit |
 //! | `batches` | the extended protocol: order, errors, streams cut anywhere |
 //! | `statements` | prepared statements that follow their client |
+//! | `stale` | statements that have to be parsed anew |
 //! | `copy` | COPY, in both protocols |
 //! | `settings` | a connection gets its client's settings |
 //! | `cleaning` | what a client left is undone |
@@ -22,6 +23,7 @@ mod model;
 mod noise;
 mod settings;
 mod simple;
+mod stale;
 mod statements;
 
 use std::path::PathBuf;
@@ -179,6 +181,10 @@ impl Between {
         let input = std::mem::take(&mut self.from_server);
         let step = self.session.take_from_server(&input, &mut out);
         self.collect(&out, &input);
+        // What is to be taken up again is in front of what has come since.
+        let mut again = std::mem::take(&mut self.session.client.unread);
+        again.append(&mut self.from_client);
+        self.from_client = again;
         self.from_server = input[step?..].to_vec();
         self.put_aside();
         Ok(())

@@ -1,0 +1,185 @@
+//! A prepared statement whose plan has become stale: its result has changed its type since it was parsed,
+//! because somebody has altered a table, and PostgreSQL refuses to run it until it is parsed anew
+//! (`RevalidateCachedQuery`, 0A000 "cached plan must not change result type").
+//!
+//! A client that has just parsed its statement, or asks what the result is before it takes it, must not
+//! hear of that: the statement that is stale stands on the server for others' sake. Its request is taken
+//! up again with the statement parsed anew. A client that runs what it prepared long ago without asking
+//! hears of it, as it would from PostgreSQL, because it would misread the rows. Whatever the client hears,
+//! the stale statement is used no more, on no server connection and by no client.
+//!
+//! The invariant: a request is taken up again only if nothing of it has been run, nothing behind it has
+//! been sent, and no reply is given twice.
+
+use serde::{Deserialize, Serialize};
+
+use super::expected::{Deliver, Expected, Reply};
+use super::pieces::Output;
+use crate::session::session::{Lent, Phase, Session};
+use crate::wire::error::ErrorFields;
+use crate::wire::frame::{self, HEADER, Header};
+use crate::wire::{frontend, sqlstate};
+
+/// The most bytes of a batch that are kept to be sent again.
+const MOST_KEPT: usize = 16 * 1024;
+
+/// What PostgreSQL says when it finds a plan stale, and where in its source.
+pub const WORDS: &str = "cached plan must not change result type";
+const ROUTINE: &str = "RevalidateCachedQuery";
+
+/// The batch under way as the client sent it, to be sent again.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Kept {
+    bytes: Vec<u8>,
+    /// The bytes are all of the batch so far, and nothing else is under way.
+    whole: bool,
+}
+
+impl Kept {
+    /// A batch begins; `alone` if nothing else is under way and no transaction block is open.
+    pub fn begin(&mut self, alone: bool) {
+        self.bytes.clear();
+        self.whole = alone;
+    }
+
+    /// Adds a message of the batch.
+    pub fn add(&mut self, message: &[u8]) {
+        if self.whole && self.bytes.len() + message.len() <= MOST_KEPT {
+            self.bytes.extend_from_slice(message);
+        } else {
+            self.whole = false;
+        }
+    }
+
+    /// Gives up: something is under way that cannot be sent again.
+    pub fn give_up(&mut self) {
+        self.whole = false;
+    }
+
+    /// The messages: where each begins, its kind and its body.
+    fn messages(&self) -> impl Iterator<Item = (usize, u8, &[u8])> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let rest = &self.bytes[at..];
+            let head = frame::header(rest).ok()??;
+            let body = rest.get(HEADER..head.whole())?;
+            let start = at;
+            at += head.whole();
+            Some((start, head.kind, body))
+        })
+    }
+
+    /// Whether the batch has parsed a statement under this name.
+    pub fn parses(&self, name: &[u8]) -> bool {
+        self.whole
+            && self.messages().any(|(_, kind, body)| {
+                kind == frontend::PARSE && frame::c_string(body).is_some_and(|(n, _)| n == name)
+            })
+    }
+
+    /// Where the request begins whose reply is due, if `due` requests have not had theirs, and the batch
+    /// can be sent again from there: nothing before it needs to be, and the client does not rely on what
+    /// it has heard of the result before.
+    fn place(&self, due: usize) -> Option<usize> {
+        if !self.whole {
+            return None;
+        }
+        let answered_each = |kind: u8| {
+            matches!(
+                kind,
+                frontend::PARSE
+                    | frontend::BIND
+                    | frontend::DESCRIBE
+                    | frontend::EXECUTE
+                    | frontend::CLOSE
+            )
+        };
+        let requests = self.messages().filter(|(_, kind, _)| answered_each(*kind));
+        let answered = requests.count().checked_sub(due)?;
+        let mut requests = self.messages().filter(|(_, kind, _)| answered_each(*kind));
+        let lost_with_it = |kind: u8| matches!(kind, frontend::BIND | frontend::EXECUTE);
+        if (requests.by_ref().take(answered)).any(|(_, kind, _)| lost_with_it(kind)) {
+            return None;
+        }
+        let (place, kind, body) = requests.next()?;
+        let harmless = match kind {
+            frontend::DESCRIBE => true,
+            frontend::BIND => {
+                let (_, after) = frame::c_string(body)?;
+                let (name, _) = frame::c_string(after)?;
+                let mut then = requests.take_while(|(_, kind, _)| *kind != frontend::EXECUTE);
+                then.any(|(_, kind, _)| kind == frontend::DESCRIBE) || self.parses(name)
+            }
+            _ => false,
+        };
+        harmless.then_some(place)
+    }
+}
+
+/// Whether an error says that a plan is stale.
+pub fn is_stale_plan(error: &ErrorFields) -> bool {
+    error.code == sqlstate::FEATURE_NOT_SUPPORTED
+        && (error.routine == ROUTINE || error.message == WORDS)
+}
+
+/// Whether the client asks what the result is next: `rest` is what it has sent behind a Bind.
+pub fn asks_for_columns(rest: &[u8]) -> bool {
+    let portal = |head: Header| head.kind == frontend::DESCRIBE;
+    frame::header(rest).ok().flatten().is_some_and(portal)
+}
+
+impl Session {
+    /// Whether an error is of a stale plan of one of the statements that follow their clients, and from
+    /// where in its batch the client's request can be taken up again, if it can.
+    pub(super) fn finds_stale(&self, error: &ErrorFields) -> Option<(u64, Option<usize>)> {
+        let lent = self.lent.as_ref()?;
+        let front = lent.expected.front()?;
+        let number = front.statement.filter(|_| is_stale_plan(error))?;
+        Some((number, self.place_to_begin_again(lent)))
+    }
+
+    /// From where in its batch the request whose reply is due can be taken up again.
+    pub(super) fn place_to_begin_again(&self, lent: &Lent) -> Option<usize> {
+        let between = self.client.frame.left == 0 && !self.abandoned;
+        if self.phase() != Phase::Serving || !between || lent.backend.in_transaction() {
+            return None;
+        }
+        let ends = |expected: &&Expected| expected.reply == Reply::Ready;
+        let of_client = |expected: &&Expected| expected.deliver != Deliver::Swallow;
+        let due = lent.expected.iter().filter(of_client).count();
+        let ends = lent.expected.iter().filter(ends).count();
+        lent.kept.place(due - ends)
+    }
+
+    /// Lets nobody use the statement with this number any more.
+    pub(super) fn retire(&mut self, number: u64) {
+        if let Some(lent) = &mut self.lent {
+            lent.backend.prepared.put_aside(number);
+        }
+        let stale = self.statements.values().find(|one| one.number == number);
+        if let Some(stale) = stale {
+            stale.retire();
+        }
+    }
+
+    /// Takes the client's request up again from `place` in its batch. The server has failed it and waits
+    /// for a Sync.
+    pub(super) fn begin_again(&mut self, place: usize, out: &mut Output) {
+        let Some(lent) = &mut self.lent else { return };
+        let mut again = lent.kept.bytes.split_off(place);
+        lent.kept.begin(false);
+        match lent.expected.front_mut() {
+            Some(end) => end.deliver = Deliver::Swallow,
+            None => {
+                lent.skipping = false;
+                lent.batch_open = false;
+                lent.forgetting = false;
+                out.server.write(|own| frontend::bare(own, frontend::SYNC));
+                self.expect(Expected::swallow(Reply::Ready), out);
+            }
+        }
+        again.append(&mut self.client.unread);
+        self.client.unread = again;
+        self.begins_again = true;
+    }
+}
