@@ -119,6 +119,12 @@ def test_asyncpg(drive):
 
 
 @pytest.mark.limit(120)
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_sqlalchemy(drive, driver):
+    drive("/usr/bin/python3", DRIVERS / "sqlalchemy/main.py", DRIVER=driver, PYTHONPATH=str(STATE / "python"))
+
+
+@pytest.mark.limit(120)
 def test_node_postgres(drive):
     drive("node", DRIVERS / "node/main.js", NODE_PATH=str(STATE / "node/node_modules"))
 
