@@ -104,6 +104,12 @@ def java():
 
 
 @pytest.mark.limit(120)
+@pytest.mark.parametrize("protocol", ["simple", "extended", "prepared"])
+def test_pgbench(drive, protocol):
+    drive(DRIVERS / "pgbench/main.sh", PROTOCOL=protocol, PATH=f"{bin_dir()}:{os.environ['PATH']}")
+
+
+@pytest.mark.limit(120)
 def test_psycopg(drive):
     drive("/usr/bin/python3", DRIVERS / "psycopg/main.py")
 
