@@ -16,6 +16,7 @@ use super::relay::pieces::Output;
 use super::relay::requests::Wants;
 use super::session::{Lent, Phase, Session};
 use super::transfer::{Input, Lost, write_owed, write_pieces};
+use super::unfinished::Share;
 use crate::net::clock::Moment;
 use crate::net::stream::Stream;
 use crate::net::wait::{Interest, Readiness, Woken, wait};
@@ -52,6 +53,8 @@ pub struct Driver {
     /// Since when the client has taken nothing of a huge row, and how much it has yet to take of what was
     /// sent.
     pub(super) standing_still: Option<(Moment, usize)>,
+    /// What the client's unfinished message takes.
+    pub(super) unfinished: Share,
 }
 
 impl Driver {
@@ -65,6 +68,7 @@ impl Driver {
         let lent = resting.session.lent.is_some();
         let claim = Claim::new(resting.pool, Arc::clone(&handle.waiter), lent);
         Driver {
+            unfinished: Share::new(&house.unfinished),
             house,
             handle,
             claim,
@@ -308,7 +312,19 @@ impl Driver {
             }
         };
         input.keep(consumed, &mut self.session.client);
-        outcome
+        outcome?;
+        self.count_unfinished()
+    }
+
+    /// Takes account of what the client's unfinished message takes, and refuses what is too much.
+    fn count_unfinished(&mut self) -> Result<(), Ending> {
+        let Some(sum) = self.unfinished.set(self.session.client.unread.len()) else {
+            return Ok(());
+        };
+        match self.house.settings().general.max_memory_usage {
+            Some(limit) if sum > limit => Err(Ending::OutOfMemory(limit)),
+            _ => Ok(()),
+        }
     }
 
     fn serve_server(&mut self) -> Result<(), Ending> {

@@ -19,6 +19,8 @@ pub enum Ending {
     /// The client took nothing of a huge row for this long, and so kept its server connection from
     /// everybody else.
     StoodStill(Duration),
+    /// The clients' unfinished messages, this client's among them, take more than so many bytes.
+    OutOfMemory(u64),
     /// The client broke the protocol.
     Violation(String),
     /// The server ended the connection and has said why.
@@ -63,6 +65,13 @@ impl Ending {
                 sqlstate::CONNECTION_FAILURE,
                 format!("the session's settings could not be made on its server connection: {why}"),
             ),
+            Ending::OutOfMemory(limit) => (
+                sqlstate::OUT_OF_MEMORY,
+                format!(
+                    "Server is temporarily out of memory. The clients' unfinished messages take more than \
+                     {limit} bytes (max_memory_usage). Please try again later."
+                ),
+            ),
             Ending::NoServer(why, code) => (code, why.clone()),
             Ending::PoolRemoved => (
                 sqlstate::POOLER_SHUTDOWN,
@@ -103,6 +112,7 @@ impl Ending {
                 | Ending::SettingsRefused(_)
                 | Ending::NoServer(..)
                 | Ending::StoodStill(_)
+                | Ending::OutOfMemory(_)
         )
     }
 }

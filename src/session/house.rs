@@ -58,6 +58,8 @@ pub struct House {
     pub console: OnceLock<Arc<dyn Console>>,
     /// Connections since the start.
     pub arrivals: Arrivals,
+    /// Bytes that the clients' unfinished messages take.
+    pub(super) unfinished: Arc<AtomicU64>,
     stage: AtomicU8,
     admitted: AtomicUsize,
     /// The threads of connections that have not logged in.
@@ -114,6 +116,7 @@ impl House {
             mock,
             console: OnceLock::new(),
             arrivals: Arrivals::default(),
+            unfinished: Arc::default(),
             stage: AtomicU8::new(Stage::Open as u8),
             admitted: AtomicUsize::new(0),
             logging_in: Mutex::default(),

@@ -23,3 +23,4 @@ pub mod relay;
 pub mod session;
 mod settle;
 mod transfer;
+mod unfinished;

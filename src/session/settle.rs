@@ -27,6 +27,9 @@ impl Driver {
         if self.session.phase() != Phase::Idle && self.session.lent.is_none() {
             self.session.enter(Phase::Idle);
         }
+        // What is unread stays so, and others may need the memory.
+        self.session.client.unread = Vec::new();
+        self.unfinished.set(0);
         let mut words = std::mem::take(&mut self.session.client.owed);
         let reachable = !ending.is_deaf();
         if reachable && self.session.client_is_between_messages() {

@@ -21,6 +21,8 @@ pub const INVALID_CATALOG_NAME: SqlState = "3D000";
 pub const SYNTAX_ERROR: SqlState = "42601";
 /// insufficient_resources: the pooler itself is short of something.
 pub const INSUFFICIENT_RESOURCES: SqlState = "53000";
+/// out_of_memory.
+pub const OUT_OF_MEMORY: SqlState = "53200";
 /// too_many_connections.
 pub const TOO_MANY_CONNECTIONS: SqlState = "53300";
 /// configuration_limit_exceeded.

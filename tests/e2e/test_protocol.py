@@ -524,3 +524,19 @@ def test_psycopg_pipeline_with_an_error(doorman, mode):
             connection.execute("select 1/0")
             connection.execute("select 2")
     assert connection.execute("select 3").fetchone() == (3,)
+
+
+def test_an_unfinished_statement_may_take_so_much_memory_and_no_more(doorman):
+    one = doorman(general={"max_memory_usage": "1MB"})
+    raw = one.raw()
+    raw.send(parse("select 1 /*" + "x" * 2_000_000 + "*/", name="huge"))
+    refused = error(raw.read_until("E"))
+    assert refused.code == "53200" and "max_memory_usage" in refused.text
+    assert raw.at_end()
+    # What is done with counts no longer, and what passes in pieces never counts.
+    for number in range(3):
+        again = one.raw()
+        again.send(parse(f"select {number} /*" + "x" * 800_000 + "*/", name="large"), bind(statement="large"),
+                   execute(), sync())
+        assert rows(again.read_until("Z")) == [[str(number).encode()]]
+        assert again.value("select 'passed' /*" + "x" * 2_000_000 + "*/") == "passed"

@@ -105,9 +105,10 @@ keys! {
             unix_socket_buffer_size: Option<u64> = is("\"1MB\""), size_or_off(), NewConnections, Works;
         }
         group "Memory" {
-            /// How much memory the clients' unfinished messages may take together.
-            max_memory_usage: Option<u64> = is("\"256MB\""),
-                size_or_off(), NewClients, NotYet("the limit on memory");
+            /// How much memory the clients' unfinished messages may take together: those that
+            /// cannot be passed on in pieces, which are the statements they prepare (Parse). A
+            /// client whose message is too much is told 53200. 0: no limit.
+            max_memory_usage: Option<u64> = is("\"256MB\""), size_or_off(), Live, Works;
         }
         group "Prepared statements" {
             /// Whether, in transaction mode, the statements a client prepares by the protocol
