@@ -30,7 +30,7 @@ pub enum Challenge {
     /// AuthenticationMD5Password.
     Md5(Md5Challenge),
     /// AuthenticationSASL with SCRAM-SHA-256.
-    Scram(ServerExchange),
+    Scram(Box<ServerExchange>),
 }
 
 /// Which challenge stands in for a user who does not exist: the one that the
@@ -106,7 +106,7 @@ pub fn login(
         // Every rule that asks for a password takes SCRAM.
         Some(Verifier::Scram(scram)) => {
             return Ok(Some(Login {
-                challenge: Challenge::Scram(ServerExchange::new(scram)?),
+                challenge: Challenge::Scram(Box::new(ServerExchange::new(scram)?)),
                 doom: None,
             }));
         }
@@ -117,7 +117,7 @@ pub fn login(
     let challenge = if allow_md5 && stand_in == StandIn::Md5 {
         Challenge::Md5(Md5Challenge::mock(user, secret)?)
     } else {
-        Challenge::Scram(ServerExchange::mock(user, secret)?)
+        Challenge::Scram(Box::new(ServerExchange::mock(user, secret)?))
     };
     Ok(Some(Login {
         challenge,

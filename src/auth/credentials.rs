@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::crypto::CryptoError;
 use super::keys::Password;
 use super::md5;
-use super::scram::PassThrough;
+use super::scram::{Binding, PassThrough};
 use super::verifier::Md5Hash;
 
 /// As whom, and with what, the pooler logs in to PostgreSQL.
@@ -57,13 +57,16 @@ impl ServerCredentials {
     ///
     /// # Errors
     /// [`CryptoError`] when there is no entropy.
-    pub fn scram_exchange(&self) -> Result<Option<super::ClientExchange>, CryptoError> {
+    pub fn scram_exchange(
+        &self,
+        binding: Binding,
+    ) -> Result<Option<super::ClientExchange>, CryptoError> {
         match &self.secret {
-            ServerSecret::Password(password) => {
-                Ok(Some(super::ClientExchange::with_password(password)))
-            }
+            ServerSecret::Password(password) => Ok(Some(super::ClientExchange::with_password(
+                password, binding,
+            ))),
             ServerSecret::ScramKeys(keys) => {
-                super::ClientExchange::with_keys(keys.clone()).map(Some)
+                super::ClientExchange::with_keys(keys.clone(), binding).map(Some)
             }
             ServerSecret::None | ServerSecret::Md5Hash(_) => Ok(None),
         }
@@ -114,7 +117,12 @@ mod tests {
     #[test]
     fn a_hash_cannot_carry_scram_and_keys_are_no_cleartext() {
         let by_hash = with(ServerSecret::Md5Hash(md5::hash("secret", "joe").unwrap()));
-        assert!(by_hash.scram_exchange().unwrap().is_none());
+        assert!(
+            by_hash
+                .scram_exchange(Binding::Impossible)
+                .unwrap()
+                .is_none()
+        );
         assert!(by_hash.cleartext().is_none());
     }
 

@@ -33,7 +33,10 @@ pub use challenge::{Challenge, Doom, Login, StandIn, login};
 pub use credentials::{ServerCredentials, ServerSecret};
 pub use keys::{ClientKey, Password, ServerKey};
 pub use md5::Md5Challenge;
-pub use scram::{ClientExchange, MockSecret, Outcome, PassThrough, ScramError, ServerExchange};
+pub use scram::{
+    Binding, ClientExchange, Mechanism, MockSecret, Outcome, PassThrough, ScramError,
+    ServerExchange,
+};
 pub use verifier::{Md5Hash, ScramVerifier, Verifier, VerifierError};
 
 /// The SQLSTATE of every failed login: `invalid_password`.

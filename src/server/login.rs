@@ -14,7 +14,7 @@ use super::parameters::Parameters;
 use super::prepared::Prepared;
 use super::target::Target;
 use super::traces::Traces;
-use crate::auth::ClientExchange;
+use crate::auth::{Binding, ClientExchange, Mechanism};
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::dialogue::{Broken, Dialogue};
@@ -122,7 +122,7 @@ pub fn connect(target: &Target, id: u64) -> Result<Connection, ConnectError> {
         .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
     frontend::startup(&mut packet, first.into_iter().chain(rest));
     dialogue.send(&packet)?;
-    authenticate(&mut dialogue, target)?;
+    authenticate(&mut dialogue, target, None)?;
     let (key, reported) = await_ready(&mut dialogue, id, address)?;
     if !dialogue.inbox.is_empty() {
         return Err(ConnectError::Broken(
@@ -181,7 +181,12 @@ fn next(dialogue: &mut Dialogue<'_>) -> Result<Taken, ConnectError> {
     }
 }
 
-fn authenticate(dialogue: &mut Dialogue<'_>, target: &Target) -> Result<(), ConnectError> {
+/// Answers what the server asks for. `end_point` is the hash of its certificate, for channel binding.
+fn authenticate(
+    dialogue: &mut Dialogue<'_>,
+    target: &Target,
+    end_point: Option<&[u8]>,
+) -> Result<(), ConnectError> {
     let credentials = &target.credentials;
     let lacking = |method: &str| {
         ConnectError::Credentials(format!(
@@ -200,6 +205,13 @@ fn authenticate(dialogue: &mut Dialogue<'_>, target: &Target) -> Result<(), Conn
         }
         let mut answer = Vec::new();
         match Authentication::parse(&message.body) {
+            Some(Authentication::Ok) if exchange.is_some() => {
+                return Err(ConnectError::Credentials(
+                    "the server let the pooler in without proving itself to it; it may not be the \
+                     PostgreSQL it is taken for"
+                        .into(),
+                ));
+            }
             Some(Authentication::Ok) => return Ok(()),
             Some(Authentication::Cleartext) => {
                 let password = credentials
@@ -215,15 +227,19 @@ fn authenticate(dialogue: &mut Dialogue<'_>, target: &Target) -> Result<(), Conn
                 frontend::password(&mut answer, response.as_bytes());
             }
             Some(Authentication::Sasl(mechanisms)) => {
-                if !mechanisms.contains(&&b"SCRAM-SHA-256"[..]) {
+                let offers =
+                    |mechanism: Mechanism| mechanisms.contains(&mechanism.name().as_bytes());
+                let binding = Binding::choose(offers(Mechanism::Sha256Plus), end_point);
+                let mechanism = binding.mechanism();
+                if !offers(mechanism) {
                     return Err(lacking("a SASL mechanism other than SCRAM-SHA-256"));
                 }
                 let mut started = credentials
-                    .scram_exchange()
+                    .scram_exchange(binding)
                     .map_err(|error| failed(&error))?
                     .ok_or_else(|| lacking("SCRAM-SHA-256"))?;
                 let first = started.first().map_err(|error| failed(&error))?;
-                frontend::sasl_initial_response(&mut answer, "SCRAM-SHA-256", &first);
+                frontend::sasl_initial_response(&mut answer, mechanism.name(), &first);
                 exchange = Some(started);
             }
             Some(Authentication::SaslContinue(data)) => {

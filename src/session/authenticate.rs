@@ -5,7 +5,7 @@
 
 use super::login::{Login, Refusal, say};
 use crate::auth::challenge::Challenge;
-use crate::auth::{self, ClientKey, Outcome, ServerExchange};
+use crate::auth::{self, ClientKey, Mechanism, Outcome, ServerExchange};
 use crate::net::dialogue::Dialogue;
 use crate::server::messages;
 use crate::wire::frame::c_string;
@@ -40,7 +40,7 @@ impl Login<'_> {
                 None
             }
             Challenge::Scram(exchange) => {
-                let outcome = self.scram(dialogue, user, exchange)?;
+                let outcome = self.scram(dialogue, user, *exchange)?;
                 let Outcome::Proven {
                     server_final,
                     client_key,
@@ -81,7 +81,11 @@ impl Login<'_> {
         mut exchange: ServerExchange,
     ) -> Result<Outcome, Refusal> {
         let mut answer = Vec::new();
-        backend::authentication_sasl(&mut answer, &[auth::scram::MECHANISM]);
+        if let Some(end_point) = &self.end_point {
+            exchange.offer_binding(end_point.clone());
+        }
+        let mechanisms = exchange.mechanisms();
+        backend::authentication_sasl(&mut answer, mechanisms);
         dialogue.send(&answer)?;
         let first = self.password_message(dialogue)?;
         let malformed = || {
@@ -91,18 +95,27 @@ impl Login<'_> {
             )
         };
         let (mechanism, rest) = c_string(&first).ok_or_else(malformed)?;
-        if mechanism != auth::scram::MECHANISM.as_bytes() {
-            return Err(say(
-                sqlstate::PROTOCOL_VIOLATION,
-                "client selected an invalid SASL authentication mechanism",
-            ));
-        }
+        let mechanism = Mechanism::named(mechanism)
+            .filter(|mechanism| mechanisms.contains(&mechanism.name()))
+            .ok_or_else(|| {
+                say(
+                    sqlstate::PROTOCOL_VIOLATION,
+                    "client selected an invalid SASL authentication mechanism",
+                )
+            })?;
         let (length, data) = crate::wire::frame::int32(rest).ok_or_else(malformed)?;
         if usize::try_from(length) != Ok(data.len()) {
             return Err(malformed());
         }
-        let failed = |error: auth::ScramError| refused(user, &error.to_string());
-        let server_first = exchange.client_first(data).map_err(failed)?;
+        let failed = |error: auth::ScramError| match error.words() {
+            Some(words) => Refusal::Words {
+                code: sqlstate::INVALID_AUTHORIZATION,
+                words: words.into(),
+                log: format!("login of user \"{user}\": {error}"),
+            },
+            None => refused(user, &error.to_string()),
+        };
+        let server_first = exchange.client_first(mechanism, data).map_err(failed)?;
         answer.clear();
         backend::authentication_sasl_continue(&mut answer, &server_first);
         dialogue.send(&answer)?;

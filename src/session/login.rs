@@ -123,6 +123,7 @@ pub fn log_in(
         id,
         address,
         connected_at,
+        end_point: None,
     };
     match login.run(&mut dialogue) {
         Ok(arrived) => Ok(arrived.settle(dialogue.stream, dialogue.inbox)),
@@ -200,6 +201,8 @@ pub(super) struct Login<'a> {
     id: u64,
     address: &'a Address,
     connected_at: Moment,
+    /// The hash of the certificate that the client was shown, for channel binding; `None` without TLS.
+    pub(super) end_point: Option<Vec<u8>>,
 }
 
 impl Login<'_> {

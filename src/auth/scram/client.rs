@@ -2,8 +2,8 @@
 //! password or by the keys a client proved to us before.
 //!
 //! It gives the data of SASLInitialResponse and SASLResponse and takes that of
-//! AuthenticationSASLContinue and AuthenticationSASLFinal. The caller chooses
-//! the mechanism [`MECHANISM`](super::MECHANISM). Invariant: it has succeeded
+//! AuthenticationSASLContinue and AuthenticationSASLFinal. Which mechanism goes
+//! with it is for [`Binding::mechanism`] to say. Invariant: it has succeeded
 //! only when [`finish`](ClientExchange::finish) says so, which is when the
 //! server has proven itself too.
 
@@ -14,11 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::super::crypto::{self, CryptoError};
 use super::super::keys::{ClientKey, Password, ServerKey};
+use super::binding::Binding;
 use super::message::{ServerFinal, ServerFirst};
 use super::{MAX_MESSAGE_LENGTH, ScramError, auth_message, nonce};
-
-/// We cannot bind to the channel, and say so.
-const GS2_HEADER: &str = "n,,";
 
 /// What the pooler keeps of a client's login by SCRAM to log in to PostgreSQL
 /// as that user: it needs the password no more. It fits a PostgreSQL that
@@ -41,8 +39,15 @@ pub struct PassThrough {
 pub struct ClientExchange(Way);
 
 enum Way {
-    WithPassword { exchange: ScramSha256, step: Step },
-    WithKeys { keys: PassThrough, state: KeysState },
+    WithPassword {
+        exchange: ScramSha256,
+        step: Step,
+    },
+    WithKeys {
+        keys: PassThrough,
+        binding: Binding,
+        state: KeysState,
+    },
 }
 
 /// Where an exchange by password stands. The library panics when asked for a
@@ -68,9 +73,14 @@ impl ClientExchange {
     ///
     /// A server that demands more than 100 000 iterations is refused: they
     /// are our time, and it could demand any number of them.
-    pub fn with_password(password: &Password) -> Self {
-        let exchange =
-            ScramSha256::new(password.expose().as_bytes(), ChannelBinding::unsupported());
+    pub fn with_password(password: &Password, binding: Binding) -> Self {
+        let binding = match binding {
+            // The library's own names: it sends `n` for the first, `y` for the second.
+            Binding::Impossible => ChannelBinding::unsupported(),
+            Binding::NotOffered => ChannelBinding::unrequested(),
+            Binding::EndPoint(hash) => ChannelBinding::tls_server_end_point(hash),
+        };
+        let exchange = ScramSha256::new(password.expose().as_bytes(), binding);
         ClientExchange(Way::WithPassword {
             exchange,
             step: Step::Start,
@@ -81,13 +91,17 @@ impl ClientExchange {
     ///
     /// # Errors
     /// [`CryptoError`] when there is no entropy.
-    pub fn with_keys(keys: PassThrough) -> Result<Self, CryptoError> {
-        Ok(Self::with_keys_and_nonce(keys, nonce()?))
+    pub fn with_keys(keys: PassThrough, binding: Binding) -> Result<Self, CryptoError> {
+        Ok(Self::with_keys_and_nonce(keys, binding, nonce()?))
     }
 
-    pub(super) fn with_keys_and_nonce(keys: PassThrough, nonce: String) -> Self {
+    pub(super) fn with_keys_and_nonce(keys: PassThrough, binding: Binding, nonce: String) -> Self {
         let state = KeysState::Start { nonce };
-        ClientExchange(Way::WithKeys { keys, state })
+        ClientExchange(Way::WithKeys {
+            keys,
+            binding,
+            state,
+        })
     }
 
     /// client-first-message, to be sent in SASLInitialResponse.
@@ -101,9 +115,9 @@ impl ClientExchange {
                 *step = Step::FirstSent;
                 Ok(exchange.message().to_vec())
             }
-            Way::WithKeys { state, .. } => match mem::replace(state, KeysState::Over) {
+            Way::WithKeys { binding, state, .. } => match mem::replace(state, KeysState::Over) {
                 KeysState::Start { nonce } => {
-                    let first = format!("{GS2_HEADER}{}", first_bare(&nonce));
+                    let first = format!("{}{}", binding.gs2_header(), first_bare(&nonce));
                     *state = KeysState::FirstSent { nonce };
                     Ok(first.into_bytes())
                 }
@@ -128,9 +142,13 @@ impl ClientExchange {
                 *step = Step::FinalSent;
                 Ok(exchange.message().to_vec())
             }
-            Way::WithKeys { keys, state } => match mem::replace(state, KeysState::Over) {
+            Way::WithKeys {
+                keys,
+                binding,
+                state,
+            } => match mem::replace(state, KeysState::Over) {
                 KeysState::FirstSent { nonce } => {
-                    let (client_final, signed) = prove(keys, &nonce, server_first)?;
+                    let (client_final, signed) = prove(keys, binding, &nonce, server_first)?;
                     *state = KeysState::FinalSent { signed };
                     Ok(client_final)
                 }
@@ -151,7 +169,7 @@ impl ClientExchange {
                 bounded(server_final)?;
                 exchange.finish(server_final).map_err(with_password)
             }
-            Way::WithKeys { keys, state } => match mem::replace(state, KeysState::Over) {
+            Way::WithKeys { keys, state, .. } => match mem::replace(state, KeysState::Over) {
                 KeysState::FinalSent { signed } => check_server(keys, &signed, server_final),
                 _ => Err(ScramError::OutOfOrder),
             },
@@ -206,6 +224,7 @@ fn first_bare(nonce: &str) -> String {
 /// client-final-message, and what the server has to sign.
 fn prove(
     keys: &PassThrough,
+    binding: &Binding,
     our_nonce: &str,
     server_first: &[u8],
 ) -> Result<(Vec<u8>, Vec<u8>), ScramError> {
@@ -223,8 +242,7 @@ fn prove(
             theirs: challenge.iterations,
         });
     }
-    let header = crypto::base64_encode(GS2_HEADER.as_bytes());
-    let without_proof = format!("c={header},r={}", challenge.nonce);
+    let without_proof = format!("c={},r={}", binding.repeated(), challenge.nonce);
     let signed = auth_message(&first_bare(our_nonce), challenge.text, &without_proof);
     let client_signature = keys.client_key.stored_key().sign(&signed)?;
     let proof = crypto::xor(keys.client_key.bytes(), &client_signature);

@@ -11,11 +11,24 @@ use super::{MAX_MESSAGE_LENGTH, ScramError};
 /// client-first-message.
 #[derive(Debug)]
 pub(super) struct ClientFirst<'a> {
-    /// With both commas: `n,,` or `y,,`. The client repeats it in `c=`.
+    /// With both commas: `n,,`, say. The client repeats it in `c=`.
     pub gs2_header: &'a str,
+    /// What it says of channel binding.
+    pub flag: Flag<'a>,
     /// Everything after the gs2 header: signed by both parties.
     pub bare: &'a str,
     pub nonce: &'a str,
+}
+
+/// What a client says of channel binding.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Flag<'a> {
+    /// `n`: it cannot, or does not want to.
+    Not,
+    /// `y`: it could, and believes that we cannot.
+    NotOffered,
+    /// `p`: it does, by this type of binding.
+    By(&'a str),
 }
 
 /// client-final-message.
@@ -50,17 +63,14 @@ impl<'a> ClientFirst<'a> {
     pub fn parse(message: &'a [u8]) -> Result<Self, ScramError> {
         let text = bounded_text(message)?;
         let (flag, rest) = split(text, "the gs2 header ends early")?;
-        match flag {
-            // `y`: the client could bind to the channel and believes that we
-            // cannot, which is so as long as -PLUS is not offered.
-            "n" | "y" => {}
-            _ if flag.starts_with("p=") => {
-                return Err(ScramError::Unsupported("channel binding"));
-            }
+        let flag = match (flag, flag.strip_prefix("p=")) {
+            ("n", _) => Flag::Not,
+            ("y", _) => Flag::NotOffered,
+            (_, Some(kind)) => Flag::By(kind),
             _ => {
                 return Err(ScramError::Malformed("the channel-binding flag is unknown"));
             }
-        }
+        };
         let (authzid, bare) = split(rest, "the gs2 header ends early")?;
         if !authzid.is_empty() {
             return Err(ScramError::Unsupported("an authorization identity"));
@@ -79,6 +89,7 @@ impl<'a> ClientFirst<'a> {
         extensions(rest)?;
         Ok(ClientFirst {
             gs2_header,
+            flag,
             bare,
             nonce,
         })
@@ -224,13 +235,19 @@ mod tests {
         assert_eq!(message.gs2_header, "n,,");
         assert_eq!(message.bare, "n=user,r=rOprNGfwEbeRWgbNEkqO");
         assert_eq!(message.nonce, "rOprNGfwEbeRWgbNEkqO");
-        assert_eq!(first("y,,n=,r=x,z=1,q=2").unwrap().gs2_header, "y,,");
+        let message = first("y,,n=,r=x,z=1,q=2").unwrap();
+        assert_eq!(
+            (message.gs2_header, message.flag),
+            ("y,,", Flag::NotOffered)
+        );
+        let message = first("p=tls-server-end-point,,n=,r=x").unwrap();
+        assert_eq!(message.gs2_header, "p=tls-server-end-point,,");
+        assert_eq!(message.flag, Flag::By("tls-server-end-point"));
     }
 
     #[test]
     fn what_client_first_must_not_demand_is_refused_by_name() {
         let cases = [
-            ("p=tls-server-end-point,,n=,r=x", "channel binding"),
             ("n,a=admin,n=,r=x", "an authorization identity"),
             ("n,,m=x,n=,r=x", "a mandatory extension"),
             ("n,,n=,r=x,m=x", "a mandatory extension"),

@@ -8,15 +8,12 @@
 //! | `server` | we ask a client for its proof and recover its ClientKey |
 //! | `mock` | the same for a user who does not exist: looks alike, always fails |
 //! | `client` | we log in to PostgreSQL, by password or by the recovered key |
-//!
-//! Without channel binding so far. SCRAM-SHA-256-PLUS has its places: the gs2
-//! header is read in `message` and refused by its flag there, and the value
-//! `c=` is compared in `server` against header and binding data, of which the
-//! latter is empty now.
+//! | `binding` | SCRAM-SHA-256-PLUS: what binds an exchange to its TLS connection |
 //!
 //! Invariant: any bytes give a message or an error, of bounded size and in
 //! bounded time; each step is taken once and in order.
 
+mod binding;
 mod client;
 mod message;
 mod mock;
@@ -24,14 +21,12 @@ mod server;
 
 use std::fmt;
 
+pub use binding::{Binding, Mechanism};
 pub use client::{ClientExchange, PassThrough};
 pub use mock::{MOCK_ITERATIONS, MockSecret};
 pub use server::{Outcome, ServerExchange};
 
 use super::crypto::CryptoError;
-
-/// The name of the mechanism in AuthenticationSASL and SASLInitialResponse.
-pub const MECHANISM: &str = "SCRAM-SHA-256";
 
 /// The longest SASL message that is read, in bytes; PostgreSQL's own limit for
 /// clients (`PG_MAX_SASL_MESSAGE_LENGTH`).
@@ -41,7 +36,7 @@ pub const MAX_MESSAGE_LENGTH: usize = 1024;
 const NONCE_BYTES: usize = 18;
 
 /// Why an exchange ended before its time. For the log: a client reads only
-/// [`refusal`](super::refusal).
+/// [`refusal`](super::refusal), or what [`words`](ScramError::words) says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScramError {
     /// The peer's message is longer than [`MAX_MESSAGE_LENGTH`].
@@ -55,6 +50,11 @@ pub enum ScramError {
     /// The channel-binding value repeats another gs2 header than the one sent
     /// before.
     ChannelBinding,
+    /// The client could bind to the channel and believes that we cannot, although
+    /// it was offered: somebody in between has struck out the offer.
+    Downgrade,
+    /// The client is bound to the certificate of another server.
+    BoundElsewhere,
     /// A step was taken twice or too early.
     OutOfOrder,
     /// PostgreSQL has another salt than the verifier the keys were proven
@@ -91,6 +91,15 @@ impl fmt::Display for ScramError {
             Self::ChannelBinding => {
                 f.write_str("the SCRAM channel-binding value does not match the exchange")
             }
+            Self::Downgrade => f.write_str(
+                "SCRAM channel binding negotiation error: the client supports SCRAM channel \
+                 binding but thinks the server does not; however, this server does support \
+                 channel binding",
+            ),
+            Self::BoundElsewhere => f.write_str(
+                "SCRAM channel binding check failed: the client has seen another certificate \
+                 than the pooler's",
+            ),
             Self::OutOfOrder => f.write_str("a SCRAM message came out of order"),
             Self::SaltDiffers => f.write_str(
                 "PostgreSQL stores another SCRAM verifier for this user (the salt differs): \
@@ -115,6 +124,18 @@ impl fmt::Display for ScramError {
 }
 
 impl std::error::Error for ScramError {}
+
+impl ScramError {
+    /// What the client itself is told where PostgreSQL tells more than that the
+    /// login failed; SQLSTATE 28000.
+    pub fn words(&self) -> Option<&'static str> {
+        match self {
+            Self::Downgrade => Some("SCRAM channel binding negotiation error"),
+            Self::BoundElsewhere => Some("SCRAM channel binding check failed"),
+            _ => None,
+        }
+    }
+}
 
 impl From<CryptoError> for ScramError {
     fn from(error: CryptoError) -> Self {

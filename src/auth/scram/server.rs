@@ -11,7 +11,8 @@ use std::mem;
 use super::super::crypto::{self, CryptoError};
 use super::super::keys::ClientKey;
 use super::super::verifier::ScramVerifier;
-use super::message::{ClientFinal, ClientFirst};
+use super::binding::{self, END_POINT, Mechanism};
+use super::message::{ClientFinal, ClientFirst, Flag};
 use super::mock::MockSecret;
 use super::{ScramError, auth_message, nonce};
 
@@ -22,6 +23,8 @@ pub struct ServerExchange {
     /// The user does not exist or must not log in this way: no proof is right,
     /// but the work and the messages are the same.
     doomed: bool,
+    /// The hash of our certificate, where a client may bind to it.
+    end_point: Option<Vec<u8>>,
     state: State,
 }
 
@@ -31,7 +34,9 @@ enum State {
     Start { our_nonce: String },
     /// Waits for client-final-message.
     Challenged {
-        gs2_header: String,
+        /// What the client must say in `c=`.
+        channel_binding: String,
+        bound: bool,
         first_bare: String,
         server_first: String,
         nonce: String,
@@ -76,20 +81,42 @@ impl ServerExchange {
         ServerExchange {
             verifier,
             doomed,
+            end_point: None,
             state: State::Start { our_nonce },
         }
     }
 
-    /// Takes client-first-message (the data of SASLInitialResponse) and gives
-    /// server-first-message.
+    /// Lets the client bind to the TLS connection it has come by: to the
+    /// certificate of this hash, which is the one it was shown.
+    pub fn offer_binding(&mut self, end_point: Vec<u8>) {
+        self.end_point = Some(end_point);
+    }
+
+    /// The mechanisms to offer, for AuthenticationSASL, best first.
+    pub fn mechanisms(&self) -> &'static [&'static str] {
+        match self.end_point {
+            Some(_) => &["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"],
+            None => &["SCRAM-SHA-256"],
+        }
+    }
+
+    /// Takes the mechanism that the client has chosen and client-first-message
+    /// (name and data of SASLInitialResponse), and gives server-first-message.
     ///
     /// # Errors
     /// [`ScramError`]; the exchange is over then.
-    pub fn client_first(&mut self, message: &[u8]) -> Result<Vec<u8>, ScramError> {
+    pub fn client_first(
+        &mut self,
+        mechanism: Mechanism,
+        message: &[u8],
+    ) -> Result<Vec<u8>, ScramError> {
         let State::Start { our_nonce } = mem::replace(&mut self.state, State::Over) else {
             return Err(ScramError::OutOfOrder);
         };
         let message = ClientFirst::parse(message)?;
+        let bound = self.bound_to(mechanism, &message.flag)?;
+        let channel_binding = binding::repeated(message.gs2_header, bound.unwrap_or_default());
+        let bound = bound.is_some();
         let nonce = format!("{}{our_nonce}", message.nonce);
         let server_first = format!(
             "r={nonce},s={},i={}",
@@ -98,7 +125,8 @@ impl ServerExchange {
         );
         let reply = server_first.clone().into_bytes();
         self.state = State::Challenged {
-            gs2_header: message.gs2_header.to_owned(),
+            channel_binding,
+            bound,
             first_bare: message.bare.to_owned(),
             server_first,
             nonce,
@@ -114,7 +142,8 @@ impl ServerExchange {
     /// no error but [`Outcome::Refused`].
     pub fn client_final(&mut self, message: &[u8]) -> Result<Outcome, ScramError> {
         let State::Challenged {
-            gs2_header,
+            channel_binding,
+            bound,
             first_bare,
             server_first,
             nonce,
@@ -123,9 +152,11 @@ impl ServerExchange {
             return Err(ScramError::OutOfOrder);
         };
         let message = ClientFinal::parse(message)?;
-        // With channel binding, the binding data would follow the header here.
-        if message.channel_binding != crypto::base64_encode(gs2_header.as_bytes()) {
-            return Err(ScramError::ChannelBinding);
+        if message.channel_binding != channel_binding {
+            return Err(match bound {
+                true => ScramError::BoundElsewhere,
+                false => ScramError::ChannelBinding,
+            });
         }
         if message.nonce != nonce {
             return Err(ScramError::Nonce);
@@ -144,5 +175,28 @@ impl ServerExchange {
             server_final,
             client_key,
         })
+    }
+
+    /// The hash that the client must bind to; `None` if it is not to bind.
+    fn bound_to(&self, mechanism: Mechanism, flag: &Flag<'_>) -> Result<Option<&[u8]>, ScramError> {
+        match (mechanism, flag, self.end_point.as_deref()) {
+            (Mechanism::Sha256, Flag::Not, _) | (Mechanism::Sha256, Flag::NotOffered, None) => {
+                Ok(None)
+            }
+            (Mechanism::Sha256, Flag::NotOffered, Some(_)) => Err(ScramError::Downgrade),
+            (Mechanism::Sha256, Flag::By(_), _) => Err(ScramError::Malformed(
+                "the client selected SCRAM-SHA-256 without channel binding, but the message \
+                 includes channel binding data",
+            )),
+            (Mechanism::Sha256Plus, _, None) => Err(ScramError::Unsupported("channel binding")),
+            (Mechanism::Sha256Plus, Flag::By(END_POINT), Some(hash)) => Ok(Some(hash)),
+            (Mechanism::Sha256Plus, Flag::By(_), _) => {
+                Err(ScramError::Unsupported("this type of channel binding"))
+            }
+            (Mechanism::Sha256Plus, Flag::Not | Flag::NotOffered, _) => Err(ScramError::Malformed(
+                "the client selected SCRAM-SHA-256-PLUS, but the message does not include channel \
+                 binding data",
+            )),
+        }
     }
 }

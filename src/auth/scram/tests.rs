@@ -1,5 +1,7 @@
 //! Whole exchanges: the RFC's, and every party here against another.
 
+mod binding;
+
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 
 use super::*;
@@ -40,9 +42,13 @@ fn password(text: &str) -> Password {
     Password::new(text.to_owned())
 }
 
+fn by_password(text: &str) -> ClientExchange {
+    ClientExchange::with_password(&password(text), Binding::Impossible)
+}
+
 /// Runs client against server to the end of what the server says.
 fn run(client: &mut ClientExchange, server: &mut ServerExchange) -> Result<Outcome, ScramError> {
-    let server_first = server.client_first(&client.first()?)?;
+    let server_first = server.client_first(Mechanism::Sha256, &client.first()?)?;
     server.client_final(&client.continue_(&server_first)?)
 }
 
@@ -63,7 +69,7 @@ fn rfc() -> (ScramVerifier, ClientKey) {
 fn the_exchange_of_rfc_7677_section_3() {
     let (verifier, client_key) = rfc();
     let mut server = ServerExchange::with_nonce(verifier, false, RFC_SERVER_NONCE.into());
-    let server_first = server.client_first(RFC_FIRST).unwrap();
+    let server_first = server.client_first(Mechanism::Sha256, RFC_FIRST).unwrap();
     assert_eq!(server_first, RFC_SERVER_FIRST.as_bytes());
     let Outcome::Proven {
         server_final,
@@ -86,7 +92,9 @@ fn another_clients_library_logs_in_by_its_password() {
     for binding in [ChannelBinding::unsupported(), ChannelBinding::unrequested()] {
         let mut client = ScramSha256::new(b"pen cil", binding);
         let mut server = ServerExchange::new(&verifier).unwrap();
-        let server_first = server.client_first(client.message()).unwrap();
+        let server_first = server
+            .client_first(Mechanism::Sha256, client.message())
+            .unwrap();
         client.update(&server_first).unwrap();
         let outcome = server.client_final(client.message()).unwrap();
         let Outcome::Proven {
@@ -104,7 +112,7 @@ fn another_clients_library_logs_in_by_its_password() {
 #[test]
 fn a_wrong_password_is_refused_and_is_no_error() {
     let (verifier, _) = pencil();
-    let mut client = ClientExchange::with_password(&password("pencil2"));
+    let mut client = by_password("pencil2");
     let mut server = ServerExchange::new(&verifier).unwrap();
     assert!(matches!(
         run(&mut client, &mut server),
@@ -119,7 +127,7 @@ fn a_wrong_password_is_refused_and_is_no_error() {
 #[test]
 fn what_one_client_proved_logs_the_pooler_in() {
     let (verifier, _) = pencil();
-    let mut client = ClientExchange::with_password(&password("pencil"));
+    let mut client = by_password("pencil");
     let mut pooler = ServerExchange::new(&verifier).unwrap();
     let Ok(Outcome::Proven {
         server_final,
@@ -136,7 +144,7 @@ fn what_one_client_proved_logs_the_pooler_in() {
     ciborium::into_writer(&keys, &mut cbor).unwrap();
     let keys: PassThrough = ciborium::from_reader(&cbor[..]).unwrap();
 
-    let mut pooler = ClientExchange::with_keys(keys).unwrap();
+    let mut pooler = ClientExchange::with_keys(keys, Binding::Impossible).unwrap();
     let mut postgres = ServerExchange::new(&verifier).unwrap();
     let Ok(Outcome::Proven { server_final, .. }) = run(&mut pooler, &mut postgres) else {
         panic!("the recovered key is refused");
@@ -150,7 +158,7 @@ fn keys_of_another_verifier_are_refused_with_the_reason() {
     let keys = ours.pass_through(client_key).unwrap();
     let against = |salt: &[u8], iterations| {
         let (theirs, _) = derive("pencil", salt, iterations);
-        let mut client = ClientExchange::with_keys(keys.clone()).unwrap();
+        let mut client = ClientExchange::with_keys(keys.clone(), Binding::Impossible).unwrap();
         let mut server = ServerExchange::new(&theirs).unwrap();
         run(&mut client, &mut server).unwrap_err()
     };
@@ -172,7 +180,8 @@ fn a_server_that_does_not_know_the_verifier_is_not_trusted() {
     let keys = verifier.pass_through(client_key).unwrap();
     let exchange = || {
         let nonce = "rOprNGfwEbeRWgbNEkqO".to_owned();
-        let mut client = ClientExchange::with_keys_and_nonce(keys.clone(), nonce);
+        let mut client =
+            ClientExchange::with_keys_and_nonce(keys.clone(), Binding::Impossible, nonce);
         client.first().unwrap();
         client.continue_(RFC_SERVER_FIRST.as_bytes()).unwrap();
         client
@@ -197,7 +206,8 @@ fn a_nonce_the_server_did_not_extend_is_refused() {
     let (verifier, client_key) = rfc();
     for theirs in ["abc", "xyz", "ab", "xabcdef"] {
         let keys = verifier.pass_through(client_key.clone()).unwrap();
-        let mut client = ClientExchange::with_keys_and_nonce(keys, "abc".into());
+        let mut client =
+            ClientExchange::with_keys_and_nonce(keys, Binding::Impossible, "abc".into());
         client.first().unwrap();
         let message = format!("r={theirs},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096");
         assert_eq!(
@@ -212,7 +222,7 @@ fn a_nonce_the_server_did_not_extend_is_refused() {
 fn a_client_that_changes_the_nonce_or_the_header_is_refused() {
     let start = || {
         let mut server = ServerExchange::with_nonce(rfc().0, false, RFC_SERVER_NONCE.into());
-        server.client_first(RFC_FIRST).unwrap();
+        server.client_first(Mechanism::Sha256, RFC_FIRST).unwrap();
         server
     };
     let text = String::from_utf8(RFC_FINAL.to_vec()).unwrap();
@@ -242,7 +252,7 @@ fn a_mock_exchange_looks_like_a_real_one_and_fails() {
     let secret = MockSecret::random().unwrap();
     let first = b"n,,n=,r=abcdefghijklmnopqrstuvwx";
     let said = |mut server: ServerExchange| {
-        String::from_utf8(server.client_first(first).unwrap()).unwrap()
+        String::from_utf8(server.client_first(Mechanism::Sha256, first).unwrap()).unwrap()
     };
     let mock = || ServerExchange::mock("nobody", &secret).unwrap();
     let real = said(ServerExchange::new(&pencil().0).unwrap());
@@ -263,7 +273,7 @@ fn a_mock_exchange_looks_like_a_real_one_and_fails() {
     let other = ServerExchange::mock("nobody", &elsewhere).unwrap();
     assert_ne!(salt(&said(other)), salt(&mocked), "needs the secret");
 
-    let mut client = ClientExchange::with_password(&password("pencil"));
+    let mut client = by_password("pencil");
     assert!(matches!(
         run(&mut client, &mut mock()),
         Ok(Outcome::Refused)
@@ -273,7 +283,7 @@ fn a_mock_exchange_looks_like_a_real_one_and_fails() {
 #[test]
 fn a_doomed_exchange_refuses_even_the_right_proof() {
     let mut server = ServerExchange::with_nonce(rfc().0, true, RFC_SERVER_NONCE.into());
-    server.client_first(RFC_FIRST).unwrap();
+    server.client_first(Mechanism::Sha256, RFC_FIRST).unwrap();
     assert!(matches!(
         server.client_final(RFC_FINAL),
         Ok(Outcome::Refused)
@@ -287,14 +297,24 @@ fn steps_out_of_order_are_errors_and_an_error_is_the_end() {
 
     let mut server = ServerExchange::new(&verifier).unwrap();
     assert_eq!(server.client_final(RFC_FINAL).unwrap_err(), order);
-    assert_eq!(server.client_first(RFC_FIRST).unwrap_err(), order);
+    assert_eq!(
+        server
+            .client_first(Mechanism::Sha256, RFC_FIRST)
+            .unwrap_err(),
+        order
+    );
     let mut server = ServerExchange::new(&verifier).unwrap();
-    assert!(server.client_first(b"junk").is_err());
-    assert_eq!(server.client_first(RFC_FIRST).unwrap_err(), order);
+    assert!(server.client_first(Mechanism::Sha256, b"junk").is_err());
+    assert_eq!(
+        server
+            .client_first(Mechanism::Sha256, RFC_FIRST)
+            .unwrap_err(),
+        order
+    );
 
     let keys = verifier.pass_through(client_key).unwrap();
-    let by_password = || ClientExchange::with_password(&password("pencil"));
-    let by_keys = || ClientExchange::with_keys(keys.clone()).unwrap();
+    let by_password = || by_password("pencil");
+    let by_keys = || ClientExchange::with_keys(keys.clone(), Binding::Impossible).unwrap();
     let ways: [&dyn Fn() -> ClientExchange; 2] = [&by_password, &by_keys];
     for new in ways {
         assert_eq!(new().continue_(b"").unwrap_err(), order);
@@ -312,7 +332,7 @@ fn steps_out_of_order_are_errors_and_an_error_is_the_end() {
 
 #[test]
 fn a_login_by_password_reports_the_servers_refusal_in_one_line() {
-    let mut client = ClientExchange::with_password(&password("pencil"));
+    let mut client = by_password("pencil");
     let mut server = ServerExchange::new(&pencil().0).unwrap();
     assert!(matches!(
         run(&mut client, &mut server),
@@ -328,7 +348,7 @@ fn a_login_by_password_reports_the_servers_refusal_in_one_line() {
 
 #[test]
 fn a_server_cannot_make_us_hash_for_hours() {
-    let mut client = ClientExchange::with_password(&password("pencil"));
+    let mut client = by_password("pencil");
     let first = String::from_utf8(client.first().unwrap()).unwrap();
     let (_, nonce) = first.split_once("r=").unwrap();
     let message = format!("r={nonce}x,s=AAAA,i=2147483647");
@@ -342,8 +362,8 @@ fn a_server_cannot_make_us_hash_for_hours() {
 fn garbage_from_a_server_is_an_error_for_either_way_of_logging_in() {
     let (verifier, client_key) = rfc();
     let keys = verifier.pass_through(client_key).unwrap();
-    let by_password = || ClientExchange::with_password(&password("pencil"));
-    let by_keys = || ClientExchange::with_keys(keys.clone()).unwrap();
+    let by_password = || by_password("pencil");
+    let by_keys = || ClientExchange::with_keys(keys.clone(), Binding::Impossible).unwrap();
     let ways: [&dyn Fn() -> ClientExchange; 2] = [&by_password, &by_keys];
     for new in ways {
         for at in 0..70 {
@@ -376,6 +396,6 @@ fn debug_of_an_exchange_shows_no_key() {
     };
     let shown = format!("{keys:?} {:?}", StoredKey::new([4; 32]));
     assert!(!shown.contains("1, 1") && !shown.contains("2, 2") && !shown.contains("4, 4"));
-    let exchange = ClientExchange::with_keys(keys).unwrap();
+    let exchange = ClientExchange::with_keys(keys, Binding::Impossible).unwrap();
     assert_eq!(format!("{exchange:?}"), "ClientExchange(with keys)");
 }
