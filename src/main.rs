@@ -2,25 +2,42 @@
 //! fits.
 
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use pg_doorman::config::{self, ErrorKind, Settings};
-use pg_doorman::daemon::arguments::Arguments;
+use pg_doorman::daemon::arguments::{Arguments, Command, UpgradeArguments};
 use pg_doorman::daemon::life::{self, CannotStart, Start};
 use pg_doorman::daemon::logging::{self, LogOptions, LogOutput};
-use pg_doorman::daemon::{daemonise, descriptors};
+use pg_doorman::daemon::{daemonise, descriptors, upgrade_command};
 use pg_doorman::upgrade::launch::{self, Origin};
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    if let Some(Command::Upgrade(wanted)) = &arguments.command {
+        return upgrade(wanted, &arguments.config_file);
+    }
+    match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::from(error.code)
         }
     }
+}
+
+fn upgrade(wanted: &UpgradeArguments, config_file: &Path) -> ExitCode {
+    match upgrade_command::upgrade(wanted, config_file) {
+        Ok(Some(outcome)) => println!("upgrade complete: {outcome}"),
+        Ok(None) => {}
+        Err(why) => {
+            eprintln!("pg_doorman: {why}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn run(arguments: &Arguments) -> Result<(), CannotStart> {

@@ -1,4 +1,5 @@
-//! The command line: `pg_doorman [OPTIONS] [CONFIG_FILE]`.
+//! The command line: `pg_doorman [OPTIONS] [CONFIG_FILE]`, and `pg_doorman upgrade`. A configuration file
+//! of that name is reached as `./upgrade`.
 //!
 //! It says what was asked for and does nothing about it. Each option can also come from the
 //! environment where one is named; the command line wins. `NO_COLOR` is not among them, since
@@ -9,8 +10,8 @@
 
 use super::log_filter::Filter;
 use super::log_format::LogFormat;
-use clap::Parser;
 use clap::builder::BoolishValueParser;
+use clap::{Args, Parser, Subcommand};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -21,6 +22,7 @@ use std::path::PathBuf;
     name = "pg_doorman",
     version,
     about = "A connection pooler for PostgreSQL",
+    disable_help_subcommand = true,
     after_help = "NO_COLOR in the environment, not empty, does the same as --no-color.\n\
                   Exit status: 0 normal stop, 1 other failures, 2 wrong usage, 71 the operating \
                   system refused, 78 wrong configuration."
@@ -77,6 +79,46 @@ pub struct Arguments {
     /// Read and check the configuration, say what is wrong with it, and end
     #[arg(short = 't', long)]
     pub test_config: bool,
+
+    /// What to do, if it is not to serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Upgrade a running instance, and say how that went
+    #[command(
+        after_help = "The instance is the one that runs with CONFIG_FILE, unless a process is named. \
+                      Exit status: 0 a new process serves all its clients (or, with --if-changed, there was \
+                      nothing to do), 1 it was not upgraded, and a line on standard error says why."
+    )]
+    Upgrade(UpgradeArguments),
+}
+
+/// Which instance, and when.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct UpgradeArguments {
+    /// If an upgrade is under way already, wait until it is over instead of failing
+    #[arg(long)]
+    pub wait: bool,
+
+    /// Do nothing unless its binary, or a library it uses, was replaced on disk
+    #[arg(long)]
+    pub if_changed: bool,
+
+    /// The instance whose process id is in this file
+    #[arg(long, value_name = "FILE", conflicts_with = "pid")]
+    pub pid_file: Option<PathBuf>,
+
+    /// The instance with this process id
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    pub pid: Option<u32>,
+
+    /// The instance that runs with this configuration file
+    #[arg(value_name = "CONFIG_FILE", conflicts_with_all = ["pid", "pid_file"])]
+    pub config_file: Option<PathBuf>,
 }
 
 #[cfg(test)]
@@ -84,7 +126,7 @@ mod tests {
     use super::*;
     use crate::daemon::scratch::{is_rerun, rerun};
     use clap::builder::Resettable;
-    use clap::{Args as _, CommandFactory as _, FromArgMatches as _};
+    use clap::{CommandFactory as _, FromArgMatches as _};
     use std::path::Path;
 
     /// As if nothing were in the environment.
@@ -112,6 +154,7 @@ mod tests {
                 daemon: false,
                 inherit_fd: None,
                 test_config: false,
+                command: None,
             }
         );
     }
@@ -172,24 +215,40 @@ mod tests {
     }
 
     #[test]
-    fn a_subcommand_added_later_and_the_config_file_do_not_collide() {
-        let parse = |typed: &[&str]| {
-            Arguments::augment_args(clap::Command::new("pg_doorman"))
-                .mut_args(|arg| arg.env(Resettable::Reset))
-                .subcommand(clap::Command::new("upgrade").arg(clap::arg!(--wait)))
-                .try_get_matches_from([&["pg_doorman"], typed].concat())
-                .unwrap()
+    fn the_command_and_a_configuration_file_do_not_collide() {
+        let upgrade = |typed: &[&str]| match parse(typed).unwrap() {
+            Arguments {
+                command: Some(Command::Upgrade(wanted)),
+                config_file,
+                ..
+            } => (wanted, config_file),
+            other => panic!("{other:?}"),
         };
-        let file =
-            |matches: &clap::ArgMatches| matches.get_one::<PathBuf>("config_file").unwrap().clone();
-        let matches = parse(&["upgrade", "--wait"]);
-        assert_eq!(matches.subcommand_name(), Some("upgrade"));
-        assert_eq!(file(&matches), Path::new("pg_doorman.toml"));
-        let matches = parse(&["x.toml", "upgrade"]);
-        assert_eq!(matches.subcommand_name(), Some("upgrade"));
-        assert_eq!(file(&matches), Path::new("x.toml"));
-        assert_eq!(parse(&["x.toml"]).subcommand_name(), None);
-        assert_eq!(file(&parse(&["./upgrade"])), Path::new("./upgrade"));
+        let (wanted, file) = upgrade(&["upgrade", "--wait", "--if-changed", "--pid-file", "f"]);
+        assert!(wanted.wait && wanted.if_changed);
+        assert_eq!(wanted.pid_file.as_deref(), Some(Path::new("f")));
+        assert_eq!(file, Path::new("pg_doorman.toml"));
+        let (wanted, _) = upgrade(&["upgrade", "x.toml"]);
+        assert_eq!(wanted.config_file.as_deref(), Some(Path::new("x.toml")));
+        let (wanted, file) = upgrade(&["x.toml", "upgrade"]);
+        assert_eq!(
+            (wanted.config_file, file.as_path()),
+            (None, Path::new("x.toml"))
+        );
+        for file in ["x.toml", "./upgrade", "help"] {
+            let served = parse(&[file]).unwrap();
+            assert_eq!(
+                (served.command, served.config_file.as_path()),
+                (None, Path::new(file))
+            );
+        }
+        for wrong in [
+            &["upgrade", "--pid", "0"][..],
+            &["upgrade", "--pid", "1", "x.toml"],
+            &["upgrade", "a", "b"],
+        ] {
+            assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong:?}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::daemonise::Ready;
+use super::ledger::{Ledger, Standing};
 use super::logging;
 use super::notify::{Notice, Notify};
 use super::pidfile::PidFile;
@@ -84,6 +85,8 @@ enum Event {
     /// UPGRADE on the console, by this session.
     Upgrade(Box<Guest>),
     Reload(Sender<Result<(), String>>),
+    /// The predecessor has nothing more to give.
+    TookOver,
     /// An upgrade has come to its end.
     Upgraded(Result<Outcome, String>),
 }
@@ -139,6 +142,7 @@ struct Life {
     /// The successor's process id.
     successor: Arc<AtomicU32>,
     notify: Notify,
+    ledger: Ledger,
     pid_file: Option<PidFile>,
     socket_file: Option<SocketFile>,
     _janitor: Janitor,
@@ -224,6 +228,12 @@ fn open(start: Start) -> Result<Life, CannotStart> {
     check_descriptors(&settings);
     let general = settings.general.clone();
     let config_file = settings.path.clone();
+    let standing = match hand_over {
+        Some(_) => Standing::TakingOver,
+        None => Standing::Serving,
+    };
+    let ledger =
+        Ledger::open(origin.program(), &config_file, standing).map_err(cannot(CannotStart::OS))?;
     let notify = Notify::from_environment().map_err(cannot(CannotStart::OS))?;
     let mut heir = match hand_over.map(Heir::announce) {
         // Who gave us up goes on serving; there is nothing for us to do.
@@ -281,7 +291,9 @@ fn open(start: Start) -> Result<Life, CannotStart> {
     let janitor = start_janitor(&house).map_err(cannot(CannotStart::OS))?;
     let reception = Reception::new(Arc::clone(&house));
     if let Some(heir) = heir {
-        heir.receive(Arc::clone(&house), Arc::clone(&reception))
+        let sender = sender.clone();
+        let over = move || drop(sender.send(Event::TookOver));
+        heir.receive(Arc::clone(&house), Arc::clone(&reception), over)
             .map_err(cannot(CannotStart::OS))?;
     }
     for listener in listeners {
@@ -303,6 +315,7 @@ fn open(start: Start) -> Result<Life, CannotStart> {
         stop_wanted: false,
         successor: Arc::default(),
         notify,
+        ledger,
         pid_file,
         socket_file,
         _janitor: janitor,
@@ -413,7 +426,7 @@ impl Life {
                 }
                 Event::Upgraded(Ok(outcome)) => {
                     log::info!("upgrade complete: {outcome}");
-                    return self.make_way();
+                    return self.make_way(outcome);
                 }
                 Event::Upgraded(Err(why)) => {
                     self.abandon(why);
@@ -454,6 +467,7 @@ impl Life {
             }
             Event::Signal(signal) => log::warn!("Got {signal}, which means nothing here"),
             Event::ShutDown => log::warn!("an upgrade is under way; SHUTDOWN is not heeded"),
+            Event::TookOver => self.ledger.took_over(),
             Event::Upgraded(_) => {}
         }
     }
@@ -479,6 +493,7 @@ impl Life {
             "UPGRADE ABANDONED, this process goes on serving: {why}. Mend that and send SIGUSR2 again"
         );
         self.notify(&[Notice::Ready]);
+        self.ledger.note(Standing::Abandoned(why.clone()));
         if let Some(mut asker) = self.asker.lock().take() {
             asker.answer(outcome::reply(&Err(why)));
             self.reception.take_in([asker]);
@@ -487,6 +502,7 @@ impl Life {
 
     /// Starts an upgrade in a thread of its own; its end is an event.
     fn start_upgrade(&mut self) {
+        self.ledger.note(Standing::Upgrading);
         self.notify(&[Notice::Reloading]);
         let (house, reception) = (Arc::clone(&self.house), Arc::clone(&self.reception));
         let (origin, sender) = (self.origin.clone(), self.sender.clone());
@@ -511,7 +527,7 @@ impl Life {
     }
 
     /// Everything belongs to the successor: leave without touching any of it.
-    fn make_way(mut self) {
+    fn make_way(mut self, outcome: Outcome) {
         let successor = self.successor.load(Ordering::Acquire);
         if let Some(file) = self.socket_file.take() {
             file.leave();
@@ -522,6 +538,7 @@ impl Life {
             }
         }
         self.notify(&[Notice::MainPid(successor)]);
+        self.ledger.note(Standing::Replaced(outcome));
         // Whoever sent SIGTERM a moment ago did not know that this is no longer the process to stop.
         while let Ok(event) = self.events.recv_timeout(LOOK) {
             self.stop_wanted |= matches!(event, Event::Signal(Signal::SIGTERM));
@@ -561,6 +578,7 @@ impl Life {
     /// Lets transactions finish, up to `shutdown_timeout`.
     fn drain(&mut self) {
         self.notify(&[Notice::Stopping]);
+        self.ledger.note(Standing::Stopping);
         let timeout = self.house.settings().general.shutdown_timeout;
         let deadline = Moment::now().after(timeout);
         self.house.enter(Stage::Draining);
@@ -612,8 +630,9 @@ impl Life {
     }
 
     /// Tells everybody to leave, closes what is open, and is gone.
-    fn stop(self) {
+    fn stop(mut self) {
         self.notify(&[Notice::Stopping]);
+        self.ledger.note(Standing::Stopping);
         self.house.enter(Stage::Stopping);
         let deadline = Moment::now().after(LEAVING);
         while self.house.sessions.len() + self.house.logins() > 0 && deadline > Moment::now() {

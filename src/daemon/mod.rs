@@ -14,14 +14,18 @@
 pub mod arguments;
 pub mod daemonise;
 pub mod descriptors;
+pub mod instances;
+pub mod ledger;
 pub mod life;
 mod log_filter;
 mod log_format;
 pub mod logging;
 pub mod notify;
 pub mod pidfile;
+pub mod replaced;
 mod stderr;
 mod syslog;
+pub mod upgrade_command;
 
 #[cfg(test)]
 mod scratch;

@@ -139,11 +139,16 @@ impl Heir {
     }
 
     /// Takes the sessions as they come, in a thread of its own, until the predecessor has nothing more to
-    /// give or is dead.
+    /// give or is dead. Then calls `over`.
     ///
     /// # Errors
     /// If the thread cannot be started.
-    pub fn receive(self, house: Arc<House>, reception: Arc<Reception>) -> io::Result<()> {
+    pub fn receive(
+        self,
+        house: Arc<House>,
+        reception: Arc<Reception>,
+        over: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
         std::thread::Builder::new()
             .stack_size(512 * 1024)
             .spawn(move || {
@@ -171,6 +176,7 @@ impl Heir {
                     Ok(outcome) => log::info!("took over from the predecessor: {outcome}"),
                     Err(why) => log::error!("{why}"),
                 }
+                over();
                 taker.answer(&outcome);
             })
             .map(drop)

@@ -1,0 +1,219 @@
+//! Other processes of this program: found, held on to, signalled.
+//!
+//! A process is held by a pidfd, so that a signal never reaches another one that has got its number since.
+//! It is known for one of this program by its [ledger](super::ledger), not by its name.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+use super::ledger::{self, Entry, Reader, Standing};
+
+/// A process of this program.
+#[derive(Debug)]
+pub struct Instance {
+    /// Its number.
+    pub pid: u32,
+    held: OwnedFd,
+    ledger: Reader,
+}
+
+/// Why there is no [`Instance`]. Fit to be printed.
+#[derive(Debug)]
+pub enum NotFound {
+    /// There is no such process.
+    Gone(u32),
+    /// It is of another program, or of a version without a ledger.
+    Stranger(u32, String),
+    /// It is another user's.
+    NotAllowed(u32),
+    /// The system refused something else.
+    System(u32, io::Error),
+}
+
+impl fmt::Display for NotFound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotFound::Gone(pid) => write!(f, "there is no process {pid}"),
+            NotFound::Stranger(pid, name) => write!(
+                f,
+                "process {pid} ({name}) is not a pg_doorman, or an older one that takes only `kill -USR2 {pid}`; it was not signalled"
+            ),
+            NotFound::NotAllowed(pid) => write!(
+                f,
+                "process {pid} is another user's{}; run this as that user or as root",
+                owner(*pid)
+            ),
+            NotFound::System(pid, error) => write!(f, "process {pid}: {error}"),
+        }
+    }
+}
+
+fn owner(pid: u32) -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata(format!("/proc/{pid}"))
+        .map(|meta| format!(" (user number {})", meta.uid()))
+        .unwrap_or_default()
+}
+
+impl Instance {
+    /// The process of this number, or, if that one only stands before the one that serves (see
+    /// [`super::standing`]), the one behind it.
+    ///
+    /// # Errors
+    /// [`NotFound`].
+    pub fn of(pid: u32) -> Result<Instance, NotFound> {
+        match Instance::exactly(pid) {
+            Err(NotFound::Stranger(..)) => {
+                let behind = children(pid).find_map(|child| Instance::exactly(child).ok());
+                behind.ok_or_else(|| NotFound::Stranger(pid, name(pid)))
+            }
+            found => found,
+        }
+    }
+
+    fn exactly(pid: u32) -> Result<Instance, NotFound> {
+        let refused = |error: io::Error| match error.kind() {
+            ErrorKind::NotFound => NotFound::Gone(pid),
+            ErrorKind::PermissionDenied => NotFound::NotAllowed(pid),
+            _ if error.raw_os_error() == Some(libc::ESRCH) => NotFound::Gone(pid),
+            _ => NotFound::System(pid, error),
+        };
+        // Held first: what is found out below is then true of the process that is held, or it has ended.
+        let held = hold(pid).map_err(refused)?;
+        let ledger = Reader::of(pid).map_err(refused)?;
+        let instance = Instance {
+            pid,
+            held,
+            ledger: ledger.ok_or_else(|| NotFound::Stranger(pid, name(pid)))?,
+        };
+        if instance.ended(Duration::ZERO) {
+            return Err(NotFound::Gone(pid));
+        }
+        Ok(instance)
+    }
+
+    /// Those that serve this configuration file, among the processes that can be seen here. Of two that are
+    /// in an upgrade it is the one that gives, as long as it is not done.
+    pub fn serving(config_file: &Path) -> Vec<Instance> {
+        let wanted = ledger::named(config_file);
+        let own = world("self");
+        let (mut there, mut coming) = (Vec::new(), Vec::new());
+        for pid in processes() {
+            if pid == std::process::id() || world(&pid.to_string()) != own {
+                continue;
+            }
+            let Ok(instance) = Instance::exactly(pid) else {
+                continue;
+            };
+            if instance.is_copy() {
+                continue;
+            }
+            match instance.entry() {
+                Ok(entry) if entry.config_file == wanted => match entry.standing {
+                    Standing::Replaced(_) => {}
+                    Standing::TakingOver => coming.push(instance),
+                    _ => there.push(instance),
+                },
+                _ => {}
+            }
+        }
+        if there.is_empty() { coming } else { there }
+    }
+
+    /// Whether this is a child that an instance has just forked, before it becomes another program: it has
+    /// its parent's descriptors until then.
+    fn is_copy(&self) -> bool {
+        parent(self.pid)
+            .and_then(|parent| Reader::of(parent).ok()?)
+            .is_some_and(|parents| parents.is_same(&self.ledger))
+    }
+
+    /// What it says of itself, also after its end.
+    ///
+    /// # Errors
+    /// If that cannot be understood: another version wrote it.
+    pub fn entry(&self) -> io::Result<Entry> {
+        self.ledger.read()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It has ended, or is another user's.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        // SAFETY: the descriptor is open; no siginfo is passed.
+        #[allow(unsafe_code)]
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.held.as_raw_fd(),
+                signal as libc::c_int,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        if sent == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
+    /// Whether it has ended; waits for that as long as `limit`.
+    pub fn ended(&self, limit: Duration) -> bool {
+        let mut look = [PollFd::new(self.held.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        poll(&mut look, limit).is_ok_and(|count| count > 0)
+    }
+}
+
+/// A pidfd (`pidfd_open(2)`).
+fn hold(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two numbers and gives a new descriptor, close-on-exec, or -1.
+    #[allow(unsafe_code)]
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        match i32::try_from(fd) {
+            Ok(fd) if fd >= 0 => Ok(OwnedFd::from_raw_fd(fd)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// All process numbers that can be seen.
+pub fn processes() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// The children of a process, those that are zombies included.
+pub fn children(of: u32) -> impl Iterator<Item = u32> {
+    processes().filter(move |pid| parent(*pid) == Some(of))
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name, which may hold anything: state and parent.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// What the system calls a process.
+pub fn name(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// The PID namespace of a process: numbers and paths of another one mean nothing here.
+fn world(process: &str) -> Option<std::path::PathBuf> {
+    fs::read_link(format!("/proc/{process}/ns/pid")).ok()
+}

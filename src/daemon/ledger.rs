@@ -1,0 +1,266 @@
+//! The ledger: where a process says what has become of its upgrades, for whoever may look into it.
+//!
+//! It is a file in memory (`memfd_create`) that the process keeps open as long as it lives. Who may see
+//! its descriptors (the same user, or root) opens it through `/proc/PID/fd` and can read on after the
+//! process has ended. So `pg_doorman upgrade` needs no socket, port, password or file on a disk, in the
+//! foreground, in a daemon and in a container alike; no other process can pass itself off as this one; and
+//! an outcome cannot be missed, however soon the process is gone.
+//!
+//! Invariant: what is read is one whole entry. The number in front is odd while an entry is being written,
+//! and greater after each.
+
+use std::ffi::CStr;
+use std::fs::{self, File};
+use std::io::{self, Error, ErrorKind};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
+
+use crate::upgrade::outcome::Outcome;
+
+/// The file's name, by which it is known among a process's descriptors.
+const NAME: &CStr = c"pg_doorman";
+const LINK: &str = "/memfd:pg_doorman (deleted)";
+
+/// Bytes in front of an entry: the number, and the entry's length.
+const HEADER: usize = 16;
+
+/// The longest entry, in bytes. A text that does not fit is cut.
+const LONGEST: usize = 64 * 1024;
+const LONGEST_TEXT: usize = 8 * 1024;
+
+/// How often a reader tries to meet no writer.
+const TRIES: usize = 1000;
+
+/// What the process says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The binary a successor would be made of.
+    pub program: PathBuf,
+    /// Its configuration file.
+    pub config_file: PathBuf,
+    /// How many upgrades it has begun.
+    pub begun: u64,
+    /// What it is doing.
+    pub standing: Standing,
+}
+
+/// What a process is doing, as far as upgrades are concerned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// Its predecessor is handing over to it.
+    TakingOver,
+    /// It serves and has not tried an upgrade.
+    Serving,
+    /// An upgrade is under way.
+    Upgrading,
+    /// It serves; the last upgrade was abandoned, and this is why.
+    Abandoned(String),
+    /// Its successor has taken over, and it ends.
+    Replaced(Outcome),
+    /// It is shutting down.
+    Stopping,
+}
+
+/// The writer's side.
+#[derive(Debug)]
+pub struct Ledger {
+    file: File,
+    number: u64,
+    entry: Entry,
+}
+
+/// A configuration file's name as it stands in a ledger.
+pub fn named(config_file: &Path) -> PathBuf {
+    fs::canonicalize(config_file)
+        .or_else(|_| std::path::absolute(config_file))
+        .unwrap_or_else(|_| config_file.to_owned())
+}
+
+impl Ledger {
+    /// The ledger of this process.
+    ///
+    /// # Errors
+    /// No descriptor, or no memory, is left.
+    pub fn open(program: &Path, config_file: &Path, standing: Standing) -> io::Result<Ledger> {
+        let file = File::from(memfd_create(NAME, MFdFlags::MFD_CLOEXEC)?);
+        file.set_permissions(fs::Permissions::from_mode(0o444))?;
+        let mut ledger = Ledger {
+            file,
+            number: 0,
+            entry: Entry {
+                program: program.to_owned(),
+                config_file: named(config_file),
+                begun: 0,
+                standing,
+            },
+        };
+        ledger.write()?;
+        Ok(ledger)
+    }
+
+    /// What the process does has changed. It goes on if that cannot be written down.
+    pub fn note(&mut self, standing: Standing) {
+        self.entry.begun += u64::from(standing == Standing::Upgrading);
+        self.entry.standing = match standing {
+            Standing::Abandoned(mut why) => {
+                let end = (0..=LONGEST_TEXT.min(why.len())).rfind(|&at| why.is_char_boundary(at));
+                why.truncate(end.unwrap_or(0));
+                Standing::Abandoned(why)
+            }
+            other => other,
+        };
+        if let Err(error) = self.write() {
+            log::warn!("could not write down for `pg_doorman upgrade` what has happened: {error}");
+        }
+    }
+
+    /// The predecessor is done. Whatever has happened here since is told already.
+    pub fn took_over(&mut self) {
+        if self.entry.standing == Standing::TakingOver {
+            self.note(Standing::Serving);
+        }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let body = serde_json::to_vec(&self.entry)?;
+        self.file
+            .write_all_at(&(self.number + 1).to_le_bytes(), 0)?;
+        self.file
+            .write_all_at(&(body.len() as u64).to_le_bytes(), 8)?;
+        self.file.write_all_at(&body, HEADER as u64)?;
+        self.number += 2;
+        self.file.write_all_at(&self.number.to_le_bytes(), 0)
+    }
+}
+
+/// The reader's side.
+#[derive(Debug)]
+pub struct Reader(File);
+
+impl Reader {
+    /// The ledger of a process; `None` if it has none, and so is not pg_doorman, or an old one.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such process, `PermissionDenied` if its descriptors may not be seen.
+    pub fn of(pid: u32) -> io::Result<Option<Reader>> {
+        for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+            let path = entry?.path();
+            // It may have been closed since. Who can only read in it is such a reader.
+            let is_writer = |path: &PathBuf| {
+                fs::symlink_metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o200 != 0)
+            };
+            if fs::read_link(&path).is_ok_and(|link| link == Path::new(LINK)) && is_writer(&path) {
+                return File::open(&path).map(|file| Some(Reader(file)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether two processes have one and the same ledger open.
+    pub fn is_same(&self, other: &Reader) -> bool {
+        let inode = |reader: &Reader| reader.0.metadata().map(|meta| meta.ino()).ok();
+        inode(self).is_some() && inode(self) == inode(other)
+    }
+
+    /// The entry as it now is.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is none, as when another version wrote it or its writer was killed half-way.
+    pub fn read(&self) -> io::Result<Entry> {
+        for _ in 0..TRIES {
+            let mut head = [0; HEADER];
+            self.0.read_exact_at(&mut head, 0)?;
+            let (number, length) = head.split_at(8);
+            let length = length.try_into().map(u64::from_le_bytes).unwrap_or(0);
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            let is_whole = number.first().is_some_and(|low| low % 2 == 0) && length <= LONGEST;
+            if is_whole {
+                let mut body = vec![0; length];
+                self.0.read_exact_at(&mut body, HEADER as u64)?;
+                let mut again = [0; 8];
+                self.0.read_exact_at(&mut again, 0)?;
+                if again == *number {
+                    return Ok(serde_json::from_slice(&body)?);
+                }
+            }
+            std::thread::yield_now();
+        }
+        Err(Error::new(
+            ErrorKind::InvalidData,
+            "it was left half written",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger() -> (Ledger, Reader) {
+        let ledger = Ledger::open(
+            Path::new("/x"),
+            Path::new("/no/such.toml"),
+            Standing::Serving,
+        )
+        .unwrap();
+        let reader = Reader(ledger.file.try_clone().unwrap());
+        (ledger, reader)
+    }
+
+    #[test]
+    fn what_is_noted_is_read() {
+        let (mut ledger, reader) = ledger();
+        let entry = reader.read().unwrap();
+        assert_eq!(entry.standing, Standing::Serving);
+        assert_eq!(entry.config_file, Path::new("/no/such.toml"));
+        ledger.note(Standing::Upgrading);
+        ledger.note(Standing::Abandoned("é".repeat(100_000)));
+        let entry = reader.read().unwrap();
+        assert_eq!(entry.begun, 1);
+        assert_eq!(
+            entry.standing,
+            Standing::Abandoned("é".repeat(LONGEST_TEXT / 2))
+        );
+        let outcome = Outcome {
+            moved: 7,
+            longest: std::time::Duration::from_micros(1),
+        };
+        ledger.note(Standing::Replaced(outcome));
+        drop(ledger);
+        assert_eq!(reader.read().unwrap().standing, Standing::Replaced(outcome));
+    }
+
+    #[test]
+    fn a_reader_meets_no_half_entry() {
+        let (mut ledger, reader) = ledger();
+        let writer = std::thread::spawn(move || {
+            for n in (0..26).cycle().take(2000) {
+                let text = char::from(b'a' + n).to_string().repeat(6000);
+                ledger.note(Standing::Abandoned(text));
+            }
+        });
+        while !writer.is_finished() {
+            if let Standing::Abandoned(text) = reader.read().unwrap().standing {
+                assert!(text.len() == 6000 && text.split(&text[..1]).all(str::is_empty));
+            }
+        }
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn it_is_found_among_the_descriptors_of_a_process() {
+        let (_ledger, _) = ledger();
+        assert!(Reader::of(std::process::id()).unwrap().is_some());
+        assert!(Reader::of(i32::MAX as u32).is_err());
+    }
+
+    #[test]
+    fn a_writer_that_died_half_way_is_an_error() {
+        let (ledger, reader) = ledger();
+        ledger.file.write_all_at(&7_u64.to_le_bytes(), 0).unwrap();
+        assert!(reader.read().is_err());
+    }
+}

@@ -1,0 +1,179 @@
+//! `pg_doorman upgrade`: has a running instance upgraded and says how that went.
+//!
+//! The instance is signalled (SIGUSR2) and writes what becomes of it into its [ledger](super::ledger),
+//! which was opened before. So the outcome is the instance's own word, also if it has ended meanwhile.
+//! Other ways were looked at: the log may go anywhere; a pid file is only a daemon's, and says nothing of
+//! an upgrade that was abandoned; the console needs a password; a socket would be one more door to guard.
+//!
+//! Invariant: only a process that has a ledger is signalled, and success is reported only if an upgrade
+//! that began after this command has come to its end.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::arguments::UpgradeArguments;
+use super::instances::{Instance, NotFound};
+use super::ledger::{Entry, Standing};
+use super::{pidfile, replaced};
+use crate::config;
+use crate::net::clock::Moment;
+use crate::upgrade::outcome::Outcome;
+
+/// How often it is looked what has become of the upgrade.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How long an instance may take to heed the signal.
+const HEEDING: Duration = Duration::from_secs(20);
+
+/// How long it may take to end when all is done.
+const ENDING: Duration = Duration::from_secs(5);
+
+/// Has the instance upgraded that the arguments mean; `config_file` if they name none. `None`: there was
+/// nothing to do.
+///
+/// # Errors
+/// Why it was not upgraded, in a sentence for the operator.
+pub fn upgrade(
+    arguments: &UpgradeArguments,
+    config_file: &Path,
+) -> Result<Option<Outcome>, String> {
+    let mut instance = find(arguments, config_file)?;
+    let mut entry = read(&instance)?;
+    while match entry.standing {
+        Standing::Upgrading => arguments.wait,
+        Standing::TakingOver => true,
+        _ => false,
+    } {
+        instance.ended(LOOK);
+        entry = match read(&instance)?.standing {
+            // Somebody else's upgrade: whether there is anything left to do is for its successor to say.
+            Standing::Replaced(_) => {
+                instance.ended(ENDING);
+                instance = find(arguments, config_file)?;
+                read(&instance)?
+            }
+            _ if instance.ended(Duration::ZERO) => return Err(ended(instance.pid)),
+            _ => read(&instance)?,
+        };
+    }
+    if arguments.if_changed {
+        let changed = replaced::replaced(instance.pid, &entry.program)
+            .map_err(|error| format!("process {}: {error}", instance.pid))?;
+        if changed.is_none() {
+            return Ok(None);
+        }
+    }
+    let pid = instance.pid;
+    match &entry.standing {
+        Standing::Upgrading => {
+            return Err(format!(
+                "process {pid} is being upgraded already; with --wait this command waits for that and goes on"
+            ));
+        }
+        Standing::Stopping => return Err(stopping(pid)),
+        Standing::Replaced(_) => return Err(format!("process {pid} has just been replaced")),
+        Standing::TakingOver | Standing::Serving | Standing::Abandoned(_) => {}
+    }
+    instance
+        .signal(Signal::SIGUSR2)
+        .map_err(|error| format!("process {pid} could not be signalled: {error}"))?;
+    await_outcome(&instance, &entry).map(Some)
+}
+
+fn await_outcome(instance: &Instance, before: &Entry) -> Result<Outcome, String> {
+    let pid = instance.pid;
+    let heeding = Moment::now().after(HEEDING);
+    loop {
+        // Asked first: what is read after the end is the last word.
+        let has_ended = instance.ended(LOOK);
+        let now = read(instance)?;
+        let has_begun = now.begun > before.begun;
+        match now.standing {
+            Standing::Replaced(outcome) => {
+                instance.ended(ENDING);
+                return Ok(outcome);
+            }
+            Standing::Abandoned(why) if has_begun => {
+                return Err(format!(
+                    "upgrade abandoned, process {pid} goes on serving: {why}"
+                ));
+            }
+            Standing::Stopping => return Err(stopping(pid)),
+            _ if has_ended => return Err(ended(pid)),
+            _ if !has_begun && heeding <= Moment::now() => {
+                return Err(format!(
+                    "process {pid} has not heeded SIGUSR2 for {HEEDING:?}; is it stopped, or under a debugger?"
+                ));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn stopping(pid: u32) -> String {
+    format!("process {pid} is shutting down and was not upgraded")
+}
+
+fn ended(pid: u32) -> String {
+    format!("process {pid} ended before its upgrade was over; its log may say why")
+}
+
+fn read(instance: &Instance) -> Result<Entry, String> {
+    instance.entry().map_err(|error| {
+        let pid = instance.pid;
+        format!("what process {pid} says of itself cannot be read ({error}); is it of another version? `kill -USR2 {pid}` works in any case")
+    })
+}
+
+/// The instance that is meant.
+fn find(arguments: &UpgradeArguments, config_file: &Path) -> Result<Instance, String> {
+    let of = |pid| Instance::of(pid).map_err(|error| error.to_string());
+    if let Some(pid) = arguments.pid {
+        return of(pid);
+    }
+    if let Some(path) = &arguments.pid_file {
+        return of(pid_in(path)?);
+    }
+    let config_file = arguments.config_file.as_deref().unwrap_or(config_file);
+    let mut serving = Instance::serving(config_file);
+    if serving.len() > 1 {
+        let pids: Vec<String> = serving.iter().map(|one| one.pid.to_string()).collect();
+        return Err(format!(
+            "processes {} all serve {}; choose one with --pid",
+            pids.join(", "),
+            config_file.display()
+        ));
+    }
+    if let Some(instance) = serving.pop() {
+        return Ok(instance);
+    }
+    // It may be one that cannot be seen; then its pid file at least tells why.
+    let hidden = config::load(config_file)
+        .ok()
+        .and_then(|settings| pidfile::read(&settings.general.daemon_pid_file).ok()?)
+        .and_then(|pid| match Instance::of(pid) {
+            Err(error @ (NotFound::NotAllowed(_) | NotFound::System(..))) => {
+                Some(error.to_string())
+            }
+            _ => None,
+        });
+    Err(hidden.unwrap_or_else(|| {
+        format!(
+            "no pg_doorman that runs with {} can be seen by this user; name one with --pid or --pid-file",
+            PathBuf::from(config_file).display()
+        )
+    }))
+}
+
+fn pid_in(path: &Path) -> Result<u32, String> {
+    match pidfile::read(path) {
+        Ok(Some(pid)) => Ok(pid),
+        Ok(None) => Err(format!(
+            "there is no pid file {}: is pg_doorman running, as a daemon?",
+            path.display()
+        )),
+        Err(error) => Err(error.to_string()),
+    }
+}
