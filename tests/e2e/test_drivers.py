@@ -21,6 +21,9 @@ from postgres import bin_dir
 DRIVERS = Path(__file__).resolve().parents[1] / "drivers"
 STATE = DRIVERS.parent / ".state"
 
+# Python's drivers: Debian's, and the newest that there are.
+VERSIONS = {"debian": {}, "newest": {"PYTHONPATH": str(STATE / "python")}}
+
 # A prepared statement whose table has got another shape ends with 0A000. What drivers rely on is that the same
 # text prepared anew works; "kept" where it does not yet.
 STALE_PLANS = {"direct": "", "session": "", "transaction": "kept"}
@@ -110,24 +113,22 @@ def test_pgbench(drive, protocol):
 
 
 @pytest.mark.limit(120)
-def test_psycopg(drive):
-    drive("/usr/bin/python3", DRIVERS / "psycopg/main.py")
+@pytest.mark.parametrize("threshold", [{}, {"PREPARE_THRESHOLD": "0"}], ids=["default", "prepared-at-once"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_psycopg(drive, threshold, version):
+    drive("/usr/bin/python3", DRIVERS / "psycopg/main.py", **threshold, **VERSIONS[version])
 
 
 @pytest.mark.limit(120)
-def test_psycopg_with_more_statements_than_it_keeps(drive):
-    drive("/usr/bin/python3", DRIVERS / "psycopg/many_statements.py")
-
-
-@pytest.mark.limit(120)
-def test_asyncpg(drive):
-    drive("/usr/bin/python3", DRIVERS / "asyncpg/main.py")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_asyncpg(drive, version):
+    drive("/usr/bin/python3", DRIVERS / "asyncpg/main.py", **VERSIONS[version])
 
 
 @pytest.mark.limit(120)
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_sqlalchemy(drive, driver):
-    drive("/usr/bin/python3", DRIVERS / "sqlalchemy/main.py", DRIVER=driver, PYTHONPATH=str(STATE / "python"))
+    drive("/usr/bin/python3", DRIVERS / "sqlalchemy/main.py", DRIVER=driver, **VERSIONS["newest"])
 
 
 @pytest.mark.limit(120)
