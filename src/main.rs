@@ -11,7 +11,7 @@ use pg_doorman::config::{self, ErrorKind, Settings};
 use pg_doorman::daemon::arguments::{Arguments, Command, UpgradeArguments};
 use pg_doorman::daemon::life::{self, CannotStart, Start};
 use pg_doorman::daemon::logging::{self, LogOptions, LogOutput};
-use pg_doorman::daemon::{daemonise, descriptors, upgrade_command};
+use pg_doorman::daemon::{daemonise, descriptors, keeper, upgrade_command};
 use pg_doorman::upgrade::launch::{self, Origin};
 
 fn main() -> ExitCode {
@@ -45,6 +45,10 @@ fn run(arguments: &Arguments) -> Result<(), CannotStart> {
     let hand_over: Option<RawFd> = std::env::var(launch::VARIABLE)
         .ok()
         .and_then(|number| number.parse().ok());
+    let serves_in_front = !arguments.test_config && !arguments.daemon && hand_over.is_none();
+    if serves_in_front && (arguments.keep_pid || keeper::is_first_process()) {
+        keeper::keep().map_err(os_error)?;
+    }
     let wanted: Vec<RawFd> = arguments.inherit_fd.into_iter().chain(hand_over).collect();
     let inherited = descriptors::inherit(&wanted).map_err(os_error)?;
     let mut kept = inherited.kept.into_iter();

@@ -67,6 +67,13 @@ pub struct Arguments {
     #[arg(short = 'd', long, env = "DAEMON", value_parser = BoolishValueParser::new())]
     pub daemon: bool,
 
+    /// Stay in front of the process that serves, so that the process id outlives upgrades
+    ///
+    /// For supervisors that watch the process they have started, such as runit or supervisord. The first
+    /// process of a container always does so.
+    #[arg(long, conflicts_with = "daemon")]
+    pub keep_pid: bool,
+
     /// Use descriptor N, 3 or more, as the TCP socket that already listens
     #[arg(
         long,
@@ -152,6 +159,7 @@ mod tests {
                 log_format: LogFormat::Text,
                 no_color: false,
                 daemon: false,
+                keep_pid: false,
                 inherit_fd: None,
                 test_config: false,
                 command: None,

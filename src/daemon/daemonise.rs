@@ -173,10 +173,12 @@ fn leave_session(ready: &Ready) -> Result<ForkResult, DaemoniseError> {
     split().map_err(failed("fork again"))
 }
 
+/// Forks. For a process with a single thread.
 #[allow(unsafe_code)]
-fn split() -> io::Result<ForkResult> {
+pub(super) fn split() -> io::Result<ForkResult> {
     // SAFETY: the child of a process with more than one thread may only do what is safe in a
-    // signal handler. This one has a single thread: `daemonise` looks, and makes none itself.
+    // signal handler. This one has a single thread: `daemonise` looks, `keeper` is called before any
+    // other is made, and neither makes one itself.
     Ok(unsafe { fork() }?)
 }
 

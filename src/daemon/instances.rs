@@ -63,8 +63,7 @@ fn owner(pid: u32) -> String {
 }
 
 impl Instance {
-    /// The process of this number, or, if that one only stands before the one that serves (see
-    /// [`super::standing`]), the one behind it.
+    /// The process of this number, or, if that one is a [keeper](super::keeper), the one that serves.
     ///
     /// # Errors
     /// [`NotFound`].

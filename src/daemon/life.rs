@@ -176,12 +176,16 @@ pub struct Start {
 /// # Errors
 /// [`CannotStart`]; `ready` has then been told.
 pub fn serve(start: Start, ready: Option<Ready>) -> Result<(), CannotStart> {
+    let is_heir = start.hand_over.is_some();
     match open(start) {
         Ok(life) => {
             if let Some(Err(error)) = ready.map(Ready::tell) {
                 log::warn!("could not tell the parent process that all is well: {error}");
             }
-            life.notify(&[Notice::Ready]);
+            // A successor is not the service's main process yet: its predecessor speaks until it is.
+            if !is_heir {
+                life.notify(&[Notice::Ready]);
+            }
             life.work();
             Ok(())
         }
@@ -269,18 +273,6 @@ fn open(start: Start) -> Result<Life, CannotStart> {
             (House::new(settings, mock), listeners, file)
         }
     };
-    let pid = std::process::id();
-    let pid_file = match (daemon, &heir) {
-        (false, _) => None,
-        (true, Some(_)) => Some(PidFile::adopt(&general.daemon_pid_file, pid)),
-        (true, None) => {
-            let file = PidFile::write(&general.daemon_pid_file, pid);
-            Some(file.map_err(|error| CannotStart {
-                code: CannotStart::OS,
-                why: error.to_string(),
-            })?)
-        }
-    };
     let (sender, events) = unbounded();
     start_signal_thread(signals, sender.clone()).map_err(cannot(CannotStart::OS))?;
     let lever = Lever {
@@ -290,15 +282,34 @@ fn open(start: Start) -> Result<Life, CannotStart> {
     let _ = house.console.set(Arc::new(desk));
     let janitor = start_janitor(&house).map_err(cannot(CannotStart::OS))?;
     let reception = Reception::new(Arc::clone(&house));
+    let is_heir = heir.is_some();
     if let Some(heir) = heir {
         let sender = sender.clone();
         let over = move || drop(sender.send(Event::TookOver));
         heir.receive(Arc::clone(&house), Arc::clone(&reception), over)
             .map_err(cannot(CannotStart::OS))?;
     }
-    for listener in listeners {
+    // The last thing before the doors open: they must not, beside another instance.
+    let pid = std::process::id();
+    let pid_file = match (daemon, is_heir) {
+        (false, _) => None,
+        (true, true) => Some(PidFile::adopt(&general.daemon_pid_file, pid)),
+        (true, false) => {
+            let file = PidFile::write(&general.daemon_pid_file, pid);
+            Some(file.map_err(|error| CannotStart {
+                code: CannotStart::OS,
+                why: error.to_string(),
+            })?)
+        }
+    };
+    let opened = listeners.into_iter().try_for_each(|listener| {
         log::info!("Running on {}", listener.address());
-        reception.open(listener).map_err(cannot(CannotStart::OS))?;
+        reception.open(listener)
+    });
+    if let Err(error) = opened {
+        // What could not be removed is found to be stale by the next one who starts.
+        let _ = pid_file.as_ref().map(PidFile::remove_if_mine);
+        return Err(cannot(CannotStart::OS)(error));
     }
     log::info!("Accepting connections");
     let shutdown_only = std::env::var_os(SHUTDOWN_ONLY).is_some_and(|value| value == "1");
@@ -537,15 +548,23 @@ impl Life {
                 log::warn!("{error}");
             }
         }
-        self.notify(&[Notice::MainPid(successor)]);
+        self.notify(&[Notice::MainPid(successor), Notice::Ready]);
         self.ledger.note(Standing::Replaced(outcome));
-        // Whoever sent SIGTERM a moment ago did not know that this is no longer the process to stop.
-        while let Ok(event) = self.events.recv_timeout(LOOK) {
-            self.stop_wanted |= matches!(event, Event::Signal(Signal::SIGTERM));
+        let Ok(successor) = i32::try_from(successor) else {
+            return;
+        };
+        let pass_on = |signal| {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(successor), signal);
+        };
+        if self.stop_wanted {
+            pass_on(Signal::SIGTERM);
         }
-        let successor = i32::try_from(successor).ok();
-        if let Some(pid) = successor.filter(|_| self.stop_wanted) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM);
+        // Whoever has sent a signal a moment ago did not know that this is no longer the process to send it
+        // to.
+        while let Ok(event) = self.events.recv_timeout(LOOK) {
+            if let Event::Signal(signal) = event {
+                pass_on(signal);
+            }
         }
     }
 

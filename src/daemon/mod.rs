@@ -15,6 +15,7 @@ pub mod arguments;
 pub mod daemonise;
 pub mod descriptors;
 pub mod instances;
+pub mod keeper;
 pub mod ledger;
 pub mod life;
 mod log_filter;

@@ -1,0 +1,394 @@
+"""As a service: under a service manager, a supervisor, an init script, cron, as a daemon, as process 1."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from doorman import CHECKOUT, Successor, alive, binary
+from notify import Manager
+from test_upgrade import HANGS, IN_EARNEST, REFUSES
+from wait import wait_until
+
+
+# systemd: Type=notify
+
+@pytest.fixture
+def manager(tmp_path):
+    one = Manager(tmp_path / "notify")
+    yield one
+    one.close()
+
+
+def test_ready_reloading_and_stopping(doorman, manager):
+    one = doorman(environment=manager.environment)
+    pid = one.process.pid
+    assert manager.said("READY", "1") == (pid, {"READY": "1"})
+    heard = len(manager.all())
+    before = time.monotonic_ns() // 1000
+    one.reload()
+    who, what = manager.said("RELOADING", "1", after=heard)
+    assert who == pid and before <= int(what["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+    assert manager.said("READY", "1", after=heard)[0] == pid
+    heard = len(manager.all())
+    one.signal(signal.SIGTERM)
+    assert manager.said("STOPPING", "1", after=heard) == (pid, {"STOPPING": "1"})
+    assert one.wait() == 0
+
+
+def test_an_upgrade_is_a_reload_that_ends_with_another_main_process(doorman, manager):
+    """The new process says nothing before the service manager knows it: NotifyAccess=main is enough."""
+    one = doorman(environment=manager.environment)
+    for _ in range(3):
+        manager.said("READY")
+        old, heard, before = one.process.pid, len(manager.all()), time.monotonic_ns() // 1000
+        one.upgrade()
+        manager.said("MAINPID")
+        reloading, replaced = manager.all()[heard:]
+        assert reloading[0] == old and reloading[1]["RELOADING"] == "1"
+        assert before <= int(reloading[1]["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+        assert replaced == (old, {"MAINPID": str(one.process.pid), "READY": "1"})
+    heard = len(manager.all())
+    one.signal(signal.SIGTERM)
+    assert manager.said("STOPPING", after=heard)[0] == one.process.pid
+    one.wait()
+
+
+def test_an_abandoned_upgrade_is_a_reload_that_ends(doorman, manager, tmp_path):
+    program = tmp_path / "pg_doorman"
+    shutil.copy(binary(), program)
+    one = doorman(program=program, environment=manager.environment)
+    manager.said("READY")
+    heard = len(manager.all())
+    program.unlink()
+    one.fail_to_upgrade()
+    manager.said("READY", after=heard)
+    assert [(who, *what) for who, what in manager.all()[heard:]] == [
+        (one.process.pid, "RELOADING", "MONOTONIC_USEC"), (one.process.pid, "READY")]
+
+
+def test_the_unit_is_well_formed(tmp_path):
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is not there")
+    unit = tmp_path / "pg_doorman.service"
+    text = (CHECKOUT / "contrib/systemd/pg_doorman.service").read_text()
+    unit.write_text(text.replace("/usr/bin/pg_doorman", binary()))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True)
+    complaints = [line for line in done.stderr.splitlines() if "pg_doorman" in line]
+    assert not complaints, complaints
+
+
+# A daemon
+
+class Daemon:
+    """A pooler that has gone to the background: its pid file says which process it is."""
+
+    def __init__(self, one, pid_file):
+        self.one, self.pid_file = one, pid_file
+
+    def pid(self) -> int:
+        return int(self.pid_file.read_text())
+
+    def adopt(self) -> None:
+        """From now on the process in the pid file is meant."""
+        self.one.process = Successor(self.pid())
+
+
+@pytest.fixture
+def daemon(pg, doorman, tmp_path):
+    """A daemon, and the pooler as the other tests know it: doorman's, started in the background."""
+    pid_file = tmp_path / "run" / "pg_doorman.pid"
+    pid_file.parent.mkdir()
+
+    def start(program=None):
+        one = doorman(program=program, upgrade={"timeout": "1s"}, general={"daemon_pid_file": str(pid_file), "syslog_prog_name": "pg_doorman-test"})
+        one.stop()
+        with open(one.log_path, "ab") as log:
+            done = subprocess.run([one.program, "-d", str(one.path)], stdout=log, stderr=log, cwd=one.directory)
+        assert done.returncode == 0, one.log()
+        daemon = Daemon(one, pid_file)
+        daemon.adopt()
+        return daemon
+
+    return start
+
+
+def test_a_daemons_pid_file_follows_its_upgrades(daemon):
+    it = daemon()
+    raw = it.one.raw()
+    seen = set()
+    watch = subprocess.Popen([sys.executable, "-c", WATCH, str(it.pid_file)],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for _ in range(5):
+        old = it.pid()
+        os.kill(old, signal.SIGUSR2)
+        wait_until(lambda: it.pid() != old and not alive(old))
+        assert it.one.processes() == [it.pid()]
+        assert raw.value("select 1") == "1"
+        seen |= {old, it.pid()}
+    it.adopt()
+    out, _ = watch.communicate()
+    assert set(map(int, out.split())) <= seen, "whoever read the file found a whole number in it at any time"
+    it.one.stop()
+    assert not it.pid_file.exists() and not list(it.pid_file.parent.iterdir())
+
+
+WATCH = """
+import select, sys
+seen = set()
+while not select.select([sys.stdin], [], [], 0)[0]:
+    seen.add(open(sys.argv[1]).read())
+print(*seen)
+"""
+
+
+def test_a_daemon_is_upgraded_by_its_pid_file(daemon):
+    it = daemon()
+    old = it.pid()
+    done = subprocess.run([binary(), "upgrade", "--pid-file", str(it.pid_file)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "upgrade complete" in done.stdout
+    assert not alive(old) and alive(it.pid())
+    it.adopt()
+    assert it.one.serves()
+
+
+def test_sigint_upgrades_a_daemon(daemon):
+    it = daemon()
+    old = it.pid()
+    os.kill(old, signal.SIGINT)
+    wait_until(lambda: it.pid() != old and not alive(old))
+    it.adopt()
+    assert it.one.serves()
+
+
+# Under a supervisor that watches the process it has started, and as process 1
+
+def behind(keeper):
+    """Who serves behind this process."""
+    return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and parent(pid) == keeper and alive(int(pid))]
+
+
+def parent(pid):
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_the_keeper_outlives_upgrades(doorman):
+    one = doorman("--keep-pid")
+    keeper, raw = one.process, one.raw()
+    for _ in range(3):
+        (old,) = behind(keeper.pid)
+        keeper.send_signal(signal.SIGUSR2)
+        wait_until(lambda: not alive(old))
+        assert raw.value("select 1") == "1"
+        assert behind(keeper.pid) == [pid for pid in one.processes() if pid != keeper.pid]
+    done = subprocess.run([binary(), "upgrade", "--pid", str(keeper.pid)], capture_output=True, text=True)
+    assert done.returncode == 0 and "1 sessions moved" in done.stdout
+    done = subprocess.run([binary(), "upgrade", str(one.path)], capture_output=True, text=True)
+    assert done.returncode == 0 and "1 sessions moved" in done.stdout
+    keeper.send_signal(signal.SIGHUP)
+    wait_until(lambda: "Reloading config" in one.log())
+    keeper.send_signal(signal.SIGTERM)
+    assert keeper.wait(10) == 0
+    assert not one.processes()
+
+
+def test_the_keeper_ends_as_who_serves(doorman):
+    one = doorman("--keep-pid")
+    one.expected_status = None
+    (old,) = behind(one.process.pid)
+    one.signal(signal.SIGUSR2)
+    (pid,) = wait_until(lambda: not alive(old) and behind(one.process.pid))
+    os.kill(pid, signal.SIGKILL)
+    assert one.wait() == 128 + 9
+    one.path.write_text("[general\n")
+    assert subprocess.run([binary(), "--keep-pid", str(one.path)], capture_output=True).returncode == 78
+
+
+def test_sigterm_is_never_lost_behind_the_keeper(doorman):
+    """Also when it comes while one process takes over from the other."""
+    for pause in (0, 0.01, 0.02, 0.03, 0.04, 0.05):
+        one = doorman("--keep-pid")
+        one.signal(signal.SIGUSR2)
+        time.sleep(pause)  # any moment of the upgrade will do
+        one.signal(signal.SIGTERM)
+        assert one.wait() == 0
+        wait_until(lambda: not one.processes())
+
+
+def test_as_process_1_of_a_container(doorman, tmp_path):
+    """The container lives on; kill, ps and `pg_doorman upgrade` inside it work as outside."""
+    if subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True).returncode:
+        pytest.skip("unshare is not permitted here")
+    one = doorman(program=in_a_container(tmp_path))
+    one.expected_status = None
+    raw, container = one.raw(), one.process
+    (first,) = behind(container.pid)
+    for _ in range(3):
+        (old,) = behind(first)
+        os.kill(first, signal.SIGUSR2)
+        wait_until(lambda: not alive(old))
+        assert raw.value("select 1") == "1" and alive(first)
+    inside = ["nsenter", "--target", str(first), "--pid", "--mount"]
+    done = subprocess.run([*inside, binary(), "upgrade", str(one.path)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "1 sessions moved" in done.stdout
+    done = subprocess.run([*inside, binary(), "upgrade", "--pid", "1"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "1 sessions moved" in done.stdout
+    assert raw.value("select 1") == "1" and alive(first)
+    # An orphan of somebody else's is nothing to live for.
+    subprocess.run([*inside, "sh", "-c", "sleep 60 & exit 0"])
+    os.kill(first, signal.SIGTERM)
+    assert container.wait(10) == 0
+    wait_until(lambda: not one.processes())
+
+
+def in_a_container(tmp_path):
+    program = tmp_path / "contained"
+    program.write_text(f'#!/bin/sh\nexec unshare --pid --fork --mount-proc {binary()} "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+# An init script, and cron
+
+@pytest.fixture
+def init_script(doorman, tmp_path):
+    """contrib/sysv/pg_doorman, as root runs it: a call returns its status and what it printed."""
+    if os.getuid() or not shutil.which("start-stop-daemon") or not Path("/lib/lsb/init-functions").exists():
+        pytest.skip("needs root, start-stop-daemon and /lib/lsb/init-functions")
+    program, pid_file, defaults = tmp_path / "pg_doorman", tmp_path / "run" / "pg_doorman.pid", tmp_path / "defaults"
+    shutil.copy(binary(), program)
+    one = doorman(program=program, general={"daemon_pid_file": str(pid_file), "syslog_prog_name": "pg_doorman-test"},
+                  upgrade={"timeout": "500ms", "validate_timeout": "500ms"})
+    one.stop()
+    defaults.write_text(f"PROGRAM={program} CONFIG={one.path} PIDFILE={pid_file} RUN_AS=root PATIENCE=10\n")
+
+    class Script:
+        def __init__(self):
+            self.one, self.program, self.pid_file = one, program, pid_file
+
+        def __call__(self, *arguments):
+            done = subprocess.run([CHECKOUT / "contrib/sysv/pg_doorman", *arguments], capture_output=True, text=True,
+                                  env={"DEFAULTS": str(defaults), "DAEMON": "/a/path"}, cwd="/")
+            return done.returncode, done.stdout + done.stderr
+
+        def pid(self):
+            """Who runs, which is who is in the pid file."""
+            wait_until(lambda: len(one.processes()) == 1)
+            assert one.processes() == [int(pid_file.read_text())]
+            return one.processes()[0]
+
+    script = Script()
+    yield script
+    script("stop")
+
+
+def test_the_init_script(init_script):
+    one = init_script.one
+    assert init_script("status")[0] == 3
+    assert init_script("start")[0] == 0
+    assert one.serves()
+    pid = init_script.pid()
+    assert init_script("start")[0] == 0 and init_script.pid() == pid, "it runs already"
+    assert init_script("status")[0] == 0
+    raw = one.raw()
+
+    one.config["pools"]["shop"]["users"][0]["pool_size"] = 2
+    one.write()
+    assert init_script("reload")[0] == 0
+    wait_until(lambda: int(one.pool()["pool_size"]) == 2)
+    assert init_script.pid() == pid
+
+    status, said = init_script("upgrade")
+    assert status == 0 and "upgrade complete" in said
+    assert init_script.pid() != pid and raw.value("select 1") == "1"
+
+    # The package was updated: the file is another one than the process runs.
+    shutil.copy(binary(), init_script.program.with_name("new"))
+    init_script.program.with_name("new").replace(init_script.program)
+    pid = init_script.pid()
+    assert init_script("status")[0] == 0
+    assert init_script("start")[0] == 0 and init_script.pid() == pid
+    assert init_script("upgrade")[0] == 0
+    pid = init_script.pid()
+
+    one.path.write_text("[general\n")
+    status, said = init_script("upgrade")
+    assert status == 1 and "upgrade abandoned" in said and init_script.pid() == pid
+    assert init_script("restart")[0] == 6 and init_script.pid() == pid, "it would not have come back"
+    one.write()
+    assert raw.value("select 1") == "1"
+
+    assert init_script("restart")[0] == 0
+    assert init_script.pid() != pid
+    assert init_script("try-restart")[0] == 0
+    assert one.serves()
+    assert init_script("stop")[0] == 0
+    assert init_script("stop")[0] == 0
+    assert not one.processes() and not init_script.pid_file.exists()
+    for command, expected in ("status", 3), ("try-restart", 0), ("upgrade", 1), ("reload", 1), ("frobnicate", 2):
+        assert init_script(command)[0] == expected, command
+
+
+def cron_job(**settings):
+    """Runs the one line of contrib/cron/pg_doorman-upgrade as cron does, with other settings."""
+    lines = [line for line in (CHECKOUT / "contrib/cron/pg_doorman-upgrade").read_text().splitlines()
+             if line and not line.startswith("#")]
+    *assignments, job = lines
+    environment = {"PATH": "/usr/bin:/bin", **dict(line.split("=", 1) for line in assignments), **settings}
+    words = re.fullmatch(r"(\S+ ){5}root (.*)", job)
+    assert words and "%" not in job
+    return subprocess.Popen([environment["SHELL"], "-c", words.group(2)], env=environment, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, cwd="/")
+
+
+def ran(job):
+    out, err = job.communicate(timeout=30)
+    return job.returncode, out, err
+
+
+def test_the_cron_job(daemon, tmp_path):
+    if not shutil.which("flock"):
+        pytest.skip("needs flock")
+    program = tmp_path / "pg_doorman"
+    shutil.copy(binary(), program)
+    it = daemon(program)
+    settings = {"PROGRAM": str(program), "PIDFILE": str(it.pid_file), "LOCK": str(tmp_path / "lock")}
+    pid = it.pid()
+    assert ran(cron_job(**settings)) == (0, "", "")
+    assert it.pid() == pid, "nothing has changed"
+
+    def install(text=None):
+        new = tmp_path / "new"
+        new.write_text(text) if text else shutil.copy(binary(), new)
+        new.chmod(0o755)
+        new.replace(program)
+
+    install()
+    status, out, err = ran(cron_job(**settings))
+    assert (status, err) == (0, "") and len(out.splitlines()) == 1 and "upgrade complete" in out
+    assert it.pid() != pid and not alive(pid)
+    pid = it.pid()
+    assert ran(cron_job(**settings)) == (0, "", "")
+
+    # The command is the new binary too: one that does not work cannot say why, but its status is told.
+    settings["PROGRAM"] = binary()
+    install(f"#!/bin/sh\n{REFUSES}\n")
+    status, out, err = ran(cron_job(**settings))
+    assert (status, out) == (1, "") and len(err.splitlines()) == 1 and "upgrade abandoned" in err
+    install(f"#!/bin/sh\n{IN_EARNEST + HANGS}\n")
+    first, second = cron_job(**settings), cron_job(**settings)
+    ended = [ran(job) for job in (first, second)]
+    assert sorted(status for status, _, _ in ended) == [0, 1], "the second one found the lock taken"
+    assert it.pid() == pid and it.one.serves()
+
+    it.adopt()
+    it.one.stop()
+    assert ran(cron_job(**settings)) == (0, "", ""), "nothing runs"
