@@ -4,6 +4,7 @@
 //! connections and in those who wait for one. No I/O happens under its lock.
 
 pub mod connector;
+pub mod effects;
 pub mod janitor;
 mod moving;
 pub mod plan;
@@ -11,6 +12,7 @@ pub mod plans;
 #[allow(clippy::module_inception, reason = "the file is the party: one pool")]
 pub mod pool;
 pub mod pools;
+mod state;
 pub mod statements;
 pub mod totals;
 mod upkeep;

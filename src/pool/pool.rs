@@ -8,52 +8,20 @@
 //! Invariant, under the lock: `idle` is empty or nobody waits or the pool is paused; and
 //! `idle + lent + connecting` is the number of server connections there are or will be.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::Thread;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::plan::Plan;
+use super::state::{Locked, PAUSE_AFTER_FAILURE, Queued, State};
 use super::totals::{Totals, Work};
 use super::waiter::{Heard, Provenance, Waiter};
 use crate::auth::ClientKey;
 use crate::net::clock::Moment;
-use crate::server::backend::{Backend, Connection};
+use crate::server::backend::Connection;
 use crate::server::login::ConnectError;
-use crate::server::parameters::Parameters;
-
-/// Sets of startup settings whose effect a pool remembers.
-const KNOWN_SETTINGS: usize = 256;
-
-/// Settings as a client sent them.
-pub type Settings = Vec<(String, String)>;
-
-/// What a set of startup settings comes to on this pool's servers.
-#[derive(Debug, Clone)]
-pub struct Effect {
-    /// What PostgreSQL reports then.
-    pub reported: Arc<Parameters>,
-    /// The settings among them that PostgreSQL does not report.
-    pub unreported: Arc<Parameters>,
-}
-
-impl Effect {
-    /// The values that the settings of these names have come to.
-    pub fn chosen(&self, names: &[String]) -> Parameters {
-        let mut chosen = Parameters::default();
-        for name in names {
-            let value = self.reported.get(name).or(self.unreported.get(name));
-            if let Some(value) = value {
-                chosen.set(name, value);
-            }
-        }
-        chosen
-    }
-}
 
 /// Why no connection was to be had.
 #[derive(Debug, Clone)]
@@ -98,39 +66,6 @@ pub struct Snapshot {
     pub totals: Totals,
 }
 
-#[derive(Debug)]
-pub(super) struct Queued {
-    pub(super) waiter: Arc<Waiter>,
-    pub(super) since: Moment,
-}
-
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) plan: Arc<Plan>,
-    /// The one that came back last is at the back.
-    pub(super) idle: VecDeque<Connection>,
-    /// The one who has waited longest is at the front.
-    pub(super) queue: VecDeque<Queued>,
-    pub(super) lent: usize,
-    pub(super) connecting: usize,
-    /// Connections that another process will give us.
-    pub(super) coming: usize,
-    /// Those lead elsewhere than this pool's plan.
-    pub(super) foreign: bool,
-    pub(super) epoch: u64,
-    pub(super) paused: bool,
-    pub(super) closed: bool,
-    pub(super) proved: Option<ClientKey>,
-    pub(super) reported: Option<Arc<Parameters>>,
-    pub(super) known: HashMap<Settings, Effect>,
-    pub(super) shared: HashSet<Arc<Parameters>>,
-    /// Those who have something in their slot and have not been told. They are once the lock is free:
-    /// a thread that wakes up must not find it taken by the one that woke it.
-    pub(super) to_ring: Bells,
-    pub(super) totals: Totals,
-    pub(super) last_failure: Option<Moment>,
-}
-
 /// One pool.
 #[derive(Debug)]
 pub struct Pool {
@@ -146,49 +81,6 @@ pub struct Pool {
     pub(super) state: Mutex<State>,
 }
 
-/// Those to be told, once the lock is free, that there is something in their slot.
-#[derive(Debug, Default)]
-pub(super) struct Bells(pub(super) Vec<Thread>);
-
-impl Drop for Bells {
-    fn drop(&mut self) {
-        for thread in &self.0 {
-            thread.unpark();
-        }
-    }
-}
-
-/// The lock on a pool's state. The order of the parts is the order in which they are dropped: the lock is
-/// released before the bells ring.
-pub(super) struct Locked<'a> {
-    state: MutexGuard<'a, State>,
-    bells: Bells,
-}
-
-impl Deref for Locked<'_> {
-    type Target = State;
-
-    fn deref(&self) -> &State {
-        &self.state
-    }
-}
-
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut State {
-        &mut self.state
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        std::mem::swap(&mut self.bells, &mut self.state.to_ring);
-    }
-}
-
-/// After a failed attempt to connect nobody tries again for this long, unless a new client asks. Well
-/// below the janitor's round, so that each of its rounds tries again.
-pub(super) const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
-
 impl Pool {
     /// An empty pool. `numbers` gives server connections their numbers.
     pub fn new(database: &str, user: &str, plan: Plan, numbers: Arc<AtomicU64>) -> Arc<Pool> {
@@ -197,33 +89,12 @@ impl Pool {
             user: user.to_owned(),
             numbers,
             version: AtomicU64::new(1),
-            state: Mutex::new(State {
-                plan: Arc::new(plan),
-                idle: VecDeque::new(),
-                queue: VecDeque::new(),
-                lent: 0,
-                connecting: 0,
-                coming: 0,
-                foreign: false,
-                epoch: 1,
-                paused: false,
-                closed: false,
-                proved: None,
-                reported: None,
-                known: HashMap::new(),
-                shared: HashSet::new(),
-                to_ring: Bells::default(),
-                totals: Totals::default(),
-                last_failure: None,
-            }),
+            state: Mutex::new(State::new(plan)),
         })
     }
 
     pub(super) fn lock(&self) -> Locked<'_> {
-        Locked {
-            state: self.state.lock(),
-            bells: Bells::default(),
-        }
+        Locked::new(&self.state)
     }
 
     /// The plan in force, if it is not the one the caller has kept with this version.
@@ -495,39 +366,6 @@ impl Pool {
         self.lock().proved = Some(key);
     }
 
-    /// What PostgreSQL reports on a fresh connection; `None` before the first.
-    pub fn reported(&self) -> Option<Arc<Parameters>> {
-        self.lock().reported.clone()
-    }
-
-    /// What these startup settings come to, if that is known.
-    pub fn known_effect(&self, settings: &Settings) -> Option<Effect> {
-        self.lock().known.get(settings).cloned()
-    }
-
-    /// Remembers what startup settings come to.
-    pub fn learn_effect(&self, settings: Settings, effect: Effect) {
-        let mut state = self.lock();
-        if state.known.len() >= KNOWN_SETTINGS {
-            state.known.clear();
-        }
-        state.known.insert(settings, effect);
-    }
-
-    /// The one copy of these parameters that all sessions of the pool share, so that a comparison of what
-    /// is set with what is wanted is mostly one of two addresses.
-    pub fn share(&self, parameters: Arc<Parameters>) -> Arc<Parameters> {
-        let mut state = self.lock();
-        if let Some(shared) = state.shared.get(&parameters) {
-            return Arc::clone(shared);
-        }
-        if state.shared.len() >= KNOWN_SETTINGS {
-            state.shared.clear();
-        }
-        state.shared.insert(Arc::clone(&parameters));
-        parameters
-    }
-
     /// The pool as it stands.
     pub fn snapshot(&self) -> Snapshot {
         let state = self.lock();
@@ -554,116 +392,4 @@ impl Pool {
             look(connection);
         }
     }
-}
-
-impl State {
-    pub(super) fn total(&self) -> usize {
-        self.idle.len() + self.lent + self.connecting + self.coming
-    }
-
-    /// Takes note of a connection that came from another process.
-    pub(super) fn arrive(&mut self, backend: &mut Backend) {
-        self.coming = self.coming.saturating_sub(1);
-        // Epochs are counted from one: a connection of none is closed as soon as it is free.
-        backend.epoch = if self.foreign { 0 } else { self.epoch };
-        match &self.reported {
-            Some(known) if **known == *backend.reported => {
-                backend.reported = Arc::clone(known);
-            }
-            Some(_) => {}
-            None if !self.foreign => self.reported = Some(Arc::clone(&backend.fresh)),
-            None => {}
-        }
-    }
-
-    pub(super) fn take_idle(&mut self) -> Option<Connection> {
-        if self.plan.round_robin {
-            self.idle.pop_front()
-        } else {
-            self.idle.pop_back()
-        }
-    }
-
-    /// Lends an idle connection, if there is one and the pool is not paused.
-    fn lend_idle(&mut self) -> Option<Connection> {
-        if self.paused {
-            return None;
-        }
-        let connection = self.take_idle()?;
-        self.lent += 1;
-        Some(connection)
-    }
-
-    /// As [`State::lend_idle`], but not before the eyes of those who wait.
-    fn lend_idle_to_newcomer(&mut self) -> Option<Connection> {
-        if self.queue.is_empty() {
-            self.lend_idle()
-        } else {
-            None
-        }
-    }
-
-    pub(super) fn start_epoch(&mut self) -> Vec<Connection> {
-        self.epoch += 1;
-        self.idle.drain(..).collect()
-    }
-
-    /// The idle connections that are too many for the plan, those that lay idle longest first. Those that
-    /// are lent go when they come back.
-    pub(super) fn surplus(&mut self) -> Vec<Connection> {
-        let excess = self.total().saturating_sub(self.plan.size);
-        let leaving = excess.min(self.idle.len());
-        self.idle.drain(..leaving).collect()
-    }
-
-    /// Why a connection that has come back should not be kept.
-    pub(super) fn reason_to_close(
-        &self,
-        connection: &Connection,
-        now: Moment,
-    ) -> Option<&'static str> {
-        if self.closed {
-            Some("its pool was removed")
-        } else if connection.backend.epoch != self.epoch {
-            Some("it belongs to an earlier configuration or was told to reconnect")
-        } else if self.total() >= self.plan.size {
-            Some("the pool has become smaller")
-        } else if connection.backend.has_expired(now) && self.queue.is_empty() {
-            // With clients in the queue the moment is bad for making a new one.
-            Some("server_lifetime")
-        } else {
-            None
-        }
-    }
-
-    /// Notes that a connection could not be made, and tells those who wait if nothing else will come.
-    pub(super) fn note_failure(&mut self, error: ConnectError) {
-        self.last_failure = Some(Moment::now());
-        // While there are other connections, one of them will come back. While the pool is paused nobody
-        // waits for this one, and after RESUME it is tried again.
-        if self.total() > 0 || self.paused {
-            return;
-        }
-        let error = Arc::new(error);
-        for queued in self.queue.drain(..) {
-            let thread = queued.waiter.fail(Arc::clone(&error));
-            self.to_ring.0.extend(thread);
-        }
-    }
-}
-
-pub(super) fn close_all(connections: Vec<Connection>, reason: &str) {
-    for connection in connections {
-        connection.close(reason);
-    }
-}
-
-/// A limit give or take a fifth, so that connections made together do not leave together.
-pub(super) fn spread(limit: Duration, number: u64) -> Duration {
-    // Fibonacci hashing: neighbouring numbers land far apart, evenly.
-    let fraction = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    let thousandths = 800 + ((fraction * 400) >> 32);
-    limit
-        .checked_mul(u32::try_from(thousandths).unwrap_or(1000))
-        .map_or(limit, |scaled| scaled / 1000)
 }

@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 
 use super::connector;
 use super::plan::Plan;
-use super::pool::{PAUSE_AFTER_FAILURE, Pool, State, close_all, spread};
+use super::pool::Pool;
+use super::state::{PAUSE_AFTER_FAILURE, State, close_all, spread};
 use super::waiter::Provenance;
 use crate::net::clock::Moment;
 use crate::server::backend::Connection;

@@ -1,0 +1,243 @@
+//! What a pool consists of, behind its lock, and what is true of it whoever asks.
+//!
+//! Who gets a connection is decided in [`pool`](super::pool). Invariant: what lies in somebody's slot is told
+//! only once the lock is free.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::thread::Thread;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::effects::{Effect, Settings};
+use super::plan::Plan;
+use super::totals::Totals;
+use super::waiter::Waiter;
+use crate::auth::ClientKey;
+use crate::net::clock::Moment;
+use crate::server::backend::{Backend, Connection};
+use crate::server::login::ConnectError;
+use crate::server::parameters::Parameters;
+
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) waiter: Arc<Waiter>,
+    pub(super) since: Moment,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) plan: Arc<Plan>,
+    /// The one that came back last is at the back.
+    pub(super) idle: VecDeque<Connection>,
+    /// The one who has waited longest is at the front.
+    pub(super) queue: VecDeque<Queued>,
+    pub(super) lent: usize,
+    pub(super) connecting: usize,
+    /// Connections that another process will give us.
+    pub(super) coming: usize,
+    /// Those lead elsewhere than this pool's plan.
+    pub(super) foreign: bool,
+    pub(super) epoch: u64,
+    pub(super) paused: bool,
+    pub(super) closed: bool,
+    pub(super) proved: Option<ClientKey>,
+    pub(super) reported: Option<Arc<Parameters>>,
+    pub(super) known: HashMap<Settings, Effect>,
+    pub(super) shared: HashSet<Arc<Parameters>>,
+    /// Those who have something in their slot and have not been told. They are once the lock is free:
+    /// a thread that wakes up must not find it taken by the one that woke it.
+    pub(super) to_ring: Bells,
+    pub(super) totals: Totals,
+    pub(super) last_failure: Option<Moment>,
+}
+
+/// Those to be told, once the lock is free, that there is something in their slot.
+#[derive(Debug, Default)]
+pub(super) struct Bells(pub(super) Vec<Thread>);
+
+impl Drop for Bells {
+    fn drop(&mut self) {
+        for thread in &self.0 {
+            thread.unpark();
+        }
+    }
+}
+
+/// The lock on a pool's state. The order of the parts is the order in which they are dropped: the lock is
+/// released before the bells ring.
+pub(super) struct Locked<'a> {
+    state: MutexGuard<'a, State>,
+    bells: Bells,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        std::mem::swap(&mut self.bells, &mut self.state.to_ring);
+    }
+}
+
+impl<'a> Locked<'a> {
+    /// Takes the lock.
+    pub(super) fn new(state: &'a Mutex<State>) -> Locked<'a> {
+        Locked {
+            state: state.lock(),
+            bells: Bells::default(),
+        }
+    }
+}
+
+/// After a failed attempt to connect nobody tries again for this long, unless a new client asks. Well
+/// below the janitor's round, so that each of its rounds tries again.
+pub(super) const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
+
+impl State {
+    /// Nothing yet, to be run by `plan`.
+    pub(super) fn new(plan: Plan) -> State {
+        State {
+            plan: Arc::new(plan),
+            idle: VecDeque::new(),
+            queue: VecDeque::new(),
+            lent: 0,
+            connecting: 0,
+            coming: 0,
+            foreign: false,
+            epoch: 1,
+            paused: false,
+            closed: false,
+            proved: None,
+            reported: None,
+            known: HashMap::new(),
+            shared: HashSet::new(),
+            to_ring: Bells::default(),
+            totals: Totals::default(),
+            last_failure: None,
+        }
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.idle.len() + self.lent + self.connecting + self.coming
+    }
+
+    /// Takes note of a connection that came from another process.
+    pub(super) fn arrive(&mut self, backend: &mut Backend) {
+        self.coming = self.coming.saturating_sub(1);
+        // Epochs are counted from one: a connection of none is closed as soon as it is free.
+        backend.epoch = if self.foreign { 0 } else { self.epoch };
+        match &self.reported {
+            Some(known) if **known == *backend.reported => {
+                backend.reported = Arc::clone(known);
+            }
+            Some(_) => {}
+            None if !self.foreign => self.reported = Some(Arc::clone(&backend.fresh)),
+            None => {}
+        }
+    }
+
+    pub(super) fn take_idle(&mut self) -> Option<Connection> {
+        if self.plan.round_robin {
+            self.idle.pop_front()
+        } else {
+            self.idle.pop_back()
+        }
+    }
+
+    /// Lends an idle connection, if there is one and the pool is not paused.
+    pub(super) fn lend_idle(&mut self) -> Option<Connection> {
+        if self.paused {
+            return None;
+        }
+        let connection = self.take_idle()?;
+        self.lent += 1;
+        Some(connection)
+    }
+
+    /// As [`State::lend_idle`], but not before the eyes of those who wait.
+    pub(super) fn lend_idle_to_newcomer(&mut self) -> Option<Connection> {
+        if self.queue.is_empty() {
+            self.lend_idle()
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn start_epoch(&mut self) -> Vec<Connection> {
+        self.epoch += 1;
+        self.idle.drain(..).collect()
+    }
+
+    /// The idle connections that are too many for the plan, those that lay idle longest first. Those that
+    /// are lent go when they come back.
+    pub(super) fn surplus(&mut self) -> Vec<Connection> {
+        let excess = self.total().saturating_sub(self.plan.size);
+        let leaving = excess.min(self.idle.len());
+        self.idle.drain(..leaving).collect()
+    }
+
+    /// Why a connection that has come back should not be kept.
+    pub(super) fn reason_to_close(
+        &self,
+        connection: &Connection,
+        now: Moment,
+    ) -> Option<&'static str> {
+        if self.closed {
+            Some("its pool was removed")
+        } else if connection.backend.epoch != self.epoch {
+            Some("it belongs to an earlier configuration or was told to reconnect")
+        } else if self.total() >= self.plan.size {
+            Some("the pool has become smaller")
+        } else if connection.backend.has_expired(now) && self.queue.is_empty() {
+            // With clients in the queue the moment is bad for making a new one.
+            Some("server_lifetime")
+        } else {
+            None
+        }
+    }
+
+    /// Notes that a connection could not be made, and tells those who wait if nothing else will come.
+    pub(super) fn note_failure(&mut self, error: ConnectError) {
+        self.last_failure = Some(Moment::now());
+        // While there are other connections, one of them will come back. While the pool is paused nobody
+        // waits for this one, and after RESUME it is tried again.
+        if self.total() > 0 || self.paused {
+            return;
+        }
+        let error = Arc::new(error);
+        for queued in self.queue.drain(..) {
+            let thread = queued.waiter.fail(Arc::clone(&error));
+            self.to_ring.0.extend(thread);
+        }
+    }
+}
+
+pub(super) fn close_all(connections: Vec<Connection>, reason: &str) {
+    for connection in connections {
+        connection.close(reason);
+    }
+}
+
+/// A limit give or take a fifth, so that connections made together do not leave together.
+pub(super) fn spread(limit: Duration, number: u64) -> Duration {
+    // Fibonacci hashing: neighbouring numbers land far apart, evenly.
+    let fraction = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let thousandths = 800 + ((fraction * 400) >> 32);
+    limit
+        .checked_mul(u32::try_from(thousandths).unwrap_or(1000))
+        .map_or(limit, |scaled| scaled / 1000)
+}
