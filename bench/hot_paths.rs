@@ -153,8 +153,6 @@ impl Relay {
         let backend = Backend {
             key: Arc::new(key),
             used_at: Moment::now(),
-            expires_at: None,
-            idle_limit: None,
             epoch: 0,
             fresh: Arc::clone(&reported),
             reported: Arc::clone(&reported),

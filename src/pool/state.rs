@@ -190,6 +190,25 @@ impl State {
         self.idle.drain(..leaving).collect()
     }
 
+    /// Whether a connection has reached the end of its lifetime. The plan in force counts, not the one it
+    /// was made by.
+    pub(super) fn has_expired(&self, backend: &Backend, now: Moment) -> bool {
+        let number = backend.key.id;
+        self.plan
+            .server_lifetime
+            .is_some_and(|limit| now.since(backend.key.connected_at) >= spread(limit, number))
+    }
+
+    /// Whether it has lain idle for too long. One that was never used has not.
+    pub(super) fn is_stale(&self, backend: &Backend, now: Moment) -> bool {
+        let number = backend.key.id;
+        backend.key.tally.queries.get() > 0
+            && self
+                .plan
+                .idle_timeout
+                .is_some_and(|limit| now.since(backend.used_at) > spread(limit, number))
+    }
+
     /// Why a connection that has come back should not be kept.
     pub(super) fn reason_to_close(
         &self,
@@ -202,7 +221,7 @@ impl State {
             Some("it belongs to an earlier configuration or was told to reconnect")
         } else if self.total() >= self.plan.size {
             Some("the pool has become smaller")
-        } else if connection.backend.has_expired(now) && self.queue.is_empty() {
+        } else if self.has_expired(&connection.backend, now) && self.queue.is_empty() {
             // With clients in the queue the moment is bad for making a new one.
             Some("server_lifetime")
         } else {

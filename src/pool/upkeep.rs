@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use super::connector;
 use super::plan::Plan;
 use super::pool::Pool;
-use super::state::{PAUSE_AFTER_FAILURE, State, close_all, spread};
+use super::state::{PAUSE_AFTER_FAILURE, State, close_all};
 use super::waiter::Provenance;
 use crate::net::clock::Moment;
 use crate::server::backend::Connection;
@@ -30,11 +30,6 @@ impl Pool {
                     return connection.close(reason);
                 }
                 state.last_failure = None;
-                let number = connection.backend.key.id;
-                let spread_from_now = |limit| now.after(spread(limit, number));
-                connection.backend.expires_at = state.plan.server_lifetime.map(spread_from_now);
-                connection.backend.idle_limit =
-                    state.plan.idle_timeout.map(|limit| spread(limit, number));
                 // The same set for all, so that equal ones are found equal by their address.
                 match &state.reported {
                     Some(known) if **known == *connection.backend.reported => {
@@ -116,9 +111,9 @@ impl Pool {
         let mut place = 0;
         while place < state.idle.len() {
             let connection = &state.idle[place];
+            let backend = &connection.backend;
             let spare = state.total() > state.plan.min_size;
-            let due =
-                connection.backend.has_expired(now) || (connection.backend.is_stale(now) && spare);
+            let due = state.has_expired(backend, now) || (state.is_stale(backend, now) && spare);
             // A look at the socket's state, which does not wait for anything.
             if !connection.stream.is_silent() {
                 dead.extend(state.idle.remove(place));

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -130,10 +129,6 @@ pub struct Backend {
     pub key: Arc<BackendKey>,
     /// When it last came back to its pool.
     pub used_at: Moment,
-    /// When it is too old to be lent again.
-    pub expires_at: Option<Moment>,
-    /// How long it may lie idle.
-    pub idle_limit: Option<Duration>,
     /// The generation of its pool at the time it was made; RECONNECT starts a new one.
     pub epoch: u64,
     /// What PostgreSQL reported of its settings when it was logged in.
@@ -180,19 +175,6 @@ impl Backend {
     /// Whether it lies in a transaction block.
     pub fn in_transaction(&self) -> bool {
         self.status != TransactionStatus::Idle
-    }
-
-    /// Whether it has reached the end of its lifetime.
-    pub fn has_expired(&self, now: Moment) -> bool {
-        self.expires_at.is_some_and(|end| end <= now)
-    }
-
-    /// Whether it has lain idle for too long. One that was never used has not.
-    pub fn is_stale(&self, now: Moment) -> bool {
-        self.key.tally.queries.get() > 0
-            && self
-                .idle_limit
-                .is_some_and(|limit| now.since(self.used_at) > limit)
     }
 }
 

@@ -135,8 +135,6 @@ pub fn connect(target: &Target, id: u64) -> Result<Connection, ConnectError> {
         backend: Box::new(Backend {
             key: Arc::new(key),
             used_at: now,
-            expires_at: None,
-            idle_limit: None,
             epoch: 0,
             fresh: Arc::clone(&reported),
             reported,

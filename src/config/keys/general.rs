@@ -42,10 +42,10 @@ keys! {
             query_wait_timeout: Duration = is("\"5s\""), duration_from_zero(), Live, Works;
             /// How long a server connection may be unused before it is closed, give or take a
             /// fifth.
-            idle_timeout: Option<Duration> = is("\"10m\""), duration_or_off(), NewServers, Works;
+            idle_timeout: Option<Duration> = is("\"10m\""), duration_or_off(), Live, Works;
             /// How old a server connection may get, give or take a fifth; it is closed when it
             /// is next free.
-            server_lifetime: Option<Duration> = is("\"20m\""), duration_or_off(), NewServers, Works;
+            server_lifetime: Option<Duration> = is("\"20m\""), duration_or_off(), Live, Works;
             /// A server connection unused for longer than this is tried with an empty query
             /// before a client gets it.
             server_idle_check_timeout: Option<Duration> = is("\"60s\""),

@@ -28,10 +28,10 @@ keys! {
                 duration(), NewServers, Works;
             /// As in `[general]`.
             idle_timeout: Option<Duration> = inherited("general.idle_timeout", "\"10m\""),
-                duration_or_off(), NewServers, Works;
+                duration_or_off(), Live, Works;
             /// As in `[general]`.
             server_lifetime: Option<Duration> = inherited("general.server_lifetime", "\"20m\""),
-                duration_or_off(), NewServers, Works;
+                duration_or_off(), Live, Works;
             /// Whether what a client changed is undone before the next one gets the
             /// connection. False is for clients that change nothing; an open transaction is
             /// rolled back in any case.

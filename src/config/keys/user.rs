@@ -28,7 +28,7 @@ keys! {
                 Kind::Secret, NewServers, Works;
             /// As in the pool.
             server_lifetime: Option<Duration> = inherited("pools.NAME.server_lifetime", "\"20m\""),
-                duration_or_off(), NewServers, Works;
+                duration_or_off(), Live, Works;
             /// The PAM service that checks the password.
             auth_pam_service: Option<String> = unset("no PAM", "\"pg_doorman\""),
                 Kind::Name, Live, NotYet("PAM");

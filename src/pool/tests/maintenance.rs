@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::{
-    Door, LONG, Server, client, fill, give_back, idle_numbers, lend, number, plan, pool, pool_of,
-    total, until,
+    Door, Server, client, fill, give_back, idle_numbers, lend, number, plan, pool, pool_of, total,
+    until,
 };
 use crate::net::clock::Moment;
 use crate::pool::plan::Plan;
+use crate::pool::state::spread;
 use crate::server::backend::Connection;
 
 #[test]
@@ -99,7 +100,10 @@ fn what_is_too_old_is_closed_whether_used_or_not() {
     // A lent one is closed when it comes back, or is handed on if somebody waits for it.
     let lent = lend(&pool, 2);
     let waiting = client(&pool, |_, got| got.unwrap());
-    let old = |connection: &Connection| connection.backend.has_expired(Moment::now());
+    let old = |connection: &Connection| {
+        let state = pool.lock();
+        state.has_expired(&connection.backend, Moment::now())
+    };
     until("both are too old", || lent.iter().all(old));
     for connection in lent {
         give_back(&pool, connection);
@@ -125,25 +129,25 @@ fn what_has_died_while_idle_is_removed_whatever_the_quota() {
 
 #[test]
 fn connections_made_together_do_not_end_together() {
-    let server = Server::start();
     let limit = Duration::from_secs(1000);
-    let pool = pool_of(Plan {
-        server_lifetime: Some(limit),
-        idle_timeout: Some(limit),
-        ..plan(&server, 8)
+    let mut limits: Vec<_> = (1..=8).map(|number| spread(limit, number)).collect();
+    limits.sort();
+    // A fifth around the limit.
+    assert!(limits[0] >= limit * 8 / 10);
+    assert!(limits[7] <= limit * 12 / 10);
+    assert!(limits[7] - limits[0] >= limit / 5, "{limits:?}");
+    assert_eq!(spread(Duration::MAX, 1), Duration::MAX);
+}
+
+#[test]
+fn a_new_limit_holds_for_connections_that_are_there() {
+    let server = Server::start();
+    let pool = pool(&server, 2);
+    fill(&pool, 2);
+    assert_eq!(pool.maintain(usize::MAX), 0);
+    pool.change_plan(Plan {
+        server_lifetime: Some(Duration::ZERO),
+        ..plan(&server, 2)
     });
-    fill(&pool, 8);
-    let (mut lifetimes, mut idle_limits) = (Vec::new(), Vec::new());
-    pool.for_each_idle(|connection| {
-        let backend = &connection.backend;
-        lifetimes.push(backend.expires_at.unwrap().since(backend.key.connected_at));
-        idle_limits.push(backend.idle_limit.unwrap());
-    });
-    for mut limits in [lifetimes, idle_limits] {
-        limits.sort();
-        // A fifth around the limit, and a little for the login itself.
-        assert!(limits[0] >= limit * 8 / 10);
-        assert!(limits[7] <= limit * 12 / 10 + LONG);
-        assert!(limits[7] - limits[0] >= limit / 5, "{limits:?}");
-    }
+    assert_eq!(pool.maintain(usize::MAX), 2);
 }

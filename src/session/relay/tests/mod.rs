@@ -76,8 +76,6 @@ fn backend() -> Box<Backend> {
     Box::new(Backend {
         key: Arc::new(BackendKey::new(1, address, 1, vec![1, 2, 3, 4])),
         used_at: Moment::now(),
-        expires_at: None,
-        idle_limit: None,
         epoch: 0,
         fresh: Arc::clone(&reported),
         reported,
