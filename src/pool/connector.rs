@@ -30,20 +30,15 @@ pub(super) fn start(pool: &Arc<Pool>, target: Target, number: u64, epoch: u64) -
                         "an error in the pooler itself (a panic, see above)".into(),
                     ))
                 });
-            match &made {
-                Ok(connection) => log::info!(
+            if let Ok(connection) = &made {
+                log::info!(
                     "[{}@{}] new server connection #{number} to {target} pid={}",
                     pool.user,
                     pool.database,
                     connection.backend.key.process_id
-                ),
-                Err(error) => log::warn!(
-                    "[{}@{}] could not connect to PostgreSQL at {target}: {error}",
-                    pool.user,
-                    pool.database
-                ),
+                );
             }
-            pool.connected(made, epoch);
+            pool.connected(made, &target, epoch);
         })
         .map(drop)
 }

@@ -5,6 +5,7 @@
 
 pub mod connector;
 pub mod effects;
+mod failures;
 pub mod janitor;
 mod moving;
 pub mod plan;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::plan::Plan;
-use super::state::{Locked, PAUSE_AFTER_FAILURE, Queued, State};
+use super::state::{Locked, Queued, State};
 use super::totals::{Totals, Work};
 use super::waiter::{Heard, Provenance, Waiter};
 use crate::auth::ClientKey;
@@ -335,11 +335,8 @@ impl Pool {
                 Err(connection) => state.idle.push_back(connection),
             }
         }
-        let rested = state
-            .last_failure
-            .is_none_or(|at| at.elapsed() >= PAUSE_AFTER_FAILURE);
         let missing = state.queue.len().saturating_sub(state.connecting);
-        if eager || rested {
+        if eager || state.failures.allow_serving(Moment::now()) {
             self.connect(state, missing);
         }
     }

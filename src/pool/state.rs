@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::effects::{Effect, Settings};
+use super::failures::Failures;
 use super::plan::Plan;
 use super::totals::Totals;
 use super::waiter::Waiter;
@@ -51,7 +52,7 @@ pub(super) struct State {
     /// a thread that wakes up must not find it taken by the one that woke it.
     pub(super) to_ring: Bells,
     pub(super) totals: Totals,
-    pub(super) last_failure: Option<Moment>,
+    pub(super) failures: Failures,
 }
 
 /// Those to be told, once the lock is free, that there is something in their slot.
@@ -103,10 +104,6 @@ impl<'a> Locked<'a> {
     }
 }
 
-/// After a failed attempt to connect nobody tries again for this long, unless a new client asks. Well
-/// below the janitor's round, so that each of its rounds tries again.
-pub(super) const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
-
 impl State {
     /// Nothing yet, to be run by `plan`.
     pub(super) fn new(plan: Plan) -> State {
@@ -127,7 +124,7 @@ impl State {
             shared: HashSet::new(),
             to_ring: Bells::default(),
             totals: Totals::default(),
-            last_failure: None,
+            failures: Failures::default(),
         }
     }
 
@@ -229,9 +226,8 @@ impl State {
         }
     }
 
-    /// Notes that a connection could not be made, and tells those who wait if nothing else will come.
-    pub(super) fn note_failure(&mut self, error: ConnectError) {
-        self.last_failure = Some(Moment::now());
+    /// A connection could not be made: tells those who wait if nothing else will come.
+    pub(super) fn pass_on_failure(&mut self, error: ConnectError) {
         // While there are other connections, one of them will come back. While the pool is paused nobody
         // waits for this one, and after RESUME it is tried again.
         if self.total() > 0 || self.paused {

@@ -7,17 +7,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::connector;
+use super::failures::Failures;
 use super::plan::Plan;
 use super::pool::Pool;
-use super::state::{PAUSE_AFTER_FAILURE, State, close_all};
+use super::state::{State, close_all};
 use super::waiter::Provenance;
 use crate::net::clock::Moment;
 use crate::server::backend::Connection;
 use crate::server::login::ConnectError;
+use crate::server::target::Target;
 
 impl Pool {
     /// Takes in what a connector has made, or why it could not.
-    pub(super) fn connected(self: &Arc<Pool>, made: Result<Connection, ConnectError>, epoch: u64) {
+    pub(super) fn connected(
+        self: &Arc<Pool>,
+        made: Result<Connection, ConnectError>,
+        target: &Target,
+        epoch: u64,
+    ) {
         let mut state = self.lock();
         state.connecting -= 1;
         match made {
@@ -29,7 +36,7 @@ impl Pool {
                     drop(state);
                     return connection.close(reason);
                 }
-                state.last_failure = None;
+                state.failures = Failures::default();
                 // The same set for all, so that equal ones are found equal by their address.
                 match &state.reported {
                     Some(known) if **known == *connection.backend.reported => {
@@ -45,7 +52,15 @@ impl Pool {
             }
             // It says nothing about the server that is asked now: those who waited for it still wait.
             Err(_) if epoch != state.epoch => self.serve(&mut state, true),
-            Err(error) => state.note_failure(error),
+            Err(error) => {
+                let words = format!("could not connect to PostgreSQL at {target}: {error}");
+                let line = state.failures.note(words, Moment::now());
+                state.pass_on_failure(error);
+                drop(state);
+                if let Some(line) = line {
+                    log::warn!("[{}@{}] {line}", self.user, self.database);
+                }
+            }
         }
     }
 
@@ -124,14 +139,10 @@ impl Pool {
             }
         }
         self.serve(&mut state, false);
-        if !state.closed
-            && !state.paused
-            && state
-                .last_failure
-                .is_none_or(|at| at.elapsed() >= PAUSE_AFTER_FAILURE)
-        {
+        if !state.closed && !state.paused {
             let missing = state.plan.min_size.saturating_sub(state.total());
-            self.connect(&mut state, missing);
+            let allowed = state.failures.allow_warming(missing, now);
+            self.connect(&mut state, allowed);
         }
         drop(state);
         let closed = leaving.len();
@@ -155,7 +166,9 @@ impl Pool {
             let number = self.numbers.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = connector::start(self, target, number, state.epoch) {
                 state.connecting -= 1;
-                state.note_failure(ConnectError::Broken(format!(
+                // Whoever waits says so in the log; here the lock is held.
+                state.failures.hold_off(Moment::now());
+                state.pass_on_failure(ConnectError::Broken(format!(
                     "the pooler could not start a thread: {error}"
                 )));
                 return;

@@ -354,3 +354,12 @@ def test_a_client_that_takes_nothing_of_many_small_rows_keeps_its_session(doorma
     wait_until(lambda: one.pool()["sv_active"] == 1)
     assert stays(lambda: one.pool()["sv_active"] == 1, 0.5)
     assert idler.discard_until_ready()[1] > 50_000_000
+
+
+def test_a_dead_server_does_not_fill_the_log(doorman, pg):
+    one = doorman(pool={"server_port": free_port()}, user={"min_pool_size": 4},
+                  general={"scaling_max_parallel_creates": 4})
+    for _ in range(20):
+        raw = one.raw(login=False)
+        assert error(raw.login()).code == "53300"
+    assert one.log().count("could not connect to PostgreSQL at") == 1
