@@ -53,6 +53,26 @@ def test_a_later_set_follows_the_client_over_backends(doorman, name):
     blocker.ask(query("rollback"))
 
 
+@pytest.mark.parametrize("does, name, value", [
+    ("set session characteristics as transaction isolation level serializable", "transaction_isolation", "serializable"),
+    ("set session characteristics as transaction read only", "transaction_read_only", "on"),
+    ("set session characteristics as transaction deferrable", "transaction_deferrable", "on"),
+    ("set default_transaction_isolation = 'repeatable read'", "transaction_isolation", "repeatable read"),
+    ("select set_config('jit', 'on', false)", "jit", "on"),
+])
+def test_what_drivers_set_in_silence_follows_the_client(doorman, does, name, value):
+    """JDBC's setTransactionIsolation, asyncpg's look at the catalogue; PostgreSQL reports none of it (or not always)."""
+    one = doorman(size=1)
+    raw, other = one.raw(), one.raw()
+    default = other.value(f"show {name}")
+    raw.ask(query(does))
+    for _ in range(2):
+        assert other.value(f"show {name}") == default != value
+        assert raw.value(f"show {name}") == value
+    raw.ask(query("reset all"))
+    assert raw.value(f"show {name}") == default
+
+
 @pytest.mark.parametrize("how", [
     "set timezone = 'Asia/Tokyo'",
     "set time zone 'Asia/Tokyo'",

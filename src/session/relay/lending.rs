@@ -20,8 +20,16 @@ use crate::wire::backend;
 use crate::wire::frontend;
 use crate::wire::write;
 
-/// The one setting that drivers change at any time and that PostgreSQL reports only since version 18.
-const SEARCH_PATH: &str = "search_path";
+/// Settings that drivers change at any time, often without the application's knowledge, and that PostgreSQL
+/// reports in no version or not in all: `search_path`; what JDBC's `setTransactionIsolation` and its like
+/// come to (SET SESSION CHARACTERISTICS); `jit`, which asyncpg switches off for its look at the catalogue.
+const FOLLOWED: [&str; 5] = [
+    "search_path",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "default_transaction_deferrable",
+    "jit",
+];
 
 /// The setting that decides how the others' bytes are read.
 const CLIENT_ENCODING: &str = "client_encoding";
@@ -257,22 +265,27 @@ impl Session {
     }
 
     /// Before the settings are reset: which of the client's does PostgreSQL not report, and so cannot be
-    /// known without asking? Those it set at startup, and search_path before PostgreSQL 18.
+    /// known without asking? Those it set at startup, and those that are followed however they are set.
     fn ask_for_unreported(&mut self, reset: bool) {
         let Some(lent) = &mut self.lent else { return };
         if self.abandoned || !self.rules.clean || !lent.backend.traces.resets_settings() {
             return;
         }
         lent.reset_seen = reset;
+        let is_followed = |name: &str| FOLLOWED.iter().any(|one| one.eq_ignore_ascii_case(name));
+        let reported = &lent.backend.reported;
         lent.asked = self
             .unreported
             .iter()
-            .map(|(name, _)| name.to_owned())
-            .filter(|name| !name.eq_ignore_ascii_case(SEARCH_PATH))
+            .map(|(name, _)| name)
+            .filter(|name| !is_followed(name))
+            .chain(
+                FOLLOWED
+                    .into_iter()
+                    .filter(|name| reported.get(name).is_none()),
+            )
+            .map(str::to_owned)
             .collect();
-        if lent.backend.reported.get(SEARCH_PATH).is_none() {
-            lent.asked.push(SEARCH_PATH.to_owned());
-        }
     }
 
     /// Takes up the answers: what differed before the reset from what it was after is the client's own.

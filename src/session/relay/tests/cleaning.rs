@@ -95,7 +95,11 @@ fn statements_the_undoing_takes_along_are_prepared_again() {
     between.server_gets(&[&parse("DOORMAN_0", "select 1"), &bind("DOORMAN_0"), &sync()]);
 }
 
-const ASK: &str = "SELECT pg_catalog.current_setting('search_path',true)";
+const ASK: &str = "SELECT pg_catalog.current_setting('search_path',true), \
+    pg_catalog.current_setting('default_transaction_isolation',true), \
+    pg_catalog.current_setting('default_transaction_read_only',true), \
+    pg_catalog.current_setting('default_transaction_deferrable',true), \
+    pg_catalog.current_setting('jit',true)";
 
 /// A server before PostgreSQL 18, which does not report search_path.
 fn silent_about_search_path() -> Between {

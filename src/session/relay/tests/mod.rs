@@ -63,9 +63,14 @@ fn parameters(of: &[(&str, &str)]) -> Arc<Parameters> {
     Arc::new(parameters)
 }
 
-/// What every server reports and every client has been told, unless a test says otherwise.
-const REPORTED: [(&str, &str); 3] = [
+/// What every server reports and every client has been told, unless a test says otherwise: all that is
+/// followed, so that nothing needs to be asked for.
+const REPORTED: [(&str, &str); 7] = [
     ("client_encoding", "UTF8"),
+    ("default_transaction_deferrable", "off"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("jit", "on"),
     ("search_path", "public"),
     ("TimeZone", "UTC"),
 ];
