@@ -137,15 +137,18 @@ def test_node_postgres(drive):
 
 
 @pytest.mark.limit(120)
-@pytest.mark.parametrize("threshold", [None, "1"], ids=["default", "prepared-at-once"])
-def test_jdbc(drive, java, threshold):
-    drive(*java, **({"PREPARE_THRESHOLD": threshold} if threshold else {}))
+@pytest.mark.parametrize("properties", [
+    "", "prepareThreshold=1 autosave=always",
+    "prepareThreshold=1 adaptiveFetch=true defaultRowFetchSize=10 reWriteBatchedInserts=true",
+], ids=lambda properties: properties or "default")
+def test_jdbc(drive, java, properties):
+    drive(*java, *properties.split())
 
 
 @pytest.mark.limit(180)
 @pytest.mark.parametrize("binary", ["no", "yes"], ids=["default", "one-batch"])
 def test_go_pq(drive, go, binary):
-    drive(*go("go"), BINARY_PARAMETERS=binary)
+    drive(*go("pq"), BINARY_PARAMETERS=binary)
 
 
 @pytest.mark.limit(120)
