@@ -160,6 +160,7 @@ impl Relay {
             traces: Traces::NONE,
             status: TransactionStatus::Idle,
             prepared: Prepared::default(),
+            seat: None,
         };
         Relay {
             session: Session::new(
@@ -389,7 +390,15 @@ fn pool_turn(bench: &Bench) -> io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let port = listener.local_addr()?.port();
     let server = std::thread::spawn(move || log_one_in(&listener));
-    let pool = Pool::new("shop", "app", plan(port), Arc::new(AtomicU64::new(1)));
+    let (bell, _rung) = crossbeam::channel::bounded(1);
+    let numbers = Arc::new(AtomicU64::new(1));
+    let pool = Pool::new(
+        "shop",
+        "app",
+        plan(port),
+        numbers,
+        pg_doorman::server::seats::Seats::new(bell),
+    );
     let waiter = Arc::<Waiter>::default();
     assert!(matches!(pool.request(&waiter), Ok(Request::Queued)));
     let deadline = Moment::now().after(Duration::from_secs(30));
@@ -440,6 +449,7 @@ fn plan(port: u16) -> Plan {
         server_lifetime: Some(Duration::from_secs(3600)),
         idle_check: None,
         round_robin: false,
+        database_limit: None,
         parallel_creates: 1,
         clean: true,
         prepared_statements: true,

@@ -7,37 +7,48 @@ use std::sync::Arc;
 use super::pool::Pool;
 use crate::net::thread;
 use crate::server::login::{self, ConnectError};
+use crate::server::seats::Seat;
 use crate::server::target::Target;
 
 /// Bytes of stack: name resolution by plug-ins of the C library needs the most.
 const STACK: usize = 512 * 1024;
 
 /// Starts a thread that connects to `target` and hands the outcome to the pool. Connections it makes
-/// belong to `epoch`.
+/// belong to `epoch` and have the seat.
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub(super) fn start(pool: &Arc<Pool>, target: Target, number: u64, epoch: u64) -> io::Result<()> {
+pub(super) fn start(
+    pool: &Arc<Pool>,
+    target: Target,
+    number: u64,
+    epoch: u64,
+    seat: Seat,
+) -> io::Result<()> {
     let pool = Arc::clone(pool);
     std::thread::Builder::new()
         .stack_size(STACK)
         .spawn(move || {
             thread::name(&format!("s{number} {}@{}", pool.user, pool.database));
             // Whatever happens in here, the pool counts on hearing of it.
-            let made = catch_unwind(AssertUnwindSafe(|| login::connect(&target, number)))
+            let mut made = catch_unwind(AssertUnwindSafe(|| login::connect(&target, number)))
                 .unwrap_or_else(|_| {
                     Err(ConnectError::Broken(
                         "an error in the pooler itself (a panic, see above)".into(),
                     ))
                 });
-            if let Ok(connection) = &made {
+            if let Ok(connection) = &mut made {
+                connection.backend.seat = Some(seat);
                 log::info!(
                     "[{}@{}] new server connection #{number} to {target} pid={}",
                     pool.user,
                     pool.database,
                     connection.backend.key.process_id
                 );
+            } else {
+                drop(seat);
             }
+            // The seat of one that could not be made is free by now.
             pool.connected(made, &target, epoch);
         })
         .map(drop)

@@ -1,19 +1,24 @@
 //! The thread that looks after idle connections: closes those whose time has come, keeps the minimum
-//! warm, and ends the periods of the averages.
+//! warm, ends the periods of the averages, and lends its thread to the usher.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::select;
 
 use super::pools::Pools;
 use super::totals::PERIOD;
+use super::usher;
 use crate::net::clock::Moment;
 use crate::net::thread;
 
 /// How often the janitor makes its round for connections that are missing.
 const ROUND: Duration = Duration::from_secs(1);
+
+/// How often it looks for a connection that can be closed while somebody waits for a seat.
+const SCARCE_ROUND: Duration = Duration::from_millis(100);
 
 /// The janitor at work; dropping it sends it home.
 #[derive(Debug)]
@@ -44,36 +49,48 @@ impl Janitor {
 fn work(pools: &Pools, rules: &Rules, home: &Receiver<()>) {
     let mut last_cycle = Moment::now();
     let mut next_period = Moment::now().after(PERIOD);
+    let mut next_round = Moment::now();
     let mut first = 0;
     loop {
         let now = Moment::now();
-        let mut quota = 0;
-        let (cycle, at_most) = rules();
-        if now.since(last_cycle) >= cycle {
-            last_cycle = now;
-            quota = at_most.unwrap_or(usize::MAX);
-        }
         let mut all = pools.all();
-        if !all.is_empty() {
-            // Another pool is first each time, or the same one would use up the quota for ever.
-            let length = all.len();
-            all.rotate_left(first % length);
-        }
-        if quota > 0 {
-            first = first.wrapping_add(1);
-        }
-        for pool in &all {
-            quota -= pool.maintain(quota).min(quota);
-        }
-        if next_period <= now {
-            next_period = now.after(PERIOD);
+        if next_round <= now {
+            next_round = now.after(ROUND);
+            let mut quota = 0;
+            let (cycle, at_most) = rules();
+            if now.since(last_cycle) >= cycle {
+                last_cycle = now;
+                quota = at_most.unwrap_or(usize::MAX);
+            }
+            if !all.is_empty() {
+                // Another pool is first each time, or the same one would use up the quota for ever.
+                let length = all.len();
+                all.rotate_left(first % length);
+            }
+            if quota > 0 {
+                first = first.wrapping_add(1);
+            }
             for pool in &all {
-                pool.end_period();
+                quota -= pool.maintain(quota).min(quota);
+            }
+            if next_period <= now {
+                next_period = now.after(PERIOD);
+                for pool in &all {
+                    pool.end_period();
+                }
             }
         }
-        match home.recv_timeout(ROUND) {
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+        let is_scarce = usher::attend(&all);
+        let round = next_round.remaining();
+        let wait = if is_scarce {
+            round.min(SCARCE_ROUND)
+        } else {
+            round
+        };
+        select! {
+            recv(home) -> _ => return,
+            recv(pools.rung) -> _ => {}
+            default(wait) => {}
         }
     }
 }

@@ -17,6 +17,7 @@ mod state;
 pub mod statements;
 pub mod totals;
 mod upkeep;
+mod usher;
 pub mod waiter;
 
 #[cfg(test)]

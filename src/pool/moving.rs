@@ -28,14 +28,15 @@ impl Pool {
         state.totals = totals;
         state.paused = paused;
         state.proved = proved;
-        state.coming = coming;
+        let seats = Arc::clone(&state.seats);
+        state.coming = (0..coming).map(|_| seats.take_anyway()).collect();
         state.foreign = !same_server;
     }
 
     /// Nothing more comes from another process.
     pub fn expect_no_more(self: &Arc<Pool>) {
         let mut state = self.lock();
-        state.coming = 0;
+        state.coming.clear();
         self.serve(&mut state, false);
     }
 

@@ -61,6 +61,21 @@ impl Login {
     }
 }
 
+/// The limit on the server connections of all users of a database together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatabaseLimit {
+    /// Connections at most.
+    pub most: usize,
+    /// Connections more for a short time.
+    pub reserve: usize,
+    /// How long a user without any connection waits for a place before its clients are told.
+    pub patience: Duration,
+    /// How old an idle connection must be before it is closed for another user's sake.
+    pub min_lifetime: Duration,
+    /// Connections of a user that are not closed for another's sake.
+    pub guaranteed: usize,
+}
+
 /// How one pool is to be run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -80,6 +95,8 @@ pub struct Plan {
     pub idle_check: Option<Duration>,
     /// Whether the connection that lay idle longest is lent first.
     pub round_robin: bool,
+    /// The limit on the connections of all users of the database.
+    pub database_limit: Option<DatabaseLimit>,
     /// Connections that are made at the same time, at most.
     pub parallel_creates: usize,
     /// Whether what clients leave behind is undone.

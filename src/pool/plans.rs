@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::{Login, Mode, Plan};
+use super::plan::{DatabaseLimit, Login, Mode, Plan};
 use super::pools::Key;
 use crate::auth::{Password, ServerCredentials, ServerSecret, Verifier};
 use crate::config::{General, Pool, PoolMode, Settings, User};
@@ -59,6 +59,13 @@ fn plan(general: &General, pool: &Pool, user: &User, sockets: SocketOptions) -> 
         server_lifetime: user.server_lifetime,
         idle_check: pool.server_idle_check_timeout,
         round_robin: pool.server_round_robin,
+        database_limit: pool.max_db_connections.map(|most| DatabaseLimit {
+            most,
+            reserve: pool.reserve_pool_size,
+            patience: pool.reserve_pool_timeout,
+            min_lifetime: pool.min_connection_lifetime,
+            guaranteed: pool.min_guaranteed_pool_size,
+        }),
         parallel_creates: pool.max_concurrent_creates,
         clean: pool.cleanup_server_connections,
         prepared_statements: general.prepared_statements && mode == Mode::Transaction,

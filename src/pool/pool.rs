@@ -22,6 +22,7 @@ use crate::auth::ClientKey;
 use crate::net::clock::Moment;
 use crate::server::backend::Connection;
 use crate::server::login::ConnectError;
+use crate::server::seats::Seats;
 
 /// Why no connection was to be had.
 #[derive(Debug, Clone)]
@@ -78,18 +79,28 @@ pub struct Pool {
     /// Counts the changes of the plan, the end of the pool being one, so that whoever keeps a copy can
     /// tell without a lock that it is out of date.
     pub(super) version: AtomicU64,
+    /// The seats of the database.
+    pub(super) seats: Arc<Seats>,
     pub(super) state: Mutex<State>,
 }
 
 impl Pool {
-    /// An empty pool. `numbers` gives server connections their numbers.
-    pub fn new(database: &str, user: &str, plan: Plan, numbers: Arc<AtomicU64>) -> Arc<Pool> {
+    /// An empty pool. `numbers` gives server connections their numbers, and `seats` are those of the
+    /// database.
+    pub fn new(
+        database: &str,
+        user: &str,
+        plan: Plan,
+        numbers: Arc<AtomicU64>,
+        seats: Arc<Seats>,
+    ) -> Arc<Pool> {
         Arc::new(Pool {
             database: database.to_owned(),
             user: user.to_owned(),
             numbers,
             version: AtomicU64::new(1),
-            state: Mutex::new(State::new(plan)),
+            seats: Arc::clone(&seats),
+            state: Mutex::new(State::new(plan, seats)),
         })
     }
 
@@ -152,7 +163,12 @@ impl Pool {
                 break NoConnection::Closed;
             }
             if deadline <= Moment::now() {
-                break NoConnection::TimedOut;
+                let lacks_seat = state.wants_seat.is_some() && state.total() == 0;
+                break if lacks_seat {
+                    NoConnection::Failed(Arc::new(self.no_seat(&state)))
+                } else {
+                    NoConnection::TimedOut
+                };
             }
         };
         self.leave_queue(waiter, why)

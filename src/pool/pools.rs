@@ -4,19 +4,39 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use parking_lot::{Mutex, RwLock};
 
 use super::plan::Plan;
 use super::pool::Pool;
+use crate::server::seats::Seats;
 
 /// A pool's name: database, then user.
 pub type Key = (String, String);
 
 /// All pools.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pools {
     pools: RwLock<BTreeMap<Key, Arc<Pool>>>,
+    /// The seats of each database; they stay when a database goes and comes back.
+    seats: Mutex<BTreeMap<String, Arc<Seats>>>,
+    bell: Sender<()>,
+    /// Rings when somebody should look who needs a seat.
+    pub(super) rung: Receiver<()>,
     numbers: Arc<AtomicU64>,
+}
+
+impl Default for Pools {
+    fn default() -> Pools {
+        let (bell, rung) = bounded(1);
+        Pools {
+            pools: RwLock::default(),
+            seats: Mutex::default(),
+            bell,
+            rung,
+            numbers: Arc::default(),
+        }
+    }
 }
 
 impl Pools {
@@ -48,6 +68,14 @@ impl Pools {
         self.pools.read().values().cloned().collect()
     }
 
+    fn seats(&self, database: &str) -> Arc<Seats> {
+        let mut all = self.seats.lock();
+        let seats = all
+            .entry(database.to_owned())
+            .or_insert_with(|| Seats::new(self.bell.clone()));
+        Arc::clone(seats)
+    }
+
     /// Makes the pools as `plans` say: new ones are added, those that are not in it are closed, the
     /// others go on by the new plan with the connections they have.
     pub fn apply(&self, plans: BTreeMap<Key, Plan>) {
@@ -62,11 +90,14 @@ impl Pools {
         });
         let mut changed = Vec::new();
         for (key, plan) in plans {
+            let seats = self.seats(&key.0);
+            let limit = plan.database_limit;
+            seats.set_limit(limit.map_or(usize::MAX, |limit| limit.most + limit.reserve));
             match pools.get(&key) {
                 Some(pool) => changed.push((Arc::clone(pool), plan)),
                 None => {
                     log::info!("[{}@{}] creating pool", key.1, key.0);
-                    let pool = Pool::new(&key.0, &key.1, plan, Arc::clone(&self.numbers));
+                    let pool = Pool::new(&key.0, &key.1, plan, Arc::clone(&self.numbers), seats);
                     pools.insert(key, pool);
                 }
             }

@@ -21,6 +21,7 @@ use crate::net::clock::Moment;
 use crate::server::backend::{Backend, Connection};
 use crate::server::login::ConnectError;
 use crate::server::parameters::Parameters;
+use crate::server::seats::{Seat, Seats};
 
 #[derive(Debug)]
 pub(super) struct Queued {
@@ -37,8 +38,12 @@ pub(super) struct State {
     pub(super) queue: VecDeque<Queued>,
     pub(super) lent: usize,
     pub(super) connecting: usize,
-    /// Connections that another process will give us.
-    pub(super) coming: usize,
+    /// The seats of connections that another process will give us.
+    pub(super) coming: Vec<Seat>,
+    /// The seats of the database.
+    pub(super) seats: Arc<Seats>,
+    /// Since when the pool lacks a seat for those who wait.
+    pub(super) wants_seat: Option<Moment>,
     /// Those lead elsewhere than this pool's plan.
     pub(super) foreign: bool,
     pub(super) epoch: u64,
@@ -106,14 +111,16 @@ impl<'a> Locked<'a> {
 
 impl State {
     /// Nothing yet, to be run by `plan`.
-    pub(super) fn new(plan: Plan) -> State {
+    pub(super) fn new(plan: Plan, seats: Arc<Seats>) -> State {
         State {
             plan: Arc::new(plan),
             idle: VecDeque::new(),
             queue: VecDeque::new(),
             lent: 0,
             connecting: 0,
-            coming: 0,
+            coming: Vec::new(),
+            seats,
+            wants_seat: None,
             foreign: false,
             epoch: 1,
             paused: false,
@@ -129,12 +136,13 @@ impl State {
     }
 
     pub(super) fn total(&self) -> usize {
-        self.idle.len() + self.lent + self.connecting + self.coming
+        self.idle.len() + self.lent + self.connecting + self.coming.len()
     }
 
     /// Takes note of a connection that came from another process.
     pub(super) fn arrive(&mut self, backend: &mut Backend) {
-        self.coming = self.coming.saturating_sub(1);
+        let seat = self.coming.pop();
+        backend.seat = Some(seat.unwrap_or_else(|| self.seats.take_anyway()));
         // Epochs are counted from one: a connection of none is closed as soon as it is free.
         backend.epoch = if self.foreign { 0 } else { self.epoch };
         match &self.reported {
@@ -204,6 +212,19 @@ impl State {
                 .plan
                 .idle_timeout
                 .is_some_and(|limit| now.since(backend.used_at) > spread(limit, number))
+    }
+
+    /// How many connections may be begun now, as far as this pool is concerned.
+    pub(super) fn room(&self) -> usize {
+        let parallel = self.plan.parallel_creates.saturating_sub(self.connecting);
+        self.plan.size.saturating_sub(self.total()).min(parallel)
+    }
+
+    /// How many connections may be closed for the sake of other users.
+    pub(super) fn to_spare(&self) -> usize {
+        let guaranteed = self.plan.database_limit.map_or(0, |limit| limit.guaranteed);
+        self.total()
+            .saturating_sub(self.plan.min_size.max(guaranteed))
     }
 
     /// Why a connection that has come back should not be kept.

@@ -10,6 +10,7 @@ mod failure;
 mod maintenance;
 mod numbers;
 mod queue;
+mod seats;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -29,6 +30,7 @@ use crate::auth::{ServerCredentials, ServerSecret};
 use crate::net::clock::Moment;
 use crate::net::stream::SocketOptions;
 use crate::server::backend::Connection;
+use crate::server::seats::Seats;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::{Severity, error_response};
 use crate::wire::sqlstate;
@@ -198,6 +200,7 @@ pub(crate) fn plan(server: &Server, size: usize) -> Plan {
         server_lifetime: None,
         idle_check: None,
         round_robin: false,
+        database_limit: None,
         parallel_creates: 4,
         clean: true,
         prepared_statements: true,
@@ -220,7 +223,9 @@ pub(crate) fn plan(server: &Server, size: usize) -> Plan {
 }
 
 pub(crate) fn pool_of(plan: Plan) -> Arc<Pool> {
-    Pool::new("db", "user", plan, Arc::new(AtomicU64::new(1)))
+    let (bell, _) = crossbeam::channel::bounded(1);
+    let numbers = Arc::new(AtomicU64::new(1));
+    Pool::new("db", "user", plan, numbers, Seats::new(bell))
 }
 
 fn pool(server: &Server, size: usize) -> Arc<Pool> {

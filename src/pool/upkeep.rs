@@ -15,6 +15,7 @@ use super::waiter::Provenance;
 use crate::net::clock::Moment;
 use crate::server::backend::Connection;
 use crate::server::login::ConnectError;
+use crate::server::seats::Seat;
 use crate::server::target::Target;
 
 impl Pool {
@@ -121,6 +122,8 @@ impl Pool {
     pub fn maintain(self: &Arc<Pool>, quota: usize) -> usize {
         let now = Moment::now();
         let mut state = self.lock();
+        let limit = state.plan.database_limit;
+        let over = limit.map_or(0, |limit| self.seats.taken().saturating_sub(limit.most));
         let mut leaving = Vec::new();
         let mut dead = Vec::new();
         let mut place = 0;
@@ -128,7 +131,9 @@ impl Pool {
             let connection = &state.idle[place];
             let backend = &connection.backend;
             let spare = state.total() > state.plan.min_size;
-            let due = state.has_expired(backend, now) || (state.is_stale(backend, now) && spare);
+            let of_reserve = leaving.len() < over;
+            let due = state.has_expired(backend, now)
+                || (spare && (state.is_stale(backend, now) || of_reserve));
             // A look at the socket's state, which does not wait for anything.
             if !connection.stream.is_silent() {
                 dead.extend(state.idle.remove(place));
@@ -158,21 +163,34 @@ impl Pool {
 
     /// Starts making up to `count` connections, as the limits allow.
     pub(super) fn connect(self: &Arc<Pool>, state: &mut State, count: usize) {
-        let room = state.plan.size.saturating_sub(state.total());
-        let parallel = state.plan.parallel_creates.saturating_sub(state.connecting);
-        for _ in 0..count.min(room).min(parallel) {
-            state.connecting += 1;
-            let target = state.plan.target(state.proved.as_ref());
-            let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-            if let Err(error) = connector::start(self, target, number, state.epoch) {
-                state.connecting -= 1;
-                // Whoever waits says so in the log; here the lock is held.
-                state.failures.hold_off(Moment::now());
-                state.pass_on_failure(ConnectError::Broken(format!(
-                    "the pooler could not start a thread: {error}"
-                )));
+        for _ in 0..count.min(state.room()) {
+            let Some(seat) = self.seats.take() else {
+                if !state.queue.is_empty() {
+                    state.wants_seat.get_or_insert_with(Moment::now);
+                    self.seats.want();
+                }
+                return;
+            };
+            if !self.begin_connecting(state, seat) {
                 return;
             }
         }
+    }
+
+    /// Starts making one connection; false if that cannot be.
+    pub(super) fn begin_connecting(self: &Arc<Pool>, state: &mut State, seat: Seat) -> bool {
+        state.connecting += 1;
+        let target = state.plan.target(state.proved.as_ref());
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let Err(error) = connector::start(self, target, number, state.epoch, seat) else {
+            return true;
+        };
+        state.connecting -= 1;
+        // Whoever waits says so in the log; here the lock is held.
+        state.failures.hold_off(Moment::now());
+        state.pass_on_failure(ConnectError::Broken(format!(
+            "the pooler could not start a thread: {error}"
+        )));
+        false
     }
 }

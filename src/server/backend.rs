@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parameters::Parameters;
 use super::prepared::{Prepared, Statement};
+use super::seats::Seat;
 use super::traces::Traces;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
@@ -143,6 +144,9 @@ pub struct Backend {
     pub status: TransactionStatus,
     /// Statements prepared on it.
     pub prepared: Prepared,
+    /// Its seat among the connections of its database in this process.
+    #[serde(skip)]
+    pub seat: Option<Seat>,
 }
 
 impl Backend {

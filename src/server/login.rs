@@ -43,6 +43,8 @@ pub enum ConnectError {
     Broken(String),
     /// It took longer than `connect_timeout`.
     TimedOut,
+    /// The database may have no more connections, in these words.
+    NoSeat(String),
 }
 
 impl fmt::Display for ConnectError {
@@ -55,7 +57,9 @@ impl fmt::Display for ConnectError {
             ),
             ConnectError::Connect(error) => write!(f, "could not connect: {error}"),
             ConnectError::Refused(fields) => fields.fmt(f),
-            ConnectError::Credentials(why) | ConnectError::Broken(why) => f.write_str(why),
+            ConnectError::Credentials(why)
+            | ConnectError::Broken(why)
+            | ConnectError::NoSeat(why) => f.write_str(why),
             ConnectError::TimedOut => write!(f, "timed out (connect_timeout)"),
         }
     }
@@ -142,6 +146,7 @@ pub fn connect(target: &Target, id: u64) -> Result<Connection, ConnectError> {
             traces: Traces::NONE,
             status: TransactionStatus::Idle,
             prepared: Prepared::default(),
+            seat: None,
         }),
         stream: dialogue.stream,
     })

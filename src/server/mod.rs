@@ -9,5 +9,6 @@ pub mod login;
 pub mod messages;
 pub mod parameters;
 pub mod prepared;
+pub mod seats;
 pub mod target;
 pub mod traces;

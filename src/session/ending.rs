@@ -153,6 +153,7 @@ pub fn no_server(why: &NotLent) -> String {
                 "Timeout occurred while creating a new connection to postgresql (postgresql_login_timeout)"
                     .to_owned()
             }
+            ConnectError::NoSeat(why) => why.clone(),
             error => format!(
                 "Error occurred while creating a new connection to postgresql (postgresql_login_error): {error}"
             ),

@@ -4,6 +4,7 @@ import threading
 import time
 
 import psycopg
+import pytest
 
 from postgres import free_port
 from wait import stays, wait_until
@@ -363,3 +364,79 @@ def test_a_dead_server_does_not_fill_the_log(doorman, pg):
         raw = one.raw(login=False)
         assert error(raw.login()).code == "53300"
     assert one.log().count("could not connect to PostgreSQL at") == 1
+
+
+@pytest.fixture
+def two_users(doorman, pg):
+    """Users app and scram share two connections to the database."""
+    def start(**pool):
+        users = [{"username": name, "password": pg.verifier(name), "pool_size": 2, "server_username": name,
+                  "server_password": f"{name}-secret"} for name in ("app", "scram")]
+        return doorman(users=users, pool={"max_db_connections": 2, "min_connection_lifetime": 0, **pool})
+    return start
+
+
+def test_users_of_a_database_share_its_connections(two_users, pg):
+    """An idle connection of one makes way for the other, as often as need be."""
+    one = two_users()
+    for _ in range(3):
+        for user in ("app", "scram"):
+            clients = [one.raw(user=user) for _ in range(2)]
+            for client in clients:
+                client.ask(query("begin"))
+            for client in clients:
+                assert client.value("select current_user") == user
+                client.ask(query("commit"))
+                client.close()
+    pools = [one.pool(user=user) for user in ("app", "scram")]
+    assert [row["sv_idle"] for row in pools] == [0, 2]
+
+
+def test_who_waits_for_a_busy_database_is_served_by_what_gets_free(two_users):
+    one = two_users()
+    holders = [one.raw(user="app") for _ in range(2)]
+    for holder in holders:
+        holder.ask(query("begin"))
+    waiter = one.raw(login=False)
+    waiter.startup(user="scram", database="shop")
+    wait_until(lambda: one.pool(user="scram")["cl_waiting"] == 1)
+    holders[0].ask(query("commit"))
+    assert waiter.authenticate("scram", "")[-1].kind == "Z"
+    assert waiter.value("select current_user") == "scram"
+
+
+def test_a_user_without_a_place_is_told_why(two_users):
+    one = two_users(reserve_pool_timeout=200)
+    holders = [one.raw(user="app") for _ in range(2)]
+    for holder in holders:
+        holder.ask(query("begin"))
+    refused = error(one.raw(login=False).login(user="scram"))
+    assert refused.code == "53300"
+    assert "all server connections to database 'shop' are in use (max=2, user='scram')" in refused.text
+    holders[0].ask(query("commit"))
+    assert one.raw(user="scram").value("select 1") == "1"
+
+
+def test_a_reload_changes_the_limit(two_users):
+    one = two_users()
+    holders = [one.raw(user="app") for _ in range(2)]
+    for holder in holders:
+        holder.ask(query("begin"))
+    waiter = one.raw(login=False)
+    waiter.startup(user="scram", database="shop")
+    wait_until(lambda: one.pool(user="scram")["cl_waiting"] == 1)
+    one.config["pools"]["shop"]["max_db_connections"] = 3
+    one.reload()
+    assert waiter.authenticate("scram", "")[-1].kind == "Z"
+
+
+def test_an_upgrade_takes_the_places_along(two_users, pg):
+    one = two_users(reserve_pool_timeout=200)
+    holders = [one.raw(user="app") for _ in range(2)]
+    for holder in holders:
+        holder.ask(query("begin"))
+    one.upgrade()
+    assert error(one.raw(login=False).login(user="scram")).code == "53300"
+    holders[0].ask(query("commit"))
+    assert one.raw(user="scram").value("select 1") == "1"
+    wait_until(lambda: len(pg.pids(None)) == 2, what="there are as many backends as there may be")

@@ -44,7 +44,6 @@ mod prelude {
 
     pub(super) const TLS: &str = "TLS";
     pub(super) const SUITES: &str = "[\"TLS_AES_128_GCM_SHA256\", \"ECDHE-RSA-AES128-GCM-SHA256\"]";
-    pub(super) const COORDINATOR: &str = "sharing of connections between the users of a database";
     pub(super) const AUTH_QUERY: &str = "auth_query";
     pub(super) const WEB: &str = "the metrics page";
     pub(super) const UPGRADE: &str = "an upgrade that moves no sessions";

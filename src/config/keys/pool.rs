@@ -50,19 +50,21 @@ keys! {
                 integer(0, MANY), Live, Works;
         }
         group "Limit for all users together" {
-            /// How many server connections all users of this pool may have together.
-            max_db_connections: Option<usize> = is("0"),
-                integer_or_off(MANY), Live, NotYet(COORDINATOR);
-            /// How old a free connection must be before another user may have it closed.
-            min_connection_lifetime: Duration = is("\"30s\""),
-                duration_from_zero(), Live, NotYet(COORDINATOR);
-            /// How many connections more there may be for a short time.
-            reserve_pool_size: usize = is("0"), integer(0, MANY), Live, NotYet(COORDINATOR);
-            /// How long a client waits before it may use one of those.
-            reserve_pool_timeout: Duration = is("\"3s\""),
-                duration_from_zero(), Live, NotYet(COORDINATOR);
-            /// How many connections of a user are never closed for another.
-            min_guaranteed_pool_size: usize = is("0"), integer(0, MANY), Live, NotYet(COORDINATOR);
+            /// How many server connections all users of this pool may have together. When all
+            /// are in use, a free one of another user is closed for who has waited longest.
+            /// 0: no limit.
+            max_db_connections: Option<usize> = is("0"), integer_or_off(MANY), Live, Works;
+            /// How old a free connection must be before it may be closed for another user.
+            min_connection_lifetime: Duration = is("\"30s\""), duration_from_zero(), Live, Works;
+            /// How many connections more there may be for a short time: they are closed once
+            /// they are free, by retain_connections_time.
+            reserve_pool_size: usize = is("0"), integer(0, MANY), Live, Works;
+            /// How long the clients of a user without any connection wait when all are in use,
+            /// those of the reserve too, before they are told 53300.
+            reserve_pool_timeout: Duration = is("\"3s\""), duration_from_zero(), Live, Works;
+            /// How many connections of a user are never closed for another; min_pool_size
+            /// counts as well.
+            min_guaranteed_pool_size: usize = is("0"), integer(0, MANY), Live, Works;
         }
         group "TLS to PostgreSQL" {
             /// As in `[general]`.

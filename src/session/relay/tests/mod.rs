@@ -88,6 +88,7 @@ fn backend() -> Box<Backend> {
         traces: Traces::NONE,
         status: TransactionStatus::Idle,
         prepared: Prepared::default(),
+        seat: None,
     })
 }
 

@@ -1,0 +1,144 @@
+//! Users of one database and the limit on their connections together.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use super::{Server, client, fill, give_back, lend, plan, until};
+use crate::pool::plan::{DatabaseLimit, Plan};
+use crate::pool::pool::{NoConnection, Pool};
+use crate::pool::usher::attend;
+use crate::server::login::ConnectError;
+use crate::server::seats::Seats;
+
+const LIMIT: DatabaseLimit = DatabaseLimit {
+    most: 2,
+    reserve: 0,
+    patience: super::LONG,
+    min_lifetime: Duration::ZERO,
+    guaranteed: 0,
+};
+
+/// A pool of two connections for each of these users.
+fn pools(server: &Server, users: &[&str], limit: DatabaseLimit) -> Vec<Arc<Pool>> {
+    let (bell, _) = crossbeam::channel::bounded(1);
+    let seats = Seats::new(bell);
+    seats.set_limit(limit.most + limit.reserve);
+    let numbers = Arc::new(AtomicU64::new(1));
+    let pool = |user: &&str| {
+        let plan = Plan {
+            database_limit: Some(limit),
+            ..plan(server, 2)
+        };
+        Pool::new("db", user, plan, Arc::clone(&numbers), Arc::clone(&seats))
+    };
+    users.iter().map(pool).collect()
+}
+
+fn waiting(pool: &Pool) -> usize {
+    pool.snapshot().waiting
+}
+
+#[test]
+fn who_finds_all_seats_taken_gets_that_of_another_users_idle_connection() {
+    let server = Server::start();
+    let pools = pools(&server, &["one", "other"], LIMIT);
+    let lent = lend(&pools[0], 2);
+    let late = client(&pools[1], |pool, got| give_back(pool, got.unwrap()));
+    until("it waits", || waiting(&pools[1]) == 1);
+    assert!(attend(&pools), "none of them is idle");
+    assert_eq!(server.attempts(), 2);
+    for connection in lent {
+        give_back(&pools[0], connection);
+    }
+    assert!(!attend(&pools));
+    late.join().unwrap();
+    assert_eq!(pools[0].snapshot().idle, 1);
+    assert_eq!(pools[1].snapshot().idle, 1);
+    assert_eq!(server.attempts(), 3);
+}
+
+#[test]
+fn what_is_guaranteed_or_too_young_is_not_closed() {
+    for limit in [
+        DatabaseLimit {
+            guaranteed: 2,
+            ..LIMIT
+        },
+        DatabaseLimit {
+            min_lifetime: super::LONG,
+            ..LIMIT
+        },
+    ] {
+        let server = Server::start();
+        let pools = pools(&server, &["one", "other"], limit);
+        fill(&pools[0], 2);
+        let late = client(&pools[1], |_, got| got.map(drop));
+        until("it waits", || waiting(&pools[1]) == 1);
+        assert!(attend(&pools));
+        assert_eq!(pools[0].snapshot().idle, 2);
+        pools[1].close();
+        assert!(matches!(late.join().unwrap(), Err(NoConnection::Closed)));
+    }
+}
+
+#[test]
+fn who_has_waited_longest_comes_first_whichever_user_it_is() {
+    let server = Server::start();
+    let pools = pools(&server, &["one", "second", "third"], LIMIT);
+    let mut lent = lend(&pools[0], 2);
+    let third = client(&pools[2], |_, got| got.unwrap());
+    until("the first of them waits", || waiting(&pools[2]) == 1);
+    let second = client(&pools[1], |_, got| got.unwrap());
+    until("the other one waits", || waiting(&pools[1]) == 1);
+    give_back(&pools[0], lent.remove(0));
+    assert!(attend(&pools), "there was a seat for one");
+    let got = third.join().unwrap();
+    assert_eq!(waiting(&pools[1]), 1);
+    give_back(&pools[0], lent.remove(0));
+    assert!(!attend(&pools));
+    give_back(&pools[1], second.join().unwrap());
+    give_back(&pools[2], got);
+}
+
+#[test]
+fn the_reserve_is_used_and_given_up_again() {
+    let server = Server::start();
+    let limit = DatabaseLimit {
+        reserve: 1,
+        ..LIMIT
+    };
+    let pools = pools(&server, &["one", "other"], limit);
+    let lent = lend(&pools[0], 2);
+    fill(&pools[1], 1);
+    assert_eq!(pools[1].maintain(0), 0);
+    assert_eq!(pools[1].maintain(usize::MAX), 1);
+    for connection in lent {
+        give_back(&pools[0], connection);
+    }
+    assert_eq!(pools[0].maintain(usize::MAX), 0);
+}
+
+#[test]
+fn a_user_without_any_connection_does_not_wait_for_ever() {
+    let server = Server::start();
+    let limit = DatabaseLimit {
+        patience: Duration::ZERO,
+        ..LIMIT
+    };
+    let pools = pools(&server, &["one", "other"], limit);
+    let lent = lend(&pools[0], 2);
+    let late = client(&pools[1], |_, got| got.map(drop));
+    until("it waits", || waiting(&pools[1]) == 1);
+    attend(&pools);
+    let Err(NoConnection::Failed(why)) = late.join().unwrap() else {
+        panic!("it should have been told");
+    };
+    assert!(matches!(*why, ConnectError::NoSeat(_)));
+    assert_eq!(
+        why.to_string(),
+        "all server connections to database 'db' are in use (max=2, user='other')"
+    );
+    assert!(!attend(&pools), "nobody waits any more");
+    drop(lent);
+}
