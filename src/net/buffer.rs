@@ -8,36 +8,63 @@ use std::ops::{Deref, DerefMut};
 
 use parking_lot::Mutex;
 
+use crate::tls::channel::LONGEST_RECORD;
+
 /// Bytes in a buffer. Small enough to stay in the first-level cache, large enough that a bulk result
 /// costs few system calls.
 pub const SIZE: usize = 16 * 1024;
+
+/// Bytes in a buffer for TLS records: one of the longest always fits behind most of another.
+pub const SIZE_FOR_RECORDS: usize = 2 * LONGEST_RECORD;
 
 /// Buffers kept for the next borrower: more than that many threads are rarely between two waits.
 const KEPT: usize = 64;
 
 /// The one given back last is borrowed first: it is the one the processor still has in its cache. Nobody
 /// waits for this lock; whoever finds it taken does without.
-static KEPT_BUFFERS: Mutex<Vec<Box<[u8; SIZE]>>> = Mutex::new(Vec::new());
+type Kept = Mutex<Vec<Box<[u8]>>>;
+
+static KEPT_BUFFERS: Kept = Mutex::new(Vec::new());
+static KEPT_FOR_RECORDS: Kept = Mutex::new(Vec::new());
 
 /// A borrowed buffer; dropping it gives it back.
-pub struct Buffer(Option<Box<[u8; SIZE]>>);
+pub struct Buffer(Box<[u8]>);
 
 impl Buffer {
-    /// Borrows a buffer.
+    /// Borrows a buffer of [`SIZE`] bytes.
     pub fn borrow() -> Buffer {
-        let kept = KEPT_BUFFERS.try_lock().and_then(|mut kept| kept.pop());
-        Buffer(Some(kept.unwrap_or_else(|| Box::new([0; SIZE]))))
+        Buffer::borrow_from(&KEPT_BUFFERS, SIZE)
+    }
+
+    /// Borrows a buffer of [`SIZE_FOR_RECORDS`] bytes.
+    pub fn borrow_for_records() -> Buffer {
+        Buffer::borrow_from(&KEPT_FOR_RECORDS, SIZE_FOR_RECORDS)
+    }
+
+    fn borrow_from(kept: &Kept, size: usize) -> Buffer {
+        let kept = kept.try_lock().and_then(|mut kept| kept.pop());
+        Buffer(kept.unwrap_or_else(|| vec![0; size].into_boxed_slice()))
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(bytes) = self.0.take() {
-            match KEPT_BUFFERS.try_lock() {
-                Some(mut kept) if kept.len() < KEPT => kept.push(bytes),
-                _ => {}
-            }
+        let bytes = std::mem::take(&mut self.0);
+        let kept = if bytes.len() == SIZE {
+            &KEPT_BUFFERS
+        } else {
+            &KEPT_FOR_RECORDS
+        };
+        match kept.try_lock() {
+            Some(mut kept) if kept.len() < KEPT => kept.push(bytes),
+            _ => {}
         }
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({})", self.0.len())
     }
 }
 
@@ -45,18 +72,12 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Some(bytes) => &bytes[..],
-            None => &[],
-        }
+        &self.0
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.0 {
-            Some(bytes) => &mut bytes[..],
-            None => &mut [],
-        }
+        &mut self.0
     }
 }

@@ -3,11 +3,14 @@
 //! Used only before a session is relayed. What was read beyond the last answer stays in the inbox and is
 //! handed on with the stream.
 
-use std::io;
+use std::io::{self, Read, Write};
 
 use super::clock::Moment;
-use super::stream::{Received, Stream};
-use super::wait::{self, Interest, Woken};
+use super::encrypted::Encrypted;
+use super::stream::{self, Received, Stream};
+use super::wait::{Interest, Woken};
+use crate::tls::handshake::{self, Established, Failure, Host, Peer};
+use crate::tls::identity::{Acceptor, Connector};
 
 /// Why a conversation ended early.
 #[derive(Debug)]
@@ -39,6 +42,15 @@ impl From<io::Error> for Broken {
     fn from(error: io::Error) -> Broken {
         Broken::Io(error)
     }
+}
+
+/// Why a connection does not go over to TLS.
+#[derive(Debug)]
+pub enum NotEncrypted {
+    /// The conversation broke off.
+    Broken(Broken),
+    /// The handshake failed, in these words. The peer has been told by an alert.
+    Refused(String),
 }
 
 /// One side of a conversation.
@@ -82,14 +94,56 @@ impl Dialogue<'_> {
     /// # Errors
     /// Why they could not be written.
     pub fn send(&mut self, mut bytes: &[u8]) -> Result<(), Broken> {
-        while !bytes.is_empty() {
+        while !bytes.is_empty() || self.stream.owes() {
             let n = self.stream.send(bytes)?;
             bytes = bytes.get(n..).unwrap_or_default();
-            if n == 0 {
+            if n == 0 && (!bytes.is_empty() || self.stream.owes()) {
                 self.wait_to_write()?;
             }
         }
         Ok(())
+    }
+
+    /// Goes over to TLS as the server. What was read and not taken is the beginning of the handshake.
+    ///
+    /// # Errors
+    /// Why there is no TLS; the connection is of no more use.
+    pub fn accept_tls(&mut self, acceptor: &Acceptor) -> Result<Peer, NotEncrypted> {
+        let ahead = std::mem::take(&mut self.inbox);
+        self.encrypt(|transport| handshake::accept(acceptor, transport, ahead))
+    }
+
+    /// Goes over to TLS as the client.
+    ///
+    /// # Errors
+    /// Why there is no TLS; the connection is of no more use.
+    pub fn connect_tls(
+        &mut self,
+        connector: &Connector,
+        host: Host<'_>,
+    ) -> Result<Peer, NotEncrypted> {
+        self.encrypt(|transport| handshake::connect(connector, host, transport))
+    }
+
+    fn encrypt(
+        &mut self,
+        handshake: impl FnOnce(&mut Transport<'_, '_>) -> Result<Established, Failure>,
+    ) -> Result<Peer, NotEncrypted> {
+        let mut transport = Transport {
+            dialogue: self,
+            broken: None,
+        };
+        let outcome = handshake(&mut transport);
+        let broken = transport.broken;
+        let established = outcome.map_err(|failure| match (failure, broken) {
+            (_, Some(broken)) => NotEncrypted::Broken(broken),
+            (Failure::Transport(error), None) => NotEncrypted::Broken(Broken::Io(error)),
+            (Failure::Refused(why), None) => NotEncrypted::Refused(why),
+        })?;
+        let tls = Encrypted::new(established.channel, &established.early)
+            .map_err(NotEncrypted::Refused)?;
+        self.stream.encrypt(tls);
+        Ok(established.peer)
     }
 
     /// Waits for room. Being told to stop can wait: a message in the middle of which one stops is worth
@@ -99,7 +153,7 @@ impl Dialogue<'_> {
             read: false,
             write: true,
         };
-        match wait::wait(Some((self.stream.fd(), interest)), None, self.deadline)? {
+        match stream::wait(Some((&self.stream, interest)), None, self.deadline)? {
             Woken::Ready { client, .. } if client.writable => Ok(()),
             // It has hung up and does not read: there will never be room.
             Woken::Ready { .. } => Err(Broken::Ended),
@@ -109,11 +163,60 @@ impl Dialogue<'_> {
     }
 
     fn wait(&self, interest: Interest) -> Result<(), Broken> {
-        match wait::wait(Some((self.stream.fd(), interest)), None, self.deadline)? {
+        match stream::wait(Some((&self.stream, interest)), None, self.deadline)? {
             Woken::Ready { .. } => Ok(()),
             Woken::Deadline => Err(Broken::Deadline),
             Woken::Told if (self.told_to_stop)() => Err(Broken::Told),
             Woken::Told => Ok(()),
         }
+    }
+}
+
+/// A conversation as a handshake's transport: it waits like any other turn.
+struct Transport<'d, 'a> {
+    dialogue: &'d mut Dialogue<'a>,
+    broken: Option<Broken>,
+}
+
+impl Transport<'_, '_> {
+    fn note(&mut self, broken: Broken) -> io::Error {
+        let error = io::Error::other(broken.to_string());
+        self.broken = Some(broken);
+        error
+    }
+}
+
+impl Read for Transport<'_, '_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.dialogue.stream.receive_raw(into) {
+                Ok(Received::Bytes(n)) => return Ok(n),
+                Ok(Received::End) => return Ok(0),
+                Ok(Received::Nothing) => {}
+                Err(error) => return Err(self.note(error.into())),
+            }
+            if let Err(broken) = self.dialogue.wait(Interest::READ) {
+                return Err(self.note(broken));
+            }
+        }
+    }
+}
+
+impl Write for Transport<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.dialogue.stream.send_raw(bytes) {
+                Ok(0) if !bytes.is_empty() => {}
+                Ok(n) => return Ok(n),
+                Err(error) => return Err(self.note(error.into())),
+            }
+            if let Err(broken) = self.dialogue.wait_to_write() {
+                return Err(self.note(broken));
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

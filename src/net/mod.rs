@@ -1,12 +1,13 @@
 //! Sockets and the one place where a thread waits for them.
 //!
 //! Knows nothing of PostgreSQL's messages. All sockets are used with `MSG_DONTWAIT`, so the only call in
-//! which a thread of this program blocks on a peer is [`wait::wait`].
+//! which a thread of this program blocks on a peer is [`wait::wait`], which [`stream::wait`] stands before.
 
 pub mod address;
 pub mod buffer;
 pub mod clock;
 pub mod dialogue;
+pub mod encrypted;
 pub mod listener;
 pub mod passing;
 pub mod process;

@@ -2,9 +2,11 @@
 //!
 //! A frame is four bytes of length, one byte that says how many descriptors belong to it, and its body.
 //! Lengths and counts are checked before anything is allocated; descriptors arrive close-on-exec, owned,
-//! and those nobody takes are closed.
+//! and those nobody takes are closed. Frames can hold keys: they are wiped when they are done with, and never
+//! printed.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -15,6 +17,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
     UnixCredentials, getsockopt, recvmsg, sendmsg, setsockopt, socketpair,
 };
+use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes in front of a frame's body.
 const HEADER: usize = 5;
@@ -29,31 +32,34 @@ pub const MOST_DESCRIPTORS: usize = 4;
 const CHUNK: usize = 64 * 1024;
 
 /// A frame as it arrived.
-#[derive(Debug)]
 pub struct Frame {
     /// The body.
-    pub body: Vec<u8>,
+    pub body: Zeroizing<Vec<u8>>,
     /// The descriptors.
     pub descriptors: Vec<OwnedFd>,
 }
 
 /// A frame on its way out.
-#[derive(Debug)]
 struct Outgoing {
-    bytes: Vec<u8>,
+    bytes: Zeroizing<Vec<u8>>,
     written: usize,
     descriptors: Vec<OwnedFd>,
 }
 
 /// One end of the socket.
-#[derive(Debug)]
 pub struct Passage {
     fd: OwnedFd,
-    unread: Vec<u8>,
+    unread: Zeroizing<Vec<u8>>,
     arrived: VecDeque<OwnedFd>,
     outgoing: VecDeque<Outgoing>,
     ended: bool,
     writer: Option<i32>,
+}
+
+impl fmt::Debug for Passage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passage").finish_non_exhaustive()
+    }
 }
 
 impl Passage {
@@ -77,7 +83,7 @@ impl Passage {
     pub fn over(fd: OwnedFd) -> Passage {
         Passage {
             fd,
-            unread: Vec::new(),
+            unread: Zeroizing::default(),
             arrived: VecDeque::new(),
             outgoing: VecDeque::new(),
             ended: false,
@@ -120,7 +126,7 @@ impl Passage {
                 ),
             ));
         }
-        let mut bytes = Vec::with_capacity(HEADER + body.len());
+        let mut bytes = Zeroizing::new(Vec::with_capacity(HEADER + body.len()));
         let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&length.to_be_bytes());
         bytes.push(u8::try_from(descriptors.len()).unwrap_or(u8::MAX));
@@ -178,10 +184,10 @@ impl Passage {
     /// # Errors
     /// Those of `recvmsg`.
     pub fn fill(&mut self) -> io::Result<()> {
-        let mut chunk = vec![0; CHUNK];
+        let mut chunk = Zeroizing::new(vec![0; CHUNK]);
         loop {
             let mut space = cmsg_space!([RawFd; MOST_DESCRIPTORS], UnixCredentials);
-            let mut slices = [IoSliceMut::new(&mut chunk)];
+            let mut slices = [IoSliceMut::new(&mut chunk[..])];
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
             let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut slices, Some(&mut space), flags);
             let message = match received {
@@ -242,7 +248,8 @@ impl Passage {
         if self.arrived.len() < count {
             return wrong("the peer sent a frame without its descriptors");
         }
-        let body = self.unread[HEADER..HEADER + length].to_vec();
+        let body = Zeroizing::new(self.unread[HEADER..HEADER + length].to_vec());
+        self.unread[HEADER..HEADER + length].zeroize();
         self.unread.drain(..HEADER + length);
         Ok(Some(Frame {
             body,
@@ -319,7 +326,7 @@ mod tests {
         while !there.has_ended() {
             there.fill().unwrap();
         }
-        assert_eq!(there.take().unwrap().unwrap().body, b"last");
+        assert_eq!(there.take().unwrap().unwrap().body[..], *b"last");
         assert!(there.take().unwrap().is_none());
     }
 

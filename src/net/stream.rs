@@ -1,7 +1,9 @@
-//! A connected socket, TCP or Unix: read, write, and end without losing the last words.
+//! A connected socket, TCP or Unix, with or without TLS: read, write, and end without losing the last words.
 //!
 //! Never blocks, except in [`Stream::finish`], which is bounded. Owns its descriptor: whoever has the
-//! `Stream` is the only one in this process who reads or writes it.
+//! `Stream` is the only one in this process who reads or writes it. What is received and sent is what the
+//! peers mean to say; the sealed bytes between are nobody else's business. So whoever waits for a stream
+//! waits with [`wait`], which knows of bytes that have come already and of bytes that are still owed.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -16,7 +18,9 @@ use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use super::address::Address;
 use super::buffer::Buffer;
 use super::clock::Moment;
-use super::wait::{self, Interest, Woken};
+use super::encrypted::Encrypted;
+use super::wait::{self, Interest, Readiness, Woken};
+use crate::tls::channel::Channel;
 
 /// How the sockets of clients and servers are set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,6 +59,76 @@ pub enum Received {
 pub struct Stream {
     fd: OwnedFd,
     unix: bool,
+    tls: Option<Box<Encrypted>>,
+}
+
+fn receive_from(fd: &OwnedFd, into: &mut [u8]) -> io::Result<Received> {
+    loop {
+        return match recv(fd.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => Ok(Received::End),
+            Ok(n) => Ok(Received::Bytes(n)),
+            Err(Errno::EAGAIN) => Ok(Received::Nothing),
+            Err(Errno::EINTR) => continue,
+            Err(error) => Err(error.into()),
+        };
+    }
+}
+
+fn send_to(fd: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        return match send(fd.as_raw_fd(), bytes, flags) {
+            Ok(n) => Ok(n),
+            Err(Errno::EAGAIN) => Ok(0),
+            Err(Errno::EINTR) => continue,
+            Err(error) => Err(error.into()),
+        };
+    }
+}
+
+/// Waits until one of the streams is ready, the deadline has passed, or somebody wakes this thread, as
+/// [`wait::wait`] does for sockets. What is owed on the side of TLS is waited for too; any sending, also
+/// of nothing, writes it.
+///
+/// # Errors
+/// Those of `ppoll`.
+pub fn wait(
+    client: Option<(&Stream, Interest)>,
+    server: Option<(&Stream, Interest)>,
+    deadline: Option<Moment>,
+) -> io::Result<Woken> {
+    fn socket<'a>((stream, interest): (&'a Stream, Interest)) -> (BorrowedFd<'a>, Interest) {
+        let write = interest.write || stream.owes();
+        (stream.fd(), Interest { write, ..interest })
+    }
+    let holds_input = |side: Option<(&Stream, Interest)>| {
+        side.is_some_and(|(stream, interest)| {
+            interest.read && stream.tls.as_ref().is_some_and(|tls| tls.holds_input())
+        })
+    };
+    let (client_ready, server_ready) = (holds_input(client), holds_input(server));
+    // The kernel may know nothing of it: what is there has come before.
+    let deadline = if client_ready || server_ready {
+        Some(Moment::now())
+    } else {
+        deadline
+    };
+    let woken = wait::wait(client.map(socket), server.map(socket), deadline)?;
+    let with = |ready: Readiness, also: bool| Readiness {
+        readable: ready.readable || also,
+        ..ready
+    };
+    Ok(match woken {
+        Woken::Ready { client, server } => Woken::Ready {
+            client: with(client, client_ready),
+            server: with(server, server_ready),
+        },
+        Woken::Deadline if client_ready || server_ready => Woken::Ready {
+            client: with(Readiness::default(), client_ready),
+            server: with(Readiness::default(), server_ready),
+        },
+        other => other,
+    })
 }
 
 impl Stream {
@@ -92,15 +166,37 @@ impl Stream {
         Stream {
             fd: socket.into(),
             unix,
+            tls: None,
         }
     }
 
-    /// Takes over a connected socket from another process, set up as it is.
-    pub fn inherit(fd: OwnedFd, peer: &Address) -> Stream {
+    /// Takes over a connected socket from another process, set up as it is, with its TLS.
+    pub fn inherit(fd: OwnedFd, peer: &Address, tls: Option<Encrypted>) -> Stream {
         Stream {
             fd,
             unix: matches!(peer, Address::Unix(_)),
+            tls: tls.map(Box::new),
         }
+    }
+
+    /// From now on all that is said on this connection is said over TLS.
+    pub fn encrypt(&mut self, tls: Encrypted) {
+        self.tls = Some(Box::new(tls));
+    }
+
+    /// The TLS of the connection, to be given to another process.
+    pub fn tls(&self) -> Option<&Encrypted> {
+        self.tls.as_deref()
+    }
+
+    /// Whether sealed bytes are still to be written.
+    pub fn owes(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.owes())
+    }
+
+    /// The TLS of the connection, to be described.
+    pub fn channel(&self) -> Option<&Channel> {
+        self.tls.as_deref().map(Encrypted::channel)
     }
 
     /// Connects over TCP.
@@ -167,58 +263,64 @@ impl Stream {
         self.unix
     }
 
-    /// Another handle to the same connection, for a conversation that somebody who only borrows the
-    /// stream has to lead.
-    ///
-    /// # Errors
-    /// If the process is out of descriptors.
-    pub fn try_clone(&self) -> io::Result<Stream> {
-        Ok(Stream {
-            fd: self.fd.try_clone()?,
-            unix: self.unix,
-        })
-    }
-
     /// Reads what is there.
     ///
     /// # Errors
-    /// Those of `recv`: the connection is lost.
-    pub fn receive(&self, into: &mut [u8]) -> io::Result<Received> {
-        loop {
-            return match recv(self.fd.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT) {
-                Ok(0) => Ok(Received::End),
-                Ok(n) => Ok(Received::Bytes(n)),
-                Err(Errno::EAGAIN) => Ok(Received::Nothing),
-                Err(Errno::EINTR) => continue,
-                Err(error) => Err(error.into()),
-            };
+    /// Those of `recv`, and those of the TLS connection: the connection is lost.
+    pub fn receive(&mut self, into: &mut [u8]) -> io::Result<Received> {
+        let fd = &self.fd;
+        let Some(tls) = &mut self.tls else {
+            return receive_from(fd, into);
+        };
+        let received = tls.receive(into, |into| receive_from(fd, into));
+        if tls.owes() {
+            // A KeyUpdate is answered, an alert sent, as soon as may be. If this fails, so will whoever
+            // has something to send.
+            let _ = tls.flush(&mut |bytes| send_to(fd, bytes));
+        }
+        received
+    }
+
+    /// Reads what the socket has, sealed if there is TLS: for a handshake.
+    ///
+    /// # Errors
+    /// Those of `recv`.
+    pub fn receive_raw(&self, into: &mut [u8]) -> io::Result<Received> {
+        receive_from(&self.fd, into)
+    }
+
+    /// Writes as much as fits and says how much that was. Bytes sealed before go first; to send nothing
+    /// is to send those.
+    ///
+    /// # Errors
+    /// Those of `send`, and those of the TLS connection: the connection is lost.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.tls {
+            None => send_to(&self.fd, bytes),
+            Some(_) => self.send_pieces(&[IoSlice::new(bytes)]),
         }
     }
 
-    /// Writes as much as fits and says how much that was.
+    /// Writes to the socket what is sealed already: for a handshake.
     ///
     /// # Errors
-    /// Those of `send`: the connection is lost.
-    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            return match send(self.fd.as_raw_fd(), bytes, flags) {
-                Ok(n) => Ok(n),
-                Err(Errno::EAGAIN) => Ok(0),
-                Err(Errno::EINTR) => continue,
-                Err(error) => Err(error.into()),
-            };
-        }
+    /// Those of `send`.
+    pub fn send_raw(&self, bytes: &[u8]) -> io::Result<usize> {
+        send_to(&self.fd, bytes)
     }
 
     /// Writes as much of the pieces as fits, in one call, and says how much that was.
     ///
     /// # Errors
-    /// Those of `sendmsg`: the connection is lost.
-    pub fn send_pieces(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    /// As for [`Stream::send`].
+    pub fn send_pieces(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let fd = &self.fd;
+        if let Some(tls) = &mut self.tls {
+            return tls.send(pieces, |bytes| send_to(fd, bytes));
+        }
         loop {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            return match sendmsg::<()>(self.fd.as_raw_fd(), pieces, &[], flags, None) {
+            return match sendmsg::<()>(fd.as_raw_fd(), pieces, &[], flags, None) {
                 Ok(n) => Ok(n),
                 Err(Errno::EAGAIN) => Ok(0),
                 Err(Errno::EINTR) => continue,
@@ -227,9 +329,15 @@ impl Stream {
         }
     }
 
-    /// Whether a connection that should be silent is: nothing to read, no end, no error.
-    pub fn is_silent(&self) -> bool {
+    /// Whether a connection that should be silent is: nothing to read, no end, no error. Over TLS the
+    /// connection's own affairs are no sound.
+    pub fn is_silent(&mut self) -> bool {
         let mut byte = [0];
+        if self.tls.is_some() {
+            // A byte that is taken here is missed by nobody: a connection that is not silent is not used.
+            return matches!(self.receive(&mut byte), Ok(Received::Nothing))
+                && self.tls.as_ref().is_some_and(|tls| !tls.holds_part());
+        }
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
         matches!(
             recv(self.fd.as_raw_fd(), &mut byte, flags),
@@ -261,29 +369,51 @@ impl Stream {
         )
     }
 
+    /// Says `last`, and that nothing follows, as far as that goes without waiting.
+    pub fn part(mut self, last: &[u8]) {
+        let _ = self.send(last);
+        let _ = self.close();
+    }
+
+    /// Says close_notify, if there is TLS; whether all that was to be written has been.
+    fn close(&mut self) -> io::Result<bool> {
+        let fd = &self.fd;
+        match &mut self.tls {
+            None => Ok(true),
+            Some(tls) => {
+                tls.close();
+                tls.flush(&mut |bytes| send_to(fd, bytes))
+            }
+        }
+    }
+
     /// Ends the connection so that `last` arrives: writes it, closes our half, and reads until the peer
     /// has closed its own. A close with unread bytes would make the kernel send a reset, and a reset can
     /// overtake what was written. Gives up after `limit`.
-    pub fn finish(self, mut last: &[u8], limit: Duration) {
+    pub fn finish(mut self, mut last: &[u8], limit: Duration) {
         let deadline = Moment::now().after(limit);
-        let mut sending = !last.is_empty();
-        if !sending {
-            let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Write);
-        }
+        let mut sending = true;
         let mut buffer = Buffer::borrow();
         loop {
             if sending {
-                match self.send(last) {
-                    Ok(n) => last = last.get(n..).unwrap_or_default(),
-                    Err(_) => return,
+                if !last.is_empty() {
+                    match self.send(last) {
+                        Ok(n) => last = last.get(n..).unwrap_or_default(),
+                        Err(_) => return,
+                    }
                 }
                 if last.is_empty() {
-                    sending = false;
+                    match self.close() {
+                        Ok(written) => sending = !written,
+                        Err(_) => return,
+                    }
+                }
+                if !sending {
                     let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Write);
                 }
             }
             loop {
-                match self.receive(&mut buffer) {
+                match self.receive_raw(&mut buffer) {
                     Ok(Received::Bytes(_)) if deadline > Moment::now() => {}
                     Ok(Received::Nothing) => break,
                     Ok(Received::End | Received::Bytes(_)) | Err(_) => return,

@@ -1,5 +1,7 @@
 //! The net room against the kernel.
 
+mod tls;
+
 use std::os::unix::fs::PermissionsExt;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -47,7 +49,7 @@ fn a_wake_up_ends_a_wait_that_has_begun() {
 #[test]
 fn a_wait_tells_which_socket_is_ready() {
     let (client, client_peer) = pair();
-    let (server, server_peer) = pair();
+    let (server, mut server_peer) = pair();
     assert_eq!(server_peer.send(b"x").unwrap(), 1);
     let woken = wait(
         Some((client.fd(), Interest::READ)),
@@ -70,7 +72,7 @@ fn a_wait_tells_which_socket_is_ready() {
 
 #[test]
 fn a_silent_connection_is_told_from_a_dead_one() {
-    let (a, b) = pair();
+    let (mut a, mut b) = pair();
     assert!(a.is_silent() && !a.has_hung_up());
     b.send(b"x").unwrap();
     assert!(!a.is_silent() && !a.has_hung_up());
@@ -81,11 +83,11 @@ fn a_silent_connection_is_told_from_a_dead_one() {
 
 #[test]
 fn last_words_arrive_although_the_peer_had_more_to_say() {
-    let (a, b) = pair();
+    let (a, mut b) = pair();
     b.send(b"unread").unwrap();
     let ending = std::thread::spawn(move || a.finish(b"goodbye", Duration::from_secs(30)));
     let mut heard = [0; 16];
-    let heard_from = |b: &Stream, into: &mut [u8]| loop {
+    let heard_from = |b: &mut Stream, into: &mut [u8]| loop {
         match b.receive(into).unwrap() {
             Received::Nothing => {
                 wait(Some((b.fd(), Interest::READ)), None, None).unwrap();
@@ -93,9 +95,9 @@ fn last_words_arrive_although_the_peer_had_more_to_say() {
             other => return other,
         }
     };
-    assert_eq!(heard_from(&b, &mut heard), Received::Bytes(7));
+    assert_eq!(heard_from(&mut b, &mut heard), Received::Bytes(7));
     assert_eq!(&heard[..7], b"goodbye");
-    assert_eq!(heard_from(&b, &mut heard), Received::End);
+    assert_eq!(heard_from(&mut b, &mut heard), Received::End);
     drop(b);
     ending.join().unwrap();
 }

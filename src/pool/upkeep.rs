@@ -128,14 +128,15 @@ impl Pool {
         let mut dead = Vec::new();
         let mut place = 0;
         while place < state.idle.len() {
+            // A look at the socket's state, which does not wait for anything.
+            let silent = state.idle[place].stream.is_silent();
             let connection = &state.idle[place];
             let backend = &connection.backend;
             let spare = state.total() > state.plan.min_size;
             let of_reserve = leaving.len() < over;
             let due = state.has_expired(backend, now)
                 || (spare && (state.is_stale(backend, now) || of_reserve));
-            // A look at the socket's state, which does not wait for anything.
-            if !connection.stream.is_silent() {
+            if !silent {
                 dead.extend(state.idle.remove(place));
             } else if due && leaving.len() < quota {
                 leaving.extend(state.idle.remove(place));

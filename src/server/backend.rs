@@ -201,6 +201,6 @@ impl Connection {
         );
         let mut terminate = Vec::new();
         crate::wire::frontend::bare(&mut terminate, crate::wire::frontend::TERMINATE);
-        let _ = self.stream.send(&terminate);
+        self.stream.part(&terminate);
     }
 }

@@ -18,7 +18,7 @@ use crate::wire::frontend;
 /// If PostgreSQL could not be reached or did not answer within `limit`.
 pub fn send(key: &BackendKey, sockets: &SocketOptions, limit: Duration) -> io::Result<()> {
     let deadline = Moment::now().after(limit);
-    let stream = match &key.address {
+    let mut stream = match &key.address {
         Address::Tcp(address) => Stream::connect_tcp(address, sockets, deadline)?,
         Address::Unix(path) => Stream::connect_unix(path, sockets, deadline)?,
     };

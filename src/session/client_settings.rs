@@ -101,11 +101,11 @@ fn find_out(
     }
     let deadline = Moment::now().after(plan.query_wait_timeout);
     let mut claim = Claim::new(Arc::clone(pool), Arc::clone(waiter), false);
-    let mut connection = claim.obtain(deadline, told).map_err(Unsettled::NotLent)?;
-    let tried = if settings.is_empty() {
-        Ok(())
+    let connection = claim.obtain(deadline, told).map_err(Unsettled::NotLent)?;
+    let (connection, tried) = if settings.is_empty() {
+        (connection, Ok(()))
     } else {
-        try_on(&mut connection, &settings, deadline)
+        try_on(connection, &settings, deadline)
     };
     let effect = Effect {
         reported: Arc::clone(&connection.backend.reported),
@@ -134,9 +134,29 @@ fn find_out(
 
 /// Makes the settings on a connection that has just been lent, on top of a fresh connection's.
 fn try_on(
-    connection: &mut Connection,
+    connection: Connection,
     settings: &Settings,
     deadline: Moment,
+) -> (Connection, Result<(), Unsettled>) {
+    let Connection {
+        mut backend,
+        stream,
+    } = connection;
+    let mut dialogue = Dialogue {
+        stream,
+        inbox: Vec::new(),
+        deadline: Some(deadline),
+        told_to_stop: &|| false,
+    };
+    let tried = try_settings(&mut dialogue, &mut backend, settings);
+    let stream = dialogue.stream;
+    (Connection { backend, stream }, tried)
+}
+
+fn try_settings(
+    dialogue: &mut Dialogue<'_>,
+    backend: &mut Backend,
+    settings: &Settings,
 ) -> Result<(), Unsettled> {
     let is_encoding = |name: &str| name.eq_ignore_ascii_case(CLIENT_ENCODING);
     let value_of = |(name, value): &(String, String)| (name.clone(), value.clone());
@@ -147,16 +167,6 @@ fn try_on(
         .partition(|(name, _)| is_encoding(name));
     stages.push(encoding);
     stages.push(others);
-    let stream = connection
-        .stream
-        .try_clone()
-        .map_err(|error| Unsettled::Lost(error.to_string()))?;
-    let mut dialogue = Dialogue {
-        stream,
-        inbox: Vec::new(),
-        deadline: Some(deadline),
-        told_to_stop: &|| false,
-    };
     // What an earlier client's settings were is of no matter to this one.
     let mut sql = vec![b"RESET ALL".to_vec()];
     sql.extend(stages.iter().filter_map(|stage| {
@@ -166,10 +176,9 @@ fn try_on(
                 .map(|(name, value)| (name.as_str(), Some(value.as_bytes()))),
         )
     }));
-    let backend = &mut connection.backend;
     backend.applied = Arc::default();
     for statement in sql {
-        run(&mut dialogue, backend, &statement)?;
+        run(dialogue, backend, &statement)?;
     }
     let mut unreported = Parameters::default();
     for (name, value) in settings {

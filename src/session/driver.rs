@@ -18,8 +18,8 @@ use super::session::{Lent, Phase, Session};
 use super::transfer::{Input, Lost, write_owed, write_pieces};
 use super::unfinished::Share;
 use crate::net::clock::Moment;
-use crate::net::stream::Stream;
-use crate::net::wait::{Interest, Readiness, Woken, wait};
+use crate::net::stream::{Stream, wait};
+use crate::net::wait::{Interest, Readiness, Woken};
 use crate::pool::plan::Plan;
 use crate::pool::totals::Work;
 
@@ -161,12 +161,12 @@ impl Driver {
         let listens = client != Interest::default() || self.session.phase() == Phase::Serving;
         let patience = self.patience_with_client();
         let woken = wait(
-            listens.then_some((self.client.fd(), client)),
+            listens.then_some((&self.client, client)),
             // A socket of which nothing is wanted would still tell that it has closed, again and again.
             self.server
                 .as_ref()
                 .filter(|_| server != Interest::default())
-                .map(|stream| (stream.fd(), server)),
+                .map(|stream| (stream, server)),
             [self.server_deadline, patience.map(|(end, _)| end)]
                 .into_iter()
                 .flatten()
@@ -245,7 +245,7 @@ impl Driver {
             self.write_owed_to_client()?;
         }
         if ready.readable && reads && self.session.reads_client() {
-            match Input::read(&mut self.session.client, &self.client) {
+            match Input::read(&mut self.session.client, &mut self.client) {
                 Ok(Some(input)) => return self.serve_client(input),
                 Ok(None) => {}
                 Err(Lost(how)) => return Err(Ending::Gone(how)),
@@ -259,7 +259,7 @@ impl Driver {
 
     pub(super) fn on_server(&mut self, ready: Readiness) -> Result<(), Ending> {
         if ready.writable {
-            let written = match (&mut self.session.lent, &self.server) {
+            let written = match (&mut self.session.lent, &mut self.server) {
                 (Some(lent), Some(stream)) => write_owed(stream, &mut lent.side.owed),
                 _ => Ok(()),
             };
@@ -328,7 +328,7 @@ impl Driver {
     }
 
     fn serve_server(&mut self) -> Result<(), Ending> {
-        let (Some(lent), Some(stream)) = (&mut self.session.lent, &self.server) else {
+        let (Some(lent), Some(stream)) = (&mut self.session.lent, &mut self.server) else {
             return Ok(());
         };
         let input = match Input::read(&mut lent.side, stream) {
@@ -379,7 +379,7 @@ impl Driver {
     /// Writes what the last step wants written; what does not fit is owed.
     pub(super) fn deliver(&mut self, input: &[u8]) -> Result<(), Ending> {
         if !self.out.server.is_empty() {
-            match (&mut self.session.lent, &self.server) {
+            match (&mut self.session.lent, &mut self.server) {
                 (Some(lent), Some(stream)) => {
                     let sent = write_pieces(stream, &mut self.out.server, input, &mut lent.side);
                     match sent {
@@ -396,7 +396,7 @@ impl Driver {
         }
         if !self.out.client.is_empty() {
             let side = &mut self.session.client;
-            match write_pieces(&self.client, &mut self.out.client, input, side) {
+            match write_pieces(&mut self.client, &mut self.out.client, input, side) {
                 Ok(n) => self.session.work.sent += n,
                 Err(error) => {
                     self.out.client.clear();
@@ -409,7 +409,7 @@ impl Driver {
 
     fn write_owed_to_client(&mut self) -> Result<(), Ending> {
         let owed = self.session.client.owed.len();
-        write_owed(&self.client, &mut self.session.client.owed)
+        write_owed(&mut self.client, &mut self.session.client.owed)
             .map_err(|error| Ending::Gone(error.to_string()))?;
         if self.session.client.owed.len() < owed {
             self.standing_still = None;

@@ -92,12 +92,10 @@ impl Claim {
         loop {
             match self.note(request) {
                 None => return Ok(None),
-                Some(connection)
-                    if now.since(connection.backend.used_at) < FRESH || is_alive(&connection) =>
-                {
-                    return Ok(Some(connection));
-                }
-                Some(connection) => {
+                Some(mut connection) => {
+                    if now.since(connection.backend.used_at) < FRESH || is_alive(&mut connection) {
+                        return Ok(Some(connection));
+                    }
                     self.bury(connection);
                     request = self.pool.request_again(&self.waiter)?;
                 }
@@ -134,7 +132,7 @@ impl Claim {
                 return Ok(connection);
             }
             loop {
-                if is_alive(&connection) {
+                if is_alive(&mut connection) {
                     return Ok(connection);
                 }
                 self.bury(connection);
@@ -228,7 +226,7 @@ impl Drop for Claim {
 
 /// One call to the kernel for each use of a connection: nothing of a request is sent to a server that has
 /// already said good-bye.
-fn is_alive(connection: &Connection) -> bool {
+fn is_alive(connection: &mut Connection) -> bool {
     connection.stream.is_silent()
 }
 

@@ -13,7 +13,8 @@ use super::house::Stage;
 use super::registry::{Activity, told};
 use super::session::Phase;
 use crate::net::clock::Moment;
-use crate::net::wait::{Interest, Woken, wait};
+use crate::net::stream::wait;
+use crate::net::wait::{Interest, Woken};
 use crate::server::cancel;
 
 /// How long the last words to a client may take to arrive.
@@ -113,7 +114,7 @@ impl Driver {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };
-            let woken = wait(None, Some((stream.fd(), interest)), until);
+            let woken = wait(None, Some((stream, interest)), until);
             self.session.now = Moment::now();
             match woken {
                 Ok(Woken::Told) if self.handle.told() & (told::STOP | told::CUT) == 0 => {}

@@ -33,7 +33,7 @@ impl Input {
     }
 
     /// Reads from `stream` behind what `side` has unread. `None`: nothing came.
-    pub(super) fn read(side: &mut Side, stream: &Stream) -> Result<Option<Input>, Lost> {
+    pub(super) fn read(side: &mut Side, stream: &mut Stream) -> Result<Option<Input>, Lost> {
         let kept = side.unread.len();
         let mut input = if kept < buffer::SIZE / 2 {
             let mut buffer = Buffer::borrow();
@@ -103,7 +103,7 @@ impl From<io::Error> for Lost {
 
 /// Writes pieces behind what is owed already; true bytes written are returned.
 pub(super) fn write_pieces(
-    stream: &Stream,
+    stream: &mut Stream,
     pieces: &mut Pieces,
     input: &[u8],
     side: &mut Side,
@@ -128,7 +128,7 @@ pub(super) fn write_pieces(
     Ok((written + side.owed.len() - owed_before) as u64)
 }
 
-pub(super) fn write_owed(stream: &Stream, owed: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn write_owed(stream: &mut Stream, owed: &mut Vec<u8>) -> io::Result<()> {
     let n = stream.send(owed)?;
     if n == owed.len() {
         *owed = Vec::new();

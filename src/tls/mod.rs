@@ -1,6 +1,6 @@
 //! TLS whose connections can go on in another process, on a stock OpenSSL.
 //!
-//! OpenSSL does the handshake and never sees a byte of application data: from the first
+//! OpenSSL does the handshake ([`handshake`]) and never sees a byte of application data: from the first
 //! one on, [`channel`] opens and seals the records itself, with keys that are plain data. So a connection
 //! is the same before and after it has moved, and nothing of it is hidden in a library.
 //!
@@ -14,13 +14,17 @@
 //! | [`direction`] | one direction's key and sequence number: seals and opens single records |
 //! | [`alert`] | alerts, and the faults that call for them |
 //! | [`channel`] | both directions and the rules: data, KeyUpdate, alerts, limits |
+//! | [`identity`] | certificates, keys, authorities: what handshakes stand on |
+//! | [`handshake`] | both roles of the handshake |
 
 pub mod alert;
 pub mod channel;
 pub mod direction;
+pub mod handshake;
+pub mod identity;
 pub mod schedule;
 pub mod secret;
 pub mod suite;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,11 +9,13 @@ use std::os::fd::OwnedFd;
 
 use ciborium::Value;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::outcome::Outcome;
 use crate::auth::{ClientKey, MockSecret};
 use crate::net::address::Address;
 use crate::net::clock::Moment;
+use crate::net::encrypted::Encrypted;
 use crate::net::passing::Passage;
 use crate::pool::totals::{Totals, Work};
 use crate::server::backend::Backend;
@@ -21,6 +23,9 @@ use crate::session::session::Session;
 
 /// The version of this protocol.
 pub const VERSION: u32 = 1;
+
+/// Bytes of nearly every message: one that fits is not copied while it is written, and no copy is left.
+const TYPICAL: usize = 64 * 1024;
 
 /// What is said.
 #[derive(Debug, Serialize, Deserialize)]
@@ -99,6 +104,9 @@ pub struct Ready {
     /// How many files it may open.
     #[serde(default)]
     pub descriptors: Option<u64>,
+    /// Whether it can carry TLS connections on.
+    #[serde(default)]
+    pub tls: bool,
 }
 
 /// What concerns the process as a whole.
@@ -174,6 +182,9 @@ pub struct Idle {
     pub user: String,
     /// Its state.
     pub backend: Backend,
+    /// Its TLS.
+    #[serde(default)]
+    pub tls: Option<Encrypted>,
 }
 
 /// What belongs to a session beside its value.
@@ -204,6 +215,12 @@ pub struct Moved {
     /// When its server connection must have answered a question of the pooler's own.
     #[serde(default)]
     pub server_deadline: Option<Moment>,
+    /// The TLS of its client.
+    #[serde(default)]
+    pub client_tls: Option<Encrypted>,
+    /// The TLS of its server connection.
+    #[serde(default)]
+    pub server_tls: Option<Encrypted>,
 }
 
 /// A console session.
@@ -233,9 +250,12 @@ pub struct MovedConsole {
     /// Whether it asked for the upgrade and is to be told how that went.
     #[serde(default)]
     pub awaits_outcome: bool,
+    /// Its TLS.
+    #[serde(default)]
+    pub tls: Option<Encrypted>,
 }
 
-/// [`Message::Idle`] and [`Message::Session`] as the predecessor writes them: it keeps what it gives until
+/// [`Message::Idle`], [`Message::Session`] and [`Message::Console`] as the predecessor writes them: it keeps what it gives until
 /// it is acknowledged. Their written form is the same.
 #[derive(Debug, Serialize)]
 pub enum Given<'a> {
@@ -243,6 +263,8 @@ pub enum Given<'a> {
     Idle(GivenIdle<'a>),
     /// [`Message::Session`].
     Session(GivenSession<'a>),
+    /// [`Message::Console`].
+    Console(GivenConsole<'a>),
 }
 
 /// [`Idle`], borrowed.
@@ -254,6 +276,8 @@ pub struct GivenIdle<'a> {
     pub user: &'a str,
     /// Its state.
     pub backend: &'a Backend,
+    /// Its TLS.
+    pub tls: Option<&'a Encrypted>,
 }
 
 /// [`Moved`], borrowed.
@@ -265,6 +289,37 @@ pub struct GivenSession<'a> {
     pub standing: Standing,
     /// When its server connection must have answered a question of the pooler's own.
     pub server_deadline: Option<Moment>,
+    /// The TLS of its client.
+    pub client_tls: Option<&'a Encrypted>,
+    /// The TLS of its server connection.
+    pub server_tls: Option<&'a Encrypted>,
+}
+
+/// [`MovedConsole`], borrowed.
+#[derive(Debug, Serialize)]
+pub struct GivenConsole<'a> {
+    /// Its number.
+    pub id: u64,
+    /// The secret of its cancel key.
+    pub secret: &'a [u8],
+    /// The database, as the client named it.
+    pub database: &'a str,
+    /// The user.
+    pub user: &'a str,
+    /// Where the client is.
+    pub address: &'a Address,
+    /// When it connected.
+    pub connected_at: Moment,
+    /// What belongs to it beside.
+    pub standing: Standing,
+    /// What it has said and nobody has read.
+    pub unread: &'a [u8],
+    /// What it is owed.
+    pub owed: &'a [u8],
+    /// Whether it asked for the upgrade and is to be told how that went.
+    pub awaits_outcome: bool,
+    /// Its TLS.
+    pub tls: Option<&'a Encrypted>,
 }
 
 /// Queues a message.
@@ -276,8 +331,9 @@ pub fn post(
     message: &impl Serialize,
     descriptors: Vec<OwnedFd>,
 ) -> io::Result<()> {
-    let mut body = Vec::new();
-    ciborium::into_writer(message, &mut body).map_err(io::Error::other)?;
+    // It may hold keys.
+    let mut body = Zeroizing::new(Vec::with_capacity(TYPICAL));
+    ciborium::into_writer(message, &mut *body).map_err(io::Error::other)?;
     passage.post(&body, descriptors)
 }
 
@@ -295,7 +351,8 @@ pub fn take(passage: &mut Passage) -> io::Result<Option<(Message, Vec<OwnedFd>)>
 }
 
 fn read(body: &[u8]) -> Result<Message, ciborium::de::Error<io::Error>> {
-    let read = ciborium::from_reader(body);
+    let mut scratch = Zeroizing::new([0; 4096]);
+    let read = ciborium::de::from_reader_with_buffer(body, &mut scratch[..]);
     if read.is_err() && is_unknown(body) {
         return Ok(Message::Unknown);
     }

@@ -14,13 +14,14 @@ use parking_lot::Mutex;
 
 use super::launch::{self, Origin};
 use super::messages::{
-    self, Given, GivenIdle, GivenSession, Hello, Listener, Message, MovedConsole, Pool, PoolWork,
+    self, Given, GivenConsole, GivenIdle, GivenSession, Hello, Listener, Message, Pool, PoolWork,
     Refused, Standing, VERSION,
 };
 use super::outcome::Outcome;
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
 use crate::net::process::Process;
+use crate::net::stream::Stream;
 use crate::net::wait::{Interest, Woken, wait};
 use crate::pool::pool;
 use crate::pool::totals::Work;
@@ -64,6 +65,8 @@ struct HandOver<'a> {
     patience: Duration,
     last_heard: Moment,
     ready: bool,
+    /// Whether the successor can carry TLS connections on.
+    takes_tls: bool,
     finished: bool,
     log_filter: String,
     on_ready: &'a dyn Fn(u32),
@@ -111,6 +114,7 @@ pub fn hand_over(
         patience: limits.timeout,
         last_heard: Moment::now(),
         ready: false,
+        takes_tls: false,
         finished: false,
         log_filter,
         on_ready,
@@ -289,6 +293,11 @@ impl HandOver<'_> {
     fn give_idle(&mut self) -> io::Result<()> {
         for pool in self.house.pools.all() {
             while let Some(connection) = pool.take_idle() {
+                if connection.stream.tls().is_some() && !self.takes_tls {
+                    connection.close("the new process cannot carry its TLS connection on");
+                    pool.moved_away();
+                    continue;
+                }
                 let number = connection.backend.key.id;
                 let copy = connection.stream.fd().try_clone_to_owned();
                 let posted = copy.and_then(|copy| {
@@ -296,6 +305,7 @@ impl HandOver<'_> {
                         database: &pool.database,
                         user: &pool.user,
                         backend: &connection.backend,
+                        tls: connection.stream.tls(),
                     });
                     messages::post(&mut self.passage, &given, vec![copy])
                 });
@@ -308,6 +318,11 @@ impl HandOver<'_> {
     }
 
     fn give_session(&mut self, guest: Guest, since: Moment) -> io::Result<()> {
+        if !self.takes_tls && has_tls(&guest) {
+            // An older version. To give it the session would be to make it talk nonsense.
+            self.keep(guest, "the new process cannot carry its TLS connection on");
+            return Ok(());
+        }
         let posted = post_guest(&mut self.passage, &guest);
         let id = guest.handle().id;
         self.sessions.insert(id, Pending::Session(guest, since));
@@ -362,6 +377,7 @@ impl HandOver<'_> {
                     );
                     check_descriptors(ready.descriptors)?;
                     self.get_hold_of_successor()?;
+                    self.takes_tls = ready.tls;
                     self.ready = true;
                 }
                 Message::Accepted(id) => self.accepted(id),
@@ -437,6 +453,15 @@ impl HandOver<'_> {
         Ok(())
     }
 
+    /// The session does not move: it goes on here and is told to leave when it can.
+    fn keep(&self, guest: Guest, why: &str) {
+        let handle = guest.handle();
+        log::warn!("{} cannot move: {why}", handle.tag());
+        handle.heeded(told::MOVE);
+        handle.tell(told::DRAIN);
+        self.reception.take_in([guest]);
+    }
+
     /// The successor is dead. What it had not taken goes on here.
     fn take_back(&mut self) {
         // It may have taken more than we have heard of.
@@ -477,6 +502,17 @@ impl HandOver<'_> {
     }
 }
 
+/// Whether a client or its server connection speaks TLS.
+fn has_tls(guest: &Guest) -> bool {
+    match &guest.what {
+        What::Pool(resting) => {
+            resting.client.tls().is_some()
+                || resting.server.as_ref().and_then(Stream::tls).is_some()
+        }
+        What::Console(console) => console.client.tls().is_some(),
+    }
+}
+
 /// Queues a session with copies of its descriptors. Ours stay open: it may come back.
 fn post_guest(passage: &mut Passage, guest: &Guest) -> io::Result<()> {
     let handle = guest.handle();
@@ -496,28 +532,31 @@ fn post_guest(passage: &mut Passage, guest: &Guest) -> io::Result<()> {
                 session: &resting.session,
                 standing,
                 server_deadline: resting.server_deadline,
+                client_tls: resting.client.tls(),
+                server_tls: resting.server.as_ref().and_then(Stream::tls),
             });
             messages::post(passage, &given, descriptors)
         }
         What::Console(console) => {
             let owed = match &console.reply {
-                Reply::Owed(reply) => reply.clone(),
-                Reply::Given | Reply::Awaited => Vec::new(),
+                Reply::Owed(reply) => &reply[..],
+                Reply::Given | Reply::Awaited => &[],
             };
-            let moved = Message::Console(Box::new(MovedConsole {
+            let given = Given::Console(GivenConsole {
                 id: handle.id,
-                secret: handle.secret.clone(),
-                database: handle.database.clone(),
-                user: handle.user.clone(),
-                address: handle.address.clone(),
+                secret: &handle.secret,
+                database: &handle.database,
+                user: &handle.user,
+                address: &handle.address,
                 connected_at: handle.connected_at,
                 standing,
-                unread: console.unread.clone(),
+                unread: &console.unread,
                 owed,
                 awaits_outcome: guest.awaits_reply(),
-            }));
+                tls: console.client.tls(),
+            });
             let copy = console.client.fd().try_clone_to_owned()?;
-            messages::post(passage, &moved, vec![copy])
+            messages::post(passage, &given, vec![copy])
         }
     }
 }

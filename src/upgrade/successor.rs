@@ -14,6 +14,7 @@ use super::messages::{self, Hello, Message, Moved, MovedConsole, Ready, Refused,
 use super::outcome::{self, Outcome};
 use crate::config::Settings;
 use crate::net::clock::Moment;
+use crate::net::encrypted::Encrypted;
 use crate::net::listener::Listener;
 use crate::net::passing::Passage;
 use crate::net::stream::Stream;
@@ -61,6 +62,7 @@ impl Heir {
             descriptors: getrlimit(Resource::RLIMIT_NOFILE)
                 .ok()
                 .map(|(soft, _)| soft),
+            tls: true,
         });
         messages::post(&mut passage, &ready, Vec::new())?;
         let deadline = Moment::now().after(PATIENCE);
@@ -249,14 +251,20 @@ impl Taker {
         Ok(())
     }
 
-    fn idle(&mut self, idle: messages::Idle, mut descriptors: Vec<OwnedFd>) -> io::Result<()> {
+    fn idle(&mut self, mut idle: messages::Idle, mut descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let fd = descriptors.pop().ok_or_else(|| wrong("no descriptor"))?;
         let number = idle.backend.key.id;
+        let carried = idle.tls.as_mut().map_or(Ok(()), |tls| tls.prepare());
         let connection = Connection {
-            stream: Stream::inherit(fd, &idle.backend.key.address),
+            stream: Stream::inherit(fd, &idle.backend.key.address, idle.tls),
             backend: Box::new(idle.backend),
         };
         self.say(&Message::AcceptedIdle(number))?;
+        if let Err(why) = carried {
+            // Nothing can be said on it, not even good-bye.
+            log::warn!("a server connection cannot be taken over: {why}");
+            return Ok(());
+        }
         match self.house.pools.find(&idle.database, &idle.user) {
             Some(pool) => pool.adopt(connection),
             None => connection.close("its pool was removed"),
@@ -269,6 +277,8 @@ impl Taker {
             mut session,
             standing,
             server_deadline,
+            mut client_tls,
+            mut server_tls,
         } = moved;
         let Some(pool) = self.house.pools.find(&session.database, &session.user) else {
             return self.say(&Message::Refused(Refused {
@@ -280,13 +290,18 @@ impl Taker {
         let Some(seat) = self.seat(session.id)? else {
             return Ok(());
         };
+        for tls in [&mut client_tls, &mut server_tls] {
+            if !self.carries(session.id, tls)? {
+                return Ok(());
+            }
+        }
         let mut descriptors = descriptors.into_iter();
         let client = descriptors.next().ok_or_else(|| wrong("no descriptor"))?;
-        let client = Stream::inherit(client, &session.address);
+        let client = Stream::inherit(client, &session.address, client_tls);
         let server = match &session.lent {
             Some(lent) => {
                 let fd = descriptors.next().ok_or_else(|| wrong("no descriptor"))?;
-                Some(Stream::inherit(fd, &lent.backend.key.address))
+                Some(Stream::inherit(fd, &lent.backend.key.address, server_tls))
             }
             None => None,
         };
@@ -327,13 +342,33 @@ impl Taker {
         Ok(())
     }
 
-    fn console(&mut self, moved: MovedConsole, mut descriptors: Vec<OwnedFd>) -> io::Result<()> {
+    /// Whether a TLS connection can be carried on here. If it cannot, its session has been refused.
+    fn carries(&mut self, id: u64, tls: &mut Option<Encrypted>) -> io::Result<bool> {
+        let Some(Err(why)) = tls.as_mut().map(Encrypted::prepare) else {
+            return Ok(true);
+        };
+        self.say(&Message::Refused(Refused {
+            id,
+            why,
+            for_good: true,
+        }))?;
+        Ok(false)
+    }
+
+    fn console(
+        &mut self,
+        mut moved: MovedConsole,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> io::Result<()> {
         let client = descriptors.pop().ok_or_else(|| wrong("no descriptor"))?;
-        let client = Stream::inherit(client, &moved.address);
         let id = moved.id;
+        if !self.carries(id, &mut moved.tls)? {
+            return Ok(());
+        }
         let Some(seat) = self.seat(id)? else {
             return Ok(());
         };
+        let client = Stream::inherit(client, &moved.address, moved.tls);
         let handle = self.handle(
             Identity {
                 id,

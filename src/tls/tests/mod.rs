@@ -1,6 +1,8 @@
 //! The record layer against published vectors, against itself, and against peers that break the rules.
 
+pub(crate) mod certificates;
 mod conversation;
+mod handshakes;
 mod rules;
 mod vectors;
 

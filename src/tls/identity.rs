@@ -1,0 +1,237 @@
+//! What handshakes stand on: our certificate and key, the authorities the peer's certificate is judged by,
+//! the suites that may be agreed on. Made once and used for every handshake until it is replaced.
+//!
+//! Invariant: nothing that the record layer cannot carry can be negotiated, and nothing of a session is kept
+//! for another: no tickets, no session cache, no early data, no renegotiation, no compression.
+
+use std::fmt;
+use std::path::Path;
+
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::PKey;
+use openssl::ssl::{
+    AlpnError, SslContext, SslContextBuilder, SslFiletype, SslMethod, SslOptions,
+    SslSessionCacheMode, SslVerifyMode, SslVersion, select_next_proto,
+};
+use openssl::stack::Stack;
+use openssl::x509::store::{X509Lookup, X509StoreBuilder};
+use openssl::x509::verify::X509VerifyFlags;
+use openssl::x509::{X509, X509NameRef, X509Ref};
+
+use super::handshake::note_key_log;
+
+/// The application protocol of PostgreSQL in the wire form of ALPN, registered with IANA.
+const POSTGRESQL: &[u8] = b"\x0apostgresql";
+
+/// What a side brings to its handshakes; files in PEM form.
+#[derive(Clone, Copy)]
+pub struct Material<'a> {
+    /// Our certificate with its chain, and its private key.
+    pub identity: Option<(&'a [u8], &'a [u8])>,
+    /// Those who must have signed the peer's certificate.
+    pub authorities: Option<&'a [u8]>,
+    /// The file of the certificates they have revoked.
+    pub revoked: Option<&'a Path>,
+    /// The TLS 1.2 suites, as OpenSSL's list; empty: not that version.
+    pub suites_12: &'a str,
+    /// The TLS 1.3 suites, as OpenSSL's list; empty: not that version.
+    pub suites_13: &'a str,
+}
+
+/// Whether clients are asked for a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// No.
+    Nothing,
+    /// They may have one; a bad one ends the handshake.
+    Offered,
+    /// They must have one.
+    Demanded,
+}
+
+/// The server's side of handshakes.
+pub struct Acceptor {
+    pub(super) context: SslContext,
+    /// The hash of our own certificate for `tls-server-end-point`.
+    pub(super) end_point: Option<Vec<u8>>,
+}
+
+/// The client's side of handshakes.
+pub struct Connector {
+    pub(super) context: SslContext,
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").finish_non_exhaustive()
+    }
+}
+
+impl Acceptor {
+    /// The server's side with this material.
+    ///
+    /// # Errors
+    /// If OpenSSL does not accept it.
+    pub fn new(material: &Material<'_>, ask: Ask) -> Result<Acceptor, ErrorStack> {
+        let mut builder = builder(material)?;
+        builder.set_num_tickets(0)?;
+        // Says which application a session belongs to. None is ever resumed, but a client that tries is
+        // to be let in by a whole handshake.
+        builder.set_session_id_context(b"pg_doorman")?;
+        builder.set_verify(match ask {
+            Ask::Nothing => SslVerifyMode::NONE,
+            Ask::Offered => SslVerifyMode::PEER,
+            Ask::Demanded => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
+        });
+        if let Some(authorities) = material.authorities {
+            let mut names = Stack::new()?;
+            for authority in X509::stack_from_pem(authorities)? {
+                names.push(authority.subject_name().to_owned()?)?;
+            }
+            builder.set_client_ca_list(names);
+        }
+        builder.set_alpn_select_callback(|_, offered| {
+            // Who offers other protocols only is no client of ours (PostgreSQL's alpn_cb).
+            select_next_proto(POSTGRESQL, offered).ok_or(AlpnError::ALERT_FATAL)
+        });
+        let end_point = match material.identity {
+            Some((chain, _)) => {
+                let chain = X509::stack_from_pem(chain)?;
+                chain.first().and_then(|leaf| end_point(leaf))
+            }
+            None => None,
+        };
+        Ok(Acceptor {
+            context: builder.build(),
+            end_point,
+        })
+    }
+}
+
+impl Connector {
+    /// The client's side with this material. With authorities the server's certificate must be signed by
+    /// one of them; without, any will do.
+    ///
+    /// # Errors
+    /// If OpenSSL does not accept it.
+    pub fn new(material: &Material<'_>) -> Result<Connector, ErrorStack> {
+        let mut builder = builder(material)?;
+        builder.set_verify(match material.authorities {
+            Some(_) => SslVerifyMode::PEER,
+            None => SslVerifyMode::NONE,
+        });
+        builder.set_alpn_protos(POSTGRESQL)?;
+        Ok(Connector {
+            context: builder.build(),
+        })
+    }
+}
+
+fn builder(material: &Material<'_>) -> Result<SslContextBuilder, ErrorStack> {
+    let mut builder = SslContext::builder(SslMethod::tls())?;
+    builder.set_options(
+        SslOptions::NO_TICKET
+            | SslOptions::NO_COMPRESSION
+            | SslOptions::NO_RENEGOTIATION
+            | SslOptions::CIPHER_SERVER_PREFERENCE,
+    );
+    builder.set_session_cache_mode(SslSessionCacheMode::OFF);
+    let (old, new) = (SslVersion::TLS1_2, SslVersion::TLS1_3);
+    let (with_old, with_new) = (
+        !material.suites_12.is_empty(),
+        !material.suites_13.is_empty(),
+    );
+    builder.set_min_proto_version(Some(if with_old { old } else { new }))?;
+    builder.set_max_proto_version(Some(if with_new { new } else { old }))?;
+    if with_old {
+        builder.set_cipher_list(material.suites_12)?;
+    }
+    if with_new {
+        builder.set_ciphersuites(material.suites_13)?;
+    }
+    if let Some((chain, key)) = material.identity {
+        let mut chain = X509::stack_from_pem(chain)?.into_iter();
+        if let Some(leaf) = chain.next() {
+            builder.set_certificate(&leaf)?;
+        }
+        for issuer in chain {
+            builder.add_extra_chain_cert(issuer)?;
+        }
+        let key = PKey::private_key_from_pem(key)?;
+        builder.set_private_key(&key)?;
+        builder.check_private_key()?;
+    }
+    if let Some(authorities) = material.authorities {
+        let mut store = X509StoreBuilder::new()?;
+        for authority in X509::stack_from_pem(authorities)? {
+            store.add_cert(authority)?;
+        }
+        if let Some(revoked) = material.revoked {
+            let lookup = store.add_lookup(X509Lookup::file())?;
+            lookup.load_crl_file(revoked, SslFiletype::PEM)?;
+            store.set_flags(X509VerifyFlags::CRL_CHECK | X509VerifyFlags::CRL_CHECK_ALL)?;
+        }
+        builder.set_cert_store(store.build());
+    }
+    builder.set_keylog_callback(|_, line| note_key_log(line));
+    Ok(builder)
+}
+
+/// The hash of a server's certificate that `tls-server-end-point` binds to (RFC 5929 section 4.1): by the
+/// hash of its own signature, or SHA-256 if that is weaker. `None` if the signature names no hash.
+pub(super) fn end_point(certificate: &X509Ref) -> Option<Vec<u8>> {
+    let signature = certificate.signature_algorithm().object().nid();
+    let hash = match signature.signature_algorithms()?.digest {
+        Nid::MD5 | Nid::SHA1 => MessageDigest::sha256(),
+        other => MessageDigest::from_nid(other)?,
+    };
+    certificate.digest(hash).ok().map(|digest| digest.to_vec())
+}
+
+/// The first common name of a certificate; `None` if there is none, or one with a NUL in it, which two
+/// readers could read in two ways.
+pub(super) fn common_name(certificate: &X509Ref) -> Option<String> {
+    let name = certificate.subject_name();
+    let entry = name.entries_by_nid(Nid::COMMONNAME).next()?;
+    let text = entry.data().to_string();
+    text.ok().filter(|text| !text.contains('\0'))
+}
+
+/// The subject of a certificate as RFC 2253 writes it, the way PostgreSQL's `clientname=DN` sees it:
+/// last part first, parted by commas.
+pub(super) fn distinguished_name(name: &X509NameRef) -> Option<String> {
+    let mut parts = Vec::new();
+    for entry in name.entries() {
+        let attribute = entry.object().nid().short_name().ok()?.to_owned();
+        let value = entry.data().to_string().ok()?;
+        if value.contains('\0') {
+            return None;
+        }
+        parts.push(format!("{attribute}={}", escape(&value)));
+    }
+    parts.reverse();
+    Some(parts.join(","))
+}
+
+fn escape(value: &str) -> String {
+    let mut out = String::new();
+    let last = value.chars().count().saturating_sub(1);
+    for (at, c) in value.chars().enumerate() {
+        let escaped = matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';')
+            || (at == 0 && matches!(c, ' ' | '#'))
+            || (at == last && c == ' ');
+        if escaped {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
