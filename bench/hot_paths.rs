@@ -24,6 +24,7 @@ use pg_doorman::pool::statements::Statements;
 use pg_doorman::pool::totals::Work;
 use pg_doorman::pool::waiter::Waiter;
 use pg_doorman::server::backend::{Backend, BackendKey};
+use pg_doorman::server::encryption::Encryption;
 use pg_doorman::server::parameters::Parameters;
 use pg_doorman::server::prepared::Prepared;
 use pg_doorman::server::traces::{self, Traces};
@@ -149,7 +150,13 @@ impl Relay {
             clean: true,
             log_parameters: false,
         };
-        let key = BackendKey::new(1, Address::Unix("/run/postgresql".into()), 1, vec![0; 4]);
+        let key = BackendKey::new(
+            1,
+            Address::Unix("/run/postgresql".into()),
+            1,
+            vec![0; 4],
+            None,
+        );
         let backend = Backend {
             key: Arc::new(key),
             used_at: Moment::now(),
@@ -466,6 +473,7 @@ fn plan(port: u16) -> Plan {
         startup_parameters: BTreeMap::new(),
         application_name: "pg_doorman".into(),
         connect_timeout: Duration::from_secs(5),
+        encryption: Encryption::none(),
         sockets: SocketOptions::default(),
         log_parameter_changes: false,
     }

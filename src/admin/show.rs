@@ -14,6 +14,7 @@ use crate::pool::totals::Work;
 use crate::server::backend::BackendKey;
 use crate::session::house::House;
 use crate::session::registry::{Activity, Handle};
+use crate::tls::suite::Negotiated;
 
 /// What makes a table.
 type Show = fn(&House) -> Table;
@@ -203,6 +204,8 @@ fn clients(house: &House) -> Table {
         ("query_count", Numeric),
         ("error_count", Numeric),
         ("age_seconds", Numeric),
+        ("tls_version", Text),
+        ("tls_cipher", Text),
     ]);
     for handle in house.sessions.all() {
         let (state, wait) = match handle.activity() {
@@ -216,16 +219,26 @@ fn clients(house: &House) -> Table {
             handle.user.clone(),
             String::from_utf8_lossy(&handle.application_name).into_owned(),
             handle.address.to_string(),
-            "false".to_owned(),
+            handle.tls.is_some().to_string(),
             state.to_owned(),
             wait.to_owned(),
             handle.transactions.get().to_string(),
             handle.queries.get().to_string(),
             handle.errors.get().to_string(),
             handle.connected_at.elapsed().as_secs().to_string(),
+            tls_version(handle.tls.as_ref()),
+            tls_suite(handle.tls.as_ref()),
         ]);
     }
     table
+}
+
+fn tls_version(tls: Option<&Negotiated>) -> String {
+    tls.map_or("", |tls| tls.version.name()).to_owned()
+}
+
+fn tls_suite(tls: Option<&Negotiated>) -> String {
+    tls.map_or("", |tls| &tls.suite).to_owned()
 }
 
 fn servers(house: &House) -> Table {
@@ -246,6 +259,8 @@ fn servers(house: &House) -> Table {
         ("prepare_cache_hit", Numeric),
         ("prepare_cache_miss", Numeric),
         ("prepare_cache_size", Numeric),
+        ("tls_version", Text),
+        ("tls_cipher", Text),
     ]);
     let mut row = |key: &BackendKey, database: &str, user: &str, name: &[u8], state: &str| {
         let tally = &key.tally;
@@ -255,7 +270,7 @@ fn servers(house: &House) -> Table {
             database.to_owned(),
             user.to_owned(),
             String::from_utf8_lossy(name).into_owned(),
-            "false".to_owned(),
+            key.tls.is_some().to_string(),
             state.to_owned(),
             if state == "idle" { "idle" } else { "read" }.to_owned(),
         ];
@@ -271,6 +286,8 @@ fn servers(house: &House) -> Table {
             tally.prepared_held.get(),
         ];
         values.extend(numbers.map(|n| n.to_string()));
+        values.push(tls_version(key.tls.as_ref()));
+        values.push(tls_suite(key.tls.as_ref()));
         table.row(values);
     };
     for pool in house.pools.all() {
@@ -298,11 +315,16 @@ fn connections(house: &House) -> Table {
         ("cancel", Numeric),
     ]);
     let arrivals = &house.arrivals;
-    let [total, plain, cancel] = [&arrivals.total, &arrivals.plain, &arrivals.cancel]
-        .map(|count| count.load(Ordering::Relaxed));
-    let errors = total.saturating_sub(plain + cancel);
+    let [total, tls, plain, cancel] = [
+        &arrivals.total,
+        &arrivals.tls,
+        &arrivals.plain,
+        &arrivals.cancel,
+    ]
+    .map(|count| count.load(Ordering::Relaxed));
+    let errors = total.saturating_sub(tls + plain + cancel);
     table.row(
-        [total, errors, 0, plain, cancel]
+        [total, errors, tls, plain, cancel]
             .map(|n| n.to_string())
             .to_vec(),
     );

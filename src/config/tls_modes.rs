@@ -58,14 +58,6 @@ pub(super) fn clients(reader: &mut Reader<'_>, general: &General) -> Option<Arc<
             format!("tls_mode is {mode} but tls_ca_cert is not set"),
         );
     }
-    if required {
-        reader.fail(
-            "tls_mode",
-            format!(
-                "TLS is not in this version; {mode} cannot be kept, only \"disable\" and \"allow\""
-            ),
-        );
-    }
     let protocols = protocols(
         reader,
         ["tls_min_version", "tls_cipher_suites"],
@@ -176,15 +168,6 @@ fn build(reader: &mut Reader<'_>, keys: &ServerKeys<'_>) -> Option<ServerTls> {
             mode,
             ..ServerTls::default()
         });
-    }
-    if verifies || mode == ServerTlsMode::Require {
-        reader.fail(
-            "server_tls_mode",
-            format!(
-                "TLS is not in this version; {mode} cannot be kept, \
-                 only \"disable\", \"allow\" and \"prefer\""
-            ),
-        );
     }
     let protocols = protocols(
         reader,

@@ -104,6 +104,25 @@ impl Dialogue<'_> {
         Ok(())
     }
 
+    /// Waits for a moment to come. The peer may hang up meanwhile.
+    ///
+    /// # Errors
+    /// Why there is no point in waiting on.
+    pub fn pause_until(&mut self, moment: Moment) -> Result<(), Broken> {
+        let until = self
+            .deadline
+            .map_or(moment, |deadline| deadline.min(moment));
+        while Moment::now() < until {
+            let nothing = Interest::default();
+            match stream::wait(Some((&self.stream, nothing)), None, Some(until))? {
+                Woken::Ready { .. } => return Err(Broken::Ended),
+                Woken::Told if (self.told_to_stop)() => return Err(Broken::Told),
+                Woken::Told | Woken::Deadline => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Goes over to TLS as the server. What was read and not taken is the beginning of the handshake.
     ///
     /// # Errors

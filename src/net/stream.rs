@@ -20,7 +20,7 @@ use super::buffer::Buffer;
 use super::clock::Moment;
 use super::encrypted::Encrypted;
 use super::wait::{self, Interest, Readiness, Woken};
-use crate::tls::channel::Channel;
+use crate::tls::suite::Negotiated;
 
 /// How the sockets of clients and servers are set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -194,9 +194,9 @@ impl Stream {
         self.tls.as_ref().is_some_and(|tls| tls.owes())
     }
 
-    /// The TLS of the connection, to be described.
-    pub fn channel(&self) -> Option<&Channel> {
-        self.tls.as_deref().map(Encrypted::channel)
+    /// What the two sides of its TLS have agreed on.
+    pub fn negotiated(&self) -> Option<Negotiated> {
+        self.tls().map(|tls| tls.channel().negotiated())
     }
 
     /// Connects over TCP.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::auth::{ClientKey, ServerCredentials, ServerSecret, Verifier};
 use crate::net::stream::SocketOptions;
+use crate::server::encryption::Encryption;
 use crate::server::target::Target;
 
 /// When a server connection goes back to the pool.
@@ -123,6 +124,8 @@ pub struct Plan {
     pub application_name: String,
     /// How long connecting and logging in may take.
     pub connect_timeout: Duration,
+    /// How connections are encrypted.
+    pub encryption: Encryption,
     /// How sockets are set up.
     pub sockets: SocketOptions,
     /// Whether a changed parameter of a client is worth a line in the log.
@@ -150,6 +153,7 @@ impl Plan {
             database: self.server_database.clone(),
             credentials: self.login.credentials(proved),
             parameters,
+            encryption: self.encryption.clone(),
             sockets: self.sockets,
             timeout: self.connect_timeout,
         }
@@ -176,5 +180,6 @@ impl Plan {
             && self.login == other.login
             && self.startup_parameters == other.startup_parameters
             && self.application_name == other.application_name
+            && self.encryption == other.encryption
     }
 }

@@ -7,6 +7,7 @@ use super::pools::Key;
 use crate::auth::{Password, ServerCredentials, ServerSecret, Verifier};
 use crate::config::{General, Pool, PoolMode, Settings, User};
 use crate::net::stream::SocketOptions;
+use crate::server::encryption::Encryption;
 
 /// How clients' sockets are set up.
 pub fn client_sockets(general: &General) -> SocketOptions {
@@ -37,15 +38,24 @@ pub fn plans(settings: &Settings) -> BTreeMap<Key, Plan> {
     let sockets = server_sockets(&settings.general);
     let mut plans = BTreeMap::new();
     for (database, pool) in &settings.pools {
+        let encryption = Encryption::new(&pool.server_tls);
         for user in &pool.users {
             let key = (database.clone(), user.username.clone());
-            plans.insert(key, plan(&settings.general, pool, user, sockets));
+            let encryption = encryption.clone();
+            let plan = plan(&settings.general, pool, user, encryption, sockets);
+            plans.insert(key, plan);
         }
     }
     plans
 }
 
-fn plan(general: &General, pool: &Pool, user: &User, sockets: SocketOptions) -> Plan {
+fn plan(
+    general: &General,
+    pool: &Pool,
+    user: &User,
+    encryption: Encryption,
+    sockets: SocketOptions,
+) -> Plan {
     let mode = match user.pool_mode {
         PoolMode::Transaction => Mode::Transaction,
         PoolMode::Session => Mode::Session,
@@ -81,6 +91,7 @@ fn plan(general: &General, pool: &Pool, user: &User, sockets: SocketOptions) -> 
         startup_parameters: pool.startup_parameters.clone(),
         application_name: pool.application_name.clone(),
         connect_timeout: pool.connect_timeout,
+        encryption,
         sockets,
         log_parameter_changes: pool.log_client_parameter_status_changes,
     }

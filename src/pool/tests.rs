@@ -30,6 +30,7 @@ use crate::auth::{ServerCredentials, ServerSecret};
 use crate::net::clock::Moment;
 use crate::net::stream::SocketOptions;
 use crate::server::backend::Connection;
+use crate::server::encryption::Encryption;
 use crate::server::seats::Seats;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::{Severity, error_response};
@@ -217,6 +218,7 @@ pub(crate) fn plan(server: &Server, size: usize) -> Plan {
         startup_parameters: std::collections::BTreeMap::new(),
         application_name: "pg_doorman".into(),
         connect_timeout: LONG,
+        encryption: Encryption::none(),
         sockets: SocketOptions::default(),
         log_parameter_changes: false,
     }

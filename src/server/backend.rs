@@ -15,6 +15,7 @@ use super::traces::Traces;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::stream::Stream;
+use crate::tls::suite::Negotiated;
 use crate::wire::backend::TransactionStatus;
 
 /// A count that one thread keeps and any may read.
@@ -77,6 +78,9 @@ pub struct BackendKey {
     /// to anybody else: the cancel would hit the wrong query.
     #[serde(skip)]
     in_flight: AtomicU32,
+    /// Its TLS, if it has any.
+    #[serde(default)]
+    pub tls: Option<Negotiated>,
     /// A CancelRequest was sent that PostgreSQL has not been seen to take: it may come at any time.
     #[serde(default)]
     tainted: AtomicBool,
@@ -84,7 +88,13 @@ pub struct BackendKey {
 
 impl BackendKey {
     /// The key of a backend that has just been logged in.
-    pub fn new(id: u64, address: Address, process_id: i32, secret: Vec<u8>) -> BackendKey {
+    pub fn new(
+        id: u64,
+        address: Address,
+        process_id: i32,
+        secret: Vec<u8>,
+        tls: Option<Negotiated>,
+    ) -> BackendKey {
         BackendKey {
             id,
             connected_at: Moment::now(),
@@ -93,6 +103,7 @@ impl BackendKey {
             process_id,
             secret,
             in_flight: AtomicU32::new(0),
+            tls,
             tainted: AtomicBool::new(false),
         }
     }

@@ -4,11 +4,24 @@ use std::io;
 use std::time::Duration;
 
 use super::backend::BackendKey;
+use super::encryption::{Encryption, NoTls};
 use crate::net::address::Address;
 use crate::net::clock::Moment;
-use crate::net::stream::{Received, SocketOptions, Stream};
-use crate::net::wait::{Interest, wait_briefly};
+use crate::net::dialogue::{Broken, Dialogue};
+use crate::net::stream::{SocketOptions, Stream};
 use crate::wire::frontend;
+
+/// How PostgreSQL is reached to cancel something.
+#[derive(Debug, Clone, Copy)]
+pub struct Way<'a> {
+    /// How the backend's own connection is encrypted: a CancelRequest for one with TLS goes over TLS, as
+    /// that of libpq since 17. `None`: nobody knows any more.
+    pub encryption: Option<&'a Encryption>,
+    /// The host, as the configuration names it.
+    pub host: &'a str,
+    /// How the socket is set up.
+    pub sockets: &'a SocketOptions,
+}
 
 /// Asks PostgreSQL to cancel what the backend is running and waits until the postmaster has closed the
 /// connection: it has then sent its signal (`processCancelRequest`), so no later query of the backend's
@@ -16,26 +29,49 @@ use crate::wire::frontend;
 ///
 /// # Errors
 /// If PostgreSQL could not be reached or did not answer within `limit`.
-pub fn send(key: &BackendKey, sockets: &SocketOptions, limit: Duration) -> io::Result<()> {
+pub fn send(key: &BackendKey, way: Way<'_>, limit: Duration) -> io::Result<()> {
     let deadline = Moment::now().after(limit);
-    let mut stream = match &key.address {
-        Address::Tcp(address) => Stream::connect_tcp(address, sockets, deadline)?,
-        Address::Unix(path) => Stream::connect_unix(path, sockets, deadline)?,
+    // A reset must not overtake the request.
+    let sockets = SocketOptions {
+        linger: None,
+        ..*way.sockets
     };
+    let stream = match &key.address {
+        Address::Tcp(address) => Stream::connect_tcp(address, &sockets, deadline)?,
+        Address::Unix(path) => Stream::connect_unix(path, &sockets, deadline)?,
+    };
+    let mut dialogue = Dialogue {
+        stream,
+        inbox: Vec::new(),
+        deadline: Some(deadline),
+        told_to_stop: &|| false,
+    };
+    if let (Some(_), Some(encryption)) = (&key.tls, way.encryption) {
+        encryption
+            .request(&mut dialogue, way.host)
+            .map_err(|error| match error {
+                NoTls::Unwilling => io::Error::other("PostgreSQL no longer offers TLS"),
+                NoTls::Failed(why) => io::Error::other(format!("TLS failed: {why}")),
+                NoTls::Broken(broken) => failure(broken),
+            })?;
+    }
     let mut request = Vec::new();
     frontend::cancel_request(&mut request, key.process_id, &key.secret);
-    if stream.send(&request)? != request.len() {
-        return Err(io::ErrorKind::WriteZero.into());
-    }
+    dialogue.send(&request).map_err(failure)?;
     loop {
-        match stream.receive(&mut [0; 64]) {
-            Ok(Received::Nothing) => {}
-            Ok(Received::Bytes(_)) => continue,
+        match dialogue.read_more() {
+            Ok(()) => dialogue.inbox.clear(),
+            Err(Broken::Deadline) => return Err(io::ErrorKind::TimedOut.into()),
             // A reset is an end too: nothing is owed to us.
-            Ok(Received::End) | Err(_) => return Ok(()),
+            Err(_) => return Ok(()),
         }
-        if !wait_briefly(stream.fd(), Interest::READ, deadline.remaining())? {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
+    }
+}
+
+fn failure(broken: Broken) -> io::Error {
+    match broken {
+        Broken::Io(error) => error,
+        Broken::Deadline => io::ErrorKind::TimedOut.into(),
+        other => io::Error::other(other.to_string()),
     }
 }

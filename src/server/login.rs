@@ -9,12 +9,14 @@ use std::net::ToSocketAddrs;
 use std::sync::Arc;
 
 use super::backend::{Backend, BackendKey, Connection};
+use super::encryption::NoTls;
 use super::messages::{self, NoMessage, Taken};
 use super::parameters::Parameters;
 use super::prepared::Prepared;
 use super::target::Target;
 use super::traces::Traces;
 use crate::auth::{Binding, ClientExchange, Mechanism};
+use crate::config::ServerTlsMode;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::dialogue::{Broken, Dialogue};
@@ -39,6 +41,10 @@ pub enum ConnectError {
     Refused(ErrorFields),
     /// PostgreSQL asks for something the pooler does not have or cannot do.
     Credentials(String),
+    /// PostgreSQL does not offer TLS, and the pool insists on it.
+    NoTls,
+    /// TLS failed, for this reason.
+    Tls(String),
     /// The conversation broke off.
     Broken(String),
     /// It took longer than `connect_timeout`.
@@ -60,6 +66,10 @@ impl fmt::Display for ConnectError {
             ConnectError::Credentials(why)
             | ConnectError::Broken(why)
             | ConnectError::NoSeat(why) => f.write_str(why),
+            ConnectError::NoTls => f.write_str(
+                "it does not offer TLS, and server_tls_mode insists on it; set ssl = on there, or change the mode",
+            ),
+            ConnectError::Tls(why) => write!(f, "TLS with PostgreSQL failed: {why}"),
             ConnectError::TimedOut => write!(f, "timed out (connect_timeout)"),
         }
     }
@@ -106,6 +116,48 @@ impl From<io::Error> for ConnectError {
 /// [`ConnectError`].
 pub fn connect(target: &Target, id: u64) -> Result<Connection, ConnectError> {
     let deadline = Moment::now().after(target.timeout);
+    let mode = match target.socket_file() {
+        Some(_) => ServerTlsMode::Disable,
+        None => target.encryption.mode(),
+    };
+    match mode {
+        ServerTlsMode::Disable => attempt(target, id, deadline, Tls::Not),
+        ServerTlsMode::Allow => match attempt(target, id, deadline, Tls::Not) {
+            Err(ConnectError::Refused(fields)) if is_about_entry(&fields) => {
+                match attempt(target, id, deadline, Tls::Always) {
+                    // It was not for want of TLS that it refused.
+                    Err(ConnectError::NoTls) => Err(ConnectError::Refused(fields)),
+                    other => other,
+                }
+            }
+            other => other,
+        },
+        ServerTlsMode::Prefer => attempt(target, id, deadline, Tls::IfOffered),
+        ServerTlsMode::Require | ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull => {
+            attempt(target, id, deadline, Tls::Always)
+        }
+    }
+}
+
+/// Whether one attempt uses TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tls {
+    Not,
+    IfOffered,
+    Always,
+}
+
+/// Whether PostgreSQL's refusal may have to do with who comes how: class 28, invalid authorization.
+fn is_about_entry(fields: &ErrorFields) -> bool {
+    fields.code.starts_with("28")
+}
+
+fn attempt(
+    target: &Target,
+    id: u64,
+    deadline: Moment,
+    tls: Tls,
+) -> Result<Connection, ConnectError> {
     let (stream, address) = open(target, deadline)?;
     let never = || false;
     let mut dialogue = Dialogue {
@@ -114,6 +166,16 @@ pub fn connect(target: &Target, id: u64) -> Result<Connection, ConnectError> {
         deadline: Some(deadline),
         told_to_stop: &never,
     };
+    let mut end_point = None;
+    if tls != Tls::Not {
+        match target.encryption.request(&mut dialogue, &target.host) {
+            Ok(peer) => end_point = peer.end_point,
+            Err(NoTls::Unwilling) if tls == Tls::IfOffered => {}
+            Err(NoTls::Unwilling) => return Err(ConnectError::NoTls),
+            Err(NoTls::Failed(why)) => return Err(ConnectError::Tls(why)),
+            Err(NoTls::Broken(broken)) => return Err(broken.into()),
+        }
+    }
     let mut packet = Vec::new();
     let user = target.credentials.user.as_bytes();
     let first = [
@@ -126,7 +188,7 @@ pub fn connect(target: &Target, id: u64) -> Result<Connection, ConnectError> {
         .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
     frontend::startup(&mut packet, first.into_iter().chain(rest));
     dialogue.send(&packet)?;
-    authenticate(&mut dialogue, target, None)?;
+    authenticate(&mut dialogue, target, end_point.as_deref())?;
     let (key, reported) = await_ready(&mut dialogue, id, address)?;
     if !dialogue.inbox.is_empty() {
         return Err(ConnectError::Broken(
@@ -293,7 +355,9 @@ fn await_ready(
             backend::READY_FOR_QUERY => {
                 // Some servers give no key; their backends cannot be cancelled.
                 let (process_id, secret) = key.unwrap_or((0, vec![0; 4]));
-                return Ok((BackendKey::new(id, address, process_id, secret), reported));
+                let tls = dialogue.stream.negotiated();
+                let key = BackendKey::new(id, address, process_id, secret, tls);
+                return Ok((key, reported));
             }
             _ => return Err(unexpected(&message, "after authentication")),
         }

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod cancel;
+pub mod encryption;
 pub mod login;
 pub mod messages;
 pub mod parameters;

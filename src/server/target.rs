@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::encryption::Encryption;
 use crate::auth::credentials::ServerCredentials;
 use crate::net::stream::SocketOptions;
 
@@ -19,6 +20,8 @@ pub struct Target {
     pub credentials: ServerCredentials,
     /// Startup parameters, `application_name` among them.
     pub parameters: Vec<(String, String)>,
+    /// How its connections are encrypted.
+    pub encryption: Encryption,
     /// How its sockets are set up.
     pub sockets: SocketOptions,
     /// How long connecting and logging in may take together.

@@ -367,7 +367,6 @@ fn serve(house: &Arc<House>, socket: Socket, address: Address, arriving: Arrivin
     let settings = house.settings();
     let unix = matches!(address, Address::Unix(_));
     let stream = Stream::new(socket, unix, &client_sockets(&settings.general));
-    let kind = if unix { "unix" } else { "plain" };
     drop(settings);
     let logging_in = house.login_begins(id);
     drop(arriving);
@@ -377,6 +376,11 @@ fn serve(house: &Arc<House>, socket: Socket, address: Address, arriving: Arrivin
     match outcome {
         Ok(guest) => {
             if house.settings().general.log_client_connections {
+                let kind = match &guest.handle().tls {
+                    Some(tls) => format!("TLS, {tls}"),
+                    None if unix => "unix".to_owned(),
+                    None => "plain".to_owned(),
+                };
                 log::info!(
                     "{} client connected from {address} ({kind})",
                     guest.handle().tag()
@@ -386,6 +390,9 @@ fn serve(house: &Arc<House>, socket: Socket, address: Address, arriving: Arrivin
         }
         Err(Refusal::Done) => {}
         Err(Refusal::Silent(why)) => log::debug!("[#c{id}] client {address} left: {why}"),
+        Err(Refusal::Handshake(why)) => {
+            log::info!("[#c{id}] TLS handshake with client {address} failed: {why}");
+        }
         Err(Refusal::Words { code, log, .. }) => {
             log::warn!("[#c{id}] client {address} rejected: {log} ({code})");
         }

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use parking_lot::{Mutex, RwLock};
 
 use super::console::Console;
+use super::encryption::Encryption;
 use super::guest::Guest;
 use super::registry::{Registry, told};
 use crate::auth::MockSecret;
@@ -37,10 +38,12 @@ pub enum Stage {
 pub struct Arrivals {
     /// All.
     pub total: AtomicU64,
-    /// Those that asked for a session.
+    /// Those that asked for a session without TLS.
     pub plain: AtomicU64,
     /// Those that brought a CancelRequest.
     pub cancel: AtomicU64,
+    /// Those that asked for a session over TLS.
+    pub tls: AtomicU64,
 }
 
 /// What all sessions share.
@@ -54,6 +57,8 @@ pub struct House {
     pub sessions: Arc<Registry>,
     /// What keeps mock logins of one user alike.
     pub mock: MockSecret,
+    /// TLS with clients.
+    pub encryption: Encryption,
     /// Who answers on the console.
     pub console: OnceLock<Arc<dyn Console>>,
     /// Connections since the start.
@@ -108,12 +113,15 @@ impl House {
     pub fn new(settings: Settings, mock: MockSecret) -> Arc<House> {
         let pools = Arc::new(Pools::default());
         pools.apply(plans(&settings));
+        let encryption = Encryption::default();
+        encryption.apply(&settings);
         Arc::new(House {
             settings: RwLock::new(Arc::new(settings)),
             pools,
             statements: Statements::default(),
             sessions: Arc::default(),
             mock,
+            encryption,
             console: OnceLock::new(),
             arrivals: Arrivals::default(),
             unfinished: Arc::default(),
@@ -132,6 +140,7 @@ impl House {
     /// Puts other settings in force, for sessions that live as for those to come.
     pub fn change_settings(&self, settings: Settings) {
         let plans = plans(&settings);
+        self.encryption.apply(&settings);
         *self.settings.write() = Arc::new(settings);
         self.pools.apply(plans);
         for handle in self.sessions.all() {

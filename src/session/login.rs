@@ -16,6 +16,7 @@ use super::house::{House, Place, Stage};
 use super::lend::NotLent;
 use super::registry::{Cancel, Entry, Handle, Identity, process_id, told};
 use super::session::Session;
+use crate::auth::certificate::PeerCertificate;
 use crate::auth::challenge::{Challenge, StandIn};
 use crate::auth::hba::{self, Client, Transport};
 use crate::auth::md5::{self, Md5Challenge};
@@ -30,6 +31,7 @@ use crate::pool::waiter::Waiter;
 use crate::server::cancel;
 use crate::server::messages::NoMessage;
 use crate::server::parameters::Parameters;
+use crate::tls::suite::Negotiated;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::{Severity, error_response};
 use crate::wire::sqlstate::{self, SqlState};
@@ -51,6 +53,8 @@ pub enum Refusal {
     Done,
     /// It broke off or was never a client; nobody to tell.
     Silent(String),
+    /// The TLS handshake failed; OpenSSL has told it.
+    Handshake(String),
     /// The client is told this; the log may know more.
     Words {
         /// SQLSTATE.
@@ -123,6 +127,8 @@ pub fn log_in(
         id,
         address,
         connected_at,
+        tls: None,
+        certificate: None,
         end_point: None,
     };
     match login.run(&mut dialogue) {
@@ -134,7 +140,7 @@ pub fn log_in(
                     error_response(&mut last, Severity::Fatal, code, words);
                 }
                 Refusal::Forwarded(fields) => forward(&mut last, fields),
-                Refusal::Done | Refusal::Silent(_) => {}
+                Refusal::Done | Refusal::Silent(_) | Refusal::Handshake(_) => {}
             }
             if !last.is_empty() {
                 dialogue.stream.finish(&last, WORDS_LIMIT);
@@ -196,11 +202,15 @@ impl Arrived {
 }
 
 pub(super) struct Login<'a> {
-    house: &'a Arc<House>,
-    settings: &'a Settings,
+    pub(super) house: &'a Arc<House>,
+    pub(super) settings: &'a Settings,
     id: u64,
     address: &'a Address,
     connected_at: Moment,
+    /// What TLS with it has agreed on.
+    pub(super) tls: Option<Negotiated>,
+    /// The certificate it has shown.
+    pub(super) certificate: Option<PeerCertificate>,
     /// The hash of the certificate that the client was shown, for channel binding; `None` without TLS.
     pub(super) end_point: Option<Vec<u8>>,
 }
@@ -221,7 +231,12 @@ impl Login<'_> {
                 ));
             }
         };
-        self.house.arrivals.plain.fetch_add(1, Ordering::Relaxed);
+        let arrivals = &self.house.arrivals;
+        let count = match self.tls {
+            Some(_) => &arrivals.tls,
+            None => &arrivals.plain,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
         if startup.replication {
             return Err(say(
                 sqlstate::FEATURE_NOT_SUPPORTED,
@@ -250,37 +265,6 @@ impl Login<'_> {
         }
     }
 
-    fn first_packet(&self, dialogue: &mut Dialogue<'_>) -> Result<FirstPacket, Refusal> {
-        let (mut ssl, mut gss) = (false, false);
-        loop {
-            let length = loop {
-                match startup::length(&dialogue.inbox) {
-                    Ok(Some(length)) if dialogue.inbox.len() >= length => break length,
-                    Ok(_) => dialogue.read_more()?,
-                    // Whoever this is, it does not speak our protocol.
-                    Err(error) => return Err(Refusal::Silent(error.to_string())),
-                }
-            };
-            let packet = dialogue.take(length);
-            match startup::parse(&packet) {
-                Ok(FirstPacket::Ssl) if !ssl => ssl = true,
-                Ok(FirstPacket::GssEnc) if !gss => gss = true,
-                Ok(other) => return Ok(other),
-                Err(error @ startup::StartupError::Cancel) => {
-                    return Err(Refusal::Silent(error.to_string()));
-                }
-                Err(error @ startup::StartupError::Version(_)) => {
-                    return Err(say(sqlstate::FEATURE_NOT_SUPPORTED, error.to_string()));
-                }
-                Err(error @ startup::StartupError::NoUser) => {
-                    return Err(say(sqlstate::INVALID_AUTHORIZATION, error.to_string()));
-                }
-                Err(error) => return Err(say(sqlstate::PROTOCOL_VIOLATION, error.to_string())),
-            }
-            dialogue.send(b"N")?;
-        }
-    }
-
     fn cancel(&self, process: i32, secret: &[u8]) {
         let Some(handle) = self.house.sessions.by_cancel_key(process, secret) else {
             log::debug!("[#c{}] cancel request for no session of ours", self.id);
@@ -290,7 +274,14 @@ impl Login<'_> {
             return;
         };
         let sockets = crate::pool::plans::server_sockets(&self.settings.general);
-        let sent = cancel::send(&key, &sockets, CANCEL_LIMIT);
+        let plan = self.house.pools.find(&handle.database, &handle.user);
+        let plan = plan.map(|pool| pool.plan());
+        let way = cancel::Way {
+            encryption: plan.as_ref().map(|plan| &plan.encryption),
+            host: plan.as_ref().map_or("", |plan| &plan.host),
+            sockets: &sockets,
+        };
+        let sent = cancel::send(&key, way, CANCEL_LIMIT);
         handle.cancel_done(&key, sent.is_ok());
         match sent {
             Ok(()) => log::info!(
@@ -319,8 +310,8 @@ impl Login<'_> {
                 Address::Tcp(_) => Transport::Tcp,
                 Address::Unix(_) => Transport::Unix,
             },
-            tls: false,
-            certificate: None,
+            tls: self.tls.is_some(),
+            certificate: self.certificate.as_ref(),
             address: self.address.ip(),
             database: &startup.database,
             user: &startup.user,
@@ -406,6 +397,7 @@ impl Login<'_> {
             address: self.address.clone(),
             connected_at: self.connected_at,
             console: false,
+            tls: self.tls.clone(),
         });
         self.greet(dialogue, entry.handle(), &effect.reported)?;
         let session = Session::new(
@@ -481,6 +473,7 @@ impl Login<'_> {
             address: self.address.clone(),
             connected_at: self.connected_at,
             console: true,
+            tls: self.tls.clone(),
         });
         self.greet(dialogue, entry.handle(), &parameters)?;
         Ok(Arrived {

@@ -18,6 +18,7 @@ use crate::net::thread;
 use crate::net::wait;
 use crate::pool::waiter::Waiter;
 use crate::server::backend::{BackendKey, Count};
+use crate::tls::suite::Negotiated;
 
 /// What a session can be told, as bits of its flags.
 pub mod told {
@@ -92,6 +93,8 @@ pub struct Handle {
     pub connected_at: Moment,
     /// Whether it is a console session.
     pub console: bool,
+    /// Its TLS, if it has any.
+    pub tls: Option<Negotiated>,
     /// Where it waits for a server connection.
     pub waiter: Arc<Waiter>,
     /// Transactions it has finished.
@@ -127,6 +130,8 @@ pub struct Identity {
     pub connected_at: Moment,
     /// Whether it is a console session.
     pub console: bool,
+    /// Its TLS, if it has any.
+    pub tls: Option<Negotiated>,
 }
 
 impl Handle {
@@ -141,6 +146,7 @@ impl Handle {
             address: who.address,
             connected_at: who.connected_at,
             console: who.console,
+            tls: who.tls,
             waiter: Arc::default(),
             transactions: Count::default(),
             queries: Count::default(),

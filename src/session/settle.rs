@@ -140,8 +140,13 @@ impl Driver {
             return;
         };
         let key = Arc::clone(&lent.backend.key);
-        let sockets = self.plan.1.sockets;
-        if let Err(error) = cancel::send(&key, &sockets, SETTLE_LIMIT) {
+        let plan = &self.plan.1;
+        let way = cancel::Way {
+            encryption: Some(&plan.encryption),
+            host: &plan.host,
+            sockets: &plan.sockets,
+        };
+        if let Err(error) = cancel::send(&key, way, SETTLE_LIMIT) {
             key.taint();
             log::warn!(
                 "{} could not cancel the query of a client that is gone, pid={}: {error}",

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::alert::{Alert, Fault};
 use super::direction::{Direction, HEADER, Way};
 use super::schedule::Keys;
-use super::suite::{Aead, Version};
+use super::suite::{Aead, Negotiated, Version};
 
 /// Content type of a change_cipher_spec.
 pub const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -181,9 +181,12 @@ impl Channel {
         self.write.prepare()
     }
 
-    /// The version.
-    pub fn version(&self) -> Version {
-        self.version
+    /// What the handshake has agreed on.
+    pub fn negotiated(&self) -> Negotiated {
+        Negotiated {
+            version: self.version,
+            suite: self.suite.clone(),
+        }
     }
 
     /// OpenSSL's name of the cipher suite.

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use openssl::error::ErrorStack;
 use openssl::ssl::{Error, Ssl, SslRef, SslStream, SslVersion};
-use openssl::x509::X509VerifyResult;
+use openssl::x509::{X509, X509VerifyResult};
 use zeroize::Zeroizing;
 
 use super::channel::{Channel, Role};
@@ -25,12 +25,10 @@ use super::suite::{Aead, Version};
 const CHUNK: usize = 4096;
 
 /// What the handshake has told of the connection and of the peer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Peer {
-    /// The common name of the client's verified certificate.
-    pub common_name: Option<String>,
-    /// The subject of the client's verified certificate, in the form of RFC 2253.
-    pub distinguished_name: Option<String>,
+    /// The certificate it has shown. One of a client was verified.
+    pub certificate: Option<X509>,
     /// The hash of the server's certificate, ours or the peer's, for the channel binding
     /// `tls-server-end-point` (RFC 5929). `None` where the certificate does not say which hash.
     pub end_point: Option<Vec<u8>>,
@@ -98,15 +96,11 @@ pub fn accept<T: Read + Write>(
     let outcome = logged(|| stream.accept());
     let (channel, early) = take_over(&mut stream, outcome, Role::Server)?;
     let ssl = stream.ssl();
-    let certificate = ssl.peer_certificate();
-    let certificate = certificate.as_deref();
     Ok(Established {
         channel,
         early,
         peer: Peer {
-            common_name: certificate.and_then(identity::common_name),
-            distinguished_name: certificate
-                .and_then(|one| identity::distinguished_name(one.subject_name())),
+            certificate: ssl.peer_certificate(),
             end_point: acceptor.end_point.clone(),
             alpn: ssl.selected_alpn_protocol().is_some(),
         },
@@ -145,7 +139,7 @@ pub fn connect<T: Read + Write>(
         peer: Peer {
             end_point: certificate.as_deref().and_then(identity::end_point),
             alpn: ssl.selected_alpn_protocol().is_some(),
-            ..Peer::default()
+            certificate,
         },
     })
 }

@@ -18,7 +18,7 @@ use openssl::ssl::{
 use openssl::stack::Stack;
 use openssl::x509::store::{X509Lookup, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
-use openssl::x509::{X509, X509NameRef, X509Ref};
+use openssl::x509::{X509, X509Ref};
 
 use super::handshake::note_key_log;
 
@@ -194,44 +194,4 @@ pub(super) fn end_point(certificate: &X509Ref) -> Option<Vec<u8>> {
         other => MessageDigest::from_nid(other)?,
     };
     certificate.digest(hash).ok().map(|digest| digest.to_vec())
-}
-
-/// The first common name of a certificate; `None` if there is none, or one with a NUL in it, which two
-/// readers could read in two ways.
-pub(super) fn common_name(certificate: &X509Ref) -> Option<String> {
-    let name = certificate.subject_name();
-    let entry = name.entries_by_nid(Nid::COMMONNAME).next()?;
-    let text = entry.data().to_string();
-    text.ok().filter(|text| !text.contains('\0'))
-}
-
-/// The subject of a certificate as RFC 2253 writes it, the way PostgreSQL's `clientname=DN` sees it:
-/// last part first, parted by commas.
-pub(super) fn distinguished_name(name: &X509NameRef) -> Option<String> {
-    let mut parts = Vec::new();
-    for entry in name.entries() {
-        let attribute = entry.object().nid().short_name().ok()?.to_owned();
-        let value = entry.data().to_string().ok()?;
-        if value.contains('\0') {
-            return None;
-        }
-        parts.push(format!("{attribute}={}", escape(&value)));
-    }
-    parts.reverse();
-    Some(parts.join(","))
-}
-
-fn escape(value: &str) -> String {
-    let mut out = String::new();
-    let last = value.chars().count().saturating_sub(1);
-    for (at, c) in value.chars().enumerate() {
-        let escaped = matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';')
-            || (at == 0 && matches!(c, ' ' | '#'))
-            || (at == last && c == ' ');
-        if escaped {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
 }

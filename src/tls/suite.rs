@@ -1,5 +1,7 @@
 //! The versions and cipher suites whose connections can be carried: TLS 1.3 and 1.2, AEAD only.
 
+use std::fmt;
+
 use openssl::cipher::{Cipher, CipherRef};
 use openssl::hash::MessageDigest;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,21 @@ impl Version {
             Version::Tls12 => "TLSv1.2",
             Version::Tls13 => "TLSv1.3",
         }
+    }
+}
+
+/// What a handshake has agreed on, to be shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Negotiated {
+    /// The version.
+    pub version: Version,
+    /// OpenSSL's name of the cipher suite.
+    pub suite: String,
+}
+
+impl fmt::Display for Negotiated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.version.name(), self.suite)
     }
 }
 

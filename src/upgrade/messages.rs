@@ -125,6 +125,9 @@ pub struct Hello {
     /// Connections accepted so far: all, plain, cancel requests.
     #[serde(default)]
     pub arrivals: [u64; 3],
+    /// Those of them that asked for a session over TLS.
+    #[serde(default)]
+    pub arrivals_tls: u64,
     /// The log filter in force, if it was changed at run time.
     #[serde(default)]
     pub log_filter: Option<String>,

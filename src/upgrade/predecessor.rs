@@ -259,6 +259,7 @@ impl HandOver<'_> {
             mock: house.mock.clone(),
             arrivals: [&arrivals.total, &arrivals.plain, &arrivals.cancel]
                 .map(|count| count.load(Ordering::Relaxed)),
+            arrivals_tls: arrivals.tls.load(Ordering::Relaxed),
             log_filter: Some(self.log_filter.clone()),
         };
         messages::post(

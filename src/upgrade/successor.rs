@@ -123,6 +123,7 @@ impl Heir {
         house.statements.start_from(hello.next_statement);
         let arrivals = &house.arrivals;
         let counts = [&arrivals.total, &arrivals.plain, &arrivals.cancel];
+        arrivals.tls.store(hello.arrivals_tls, Ordering::Relaxed);
         for (count, before) in counts.into_iter().zip(hello.arrivals) {
             count.store(before, Ordering::Relaxed);
         }
@@ -321,6 +322,7 @@ impl Taker {
                 address: session.address.clone(),
                 connected_at: session.connected_at,
                 console: false,
+                tls: client.negotiated(),
             },
             &standing,
         );
@@ -379,6 +381,7 @@ impl Taker {
                 address: moved.address,
                 connected_at: moved.connected_at,
                 console: true,
+                tls: client.negotiated(),
             },
             &moved.standing,
         );

@@ -80,6 +80,13 @@ pub fn startup<'a>(out: &mut Vec<u8>, parameters: impl IntoIterator<Item = (&'a 
     });
 }
 
+/// Appends an SSLRequest.
+pub fn ssl_request(out: &mut Vec<u8>) {
+    write::untyped(out, |out| {
+        out.extend_from_slice(&super::startup::SSL_REQUEST.to_be_bytes());
+    });
+}
+
 /// Appends a CancelRequest for the backend with this process id and secret key.
 pub fn cancel_request(out: &mut Vec<u8>, process_id: i32, secret: &[u8]) {
     write::untyped(out, |out| {

@@ -149,31 +149,31 @@ keys! {
             /// signed (verify-ca and verify-full). Clients of the Unix socket never do.
             tls_mode: Option<ClientTlsMode> =
                 unset("allow, if there is a certificate", "\"disable\""),
-                Kind::OneOf(ClientTlsMode::WORDS), NewClients, NotYet(TLS);
+                Kind::OneOf(ClientTlsMode::WORDS), NewClients, Works;
             /// The certificate shown to clients, followed by its chain (PEM).
             tls_certificate: Option<PathBuf> = unset("no TLS", "\"/etc/pg_doorman/server.crt\""),
-                Kind::Path, NewClients, NotYet(TLS);
+                Kind::Path, NewClients, Works;
             /// Its private key, without a passphrase (PEM).
             tls_private_key: Option<PathBuf> = unset("no TLS", "\"/etc/pg_doorman/server.key\""),
-                Kind::Path, NewClients, NotYet(TLS);
+                Kind::Path, NewClients, Works;
             /// The authorities whose client certificates are accepted (PEM). Clients are then
             /// asked for one; pg_hba rules can demand it of some, by the method cert or the
             /// option clientcert.
             tls_ca_cert: Option<PathBuf> = unset("none", "\"/etc/pg_doorman/clients.crt\""),
-                Kind::Path, NewClients, NotYet(TLS);
+                Kind::Path, NewClients, Works;
             /// The client certificates that those have revoked (PEM).
             tls_crl: Option<PathBuf> = unset("none", "\"/etc/pg_doorman/clients.crl\""),
-                Kind::Path, NewClients, NotYet(TLS);
+                Kind::Path, NewClients, Works;
             /// The oldest version that is accepted.
             tls_min_version: TlsVersion = is("\"TLSv1.2\""),
-                Kind::OneOf(TlsVersion::WORDS), NewClients, NotYet(TLS);
+                Kind::OneOf(TlsVersion::WORDS), NewClients, Works;
             /// The suites that are accepted, best first, by OpenSSL's names.
             tls_cipher_suites: Option<Vec<String>> =
                 unset("all there are", SUITES),
-                Kind::List, NewClients, NotYet(TLS);
+                Kind::List, NewClients, Works;
             /// How many TLS handshakes are begun in a second.
             tls_rate_limit_per_second: Option<u32> = is("0"),
-                integer_or_off(MANY), Live, NotYet(TLS);
+                integer_or_off(MANY), Live, Works;
         }
         group "TLS to PostgreSQL" {
             /// Whether server connections use TLS: never; if PostgreSQL refuses plain ones
@@ -181,28 +181,28 @@ keys! {
             /// certificate must be signed by server_tls_ca_cert (verify-ca), and must also
             /// name the server_host (verify-full). Unix sockets never do.
             server_tls_mode: ServerTlsMode = is("\"allow\""),
-                Kind::OneOf(ServerTlsMode::WORDS), NewServers, NotYet(TLS);
+                Kind::OneOf(ServerTlsMode::WORDS), NewServers, Works;
             /// The authorities that PostgreSQL's certificate must be signed by (PEM).
             server_tls_ca_cert: Option<PathBuf> =
                 unset("none", "\"/etc/pg_doorman/postgres-ca.crt\""),
-                Kind::Path, NewServers, NotYet(TLS);
+                Kind::Path, NewServers, Works;
             /// The certificates that those have revoked (PEM).
             server_tls_crl: Option<PathBuf> = unset("none", "\"/etc/pg_doorman/postgres.crl\""),
-                Kind::Path, NewServers, NotYet(TLS);
+                Kind::Path, NewServers, Works;
             /// The certificate shown to PostgreSQL if it asks, followed by its chain (PEM).
             server_tls_certificate: Option<PathBuf> =
                 unset("none", "\"/etc/pg_doorman/client.crt\""),
-                Kind::Path, NewServers, NotYet(TLS);
+                Kind::Path, NewServers, Works;
             /// Its private key, without a passphrase (PEM).
             server_tls_private_key: Option<PathBuf> =
                 unset("none", "\"/etc/pg_doorman/client.key\""),
-                Kind::Path, NewServers, NotYet(TLS);
+                Kind::Path, NewServers, Works;
             /// The oldest version that is offered.
             server_tls_min_version: TlsVersion = is("\"TLSv1.2\""),
-                Kind::OneOf(TlsVersion::WORDS), NewServers, NotYet(TLS);
+                Kind::OneOf(TlsVersion::WORDS), NewServers, Works;
             /// The suites that are offered, best first, by OpenSSL's names.
             server_tls_cipher_suites: Option<Vec<String>> = unset("all there are", SUITES),
-                Kind::List, NewServers, NotYet(TLS);
+                Kind::List, NewServers, Works;
         }
     }
     besides {

@@ -42,7 +42,6 @@ mod prelude {
     pub(super) use std::sync::Arc;
     pub(super) use std::time::Duration;
 
-    pub(super) const TLS: &str = "TLS";
     pub(super) const SUITES: &str = "[\"TLS_AES_128_GCM_SHA256\", \"ECDHE-RSA-AES128-GCM-SHA256\"]";
     pub(super) const AUTH_QUERY: &str = "auth_query";
     pub(super) const WEB: &str = "the metrics page";

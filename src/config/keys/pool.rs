@@ -69,31 +69,31 @@ keys! {
         group "TLS to PostgreSQL" {
             /// As in `[general]`.
             server_tls_mode: ServerTlsMode = inherited("general.server_tls_mode", "\"allow\""),
-                Kind::OneOf(ServerTlsMode::WORDS), NewServers, NotYet(TLS);
+                Kind::OneOf(ServerTlsMode::WORDS), NewServers, Works;
             /// As in `[general]`.
             server_tls_ca_cert: Option<PathBuf> =
                 inherited("general.server_tls_ca_cert", "\"/etc/pg_doorman/postgres-ca.crt\""),
-                Kind::Path, NewServers, NotYet(TLS);
+                Kind::Path, NewServers, Works;
             /// As in `[general]`.
             server_tls_crl: Option<PathBuf> =
                 inherited("general.server_tls_crl", "\"/etc/pg_doorman/postgres.crl\""),
-                Kind::Path, NewServers, NotYet(TLS);
+                Kind::Path, NewServers, Works;
             /// As in `[general]`.
             server_tls_certificate: Option<PathBuf> =
                 inherited("general.server_tls_certificate", "\"/etc/pg_doorman/client.crt\""),
-                Kind::Path, NewServers, NotYet(TLS);
+                Kind::Path, NewServers, Works;
             /// As in `[general]`.
             server_tls_private_key: Option<PathBuf> =
                 inherited("general.server_tls_private_key", "\"/etc/pg_doorman/client.key\""),
-                Kind::Path, NewServers, NotYet(TLS);
+                Kind::Path, NewServers, Works;
             /// As in `[general]`.
             server_tls_min_version: TlsVersion =
                 inherited("general.server_tls_min_version", "\"TLSv1.2\""),
-                Kind::OneOf(TlsVersion::WORDS), NewServers, NotYet(TLS);
+                Kind::OneOf(TlsVersion::WORDS), NewServers, Works;
             /// As in `[general]`.
             server_tls_cipher_suites: Option<Vec<String>> =
                 inherited("general.server_tls_cipher_suites", SUITES),
-                Kind::List, NewServers, NotYet(TLS);
+                Kind::List, NewServers, Works;
         }
     }
     besides {

@@ -79,7 +79,7 @@ fn backend() -> Box<Backend> {
     let address = Address::Unix(PathBuf::from("/nowhere"));
     let reported = parameters(&REPORTED);
     Box::new(Backend {
-        key: Arc::new(BackendKey::new(1, address, 1, vec![1, 2, 3, 4])),
+        key: Arc::new(BackendKey::new(1, address, 1, vec![1, 2, 3, 4], None)),
         used_at: Moment::now(),
         epoch: 0,
         fresh: Arc::clone(&reported),

@@ -374,7 +374,13 @@ fn run(seed: u64) {
     let mut clients: Vec<Client> = (0..3).map(|_| new_client()).collect();
     let new_backend = |id| {
         let mut backend = backend();
-        backend.key = Arc::new(BackendKey::new(id, Address::Unix("/".into()), 1, vec![]));
+        backend.key = Arc::new(BackendKey::new(
+            id,
+            Address::Unix("/".into()),
+            1,
+            vec![],
+            None,
+        ));
         backend
     };
     let mut servers: Vec<Postgres> = (0..4).map(|_| Postgres::default()).collect();

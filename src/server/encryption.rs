@@ -1,0 +1,139 @@
+//! TLS to PostgreSQL: whether it is asked for, and the conversation that leads to it.
+//!
+//! Does not decide what to do when PostgreSQL will not; that is the mode's business, in
+//! [`login`](super::login).
+
+use std::sync::Arc;
+
+use crate::config::{ServerTls, ServerTlsMode, TlsVersion};
+use crate::net::dialogue::{Broken, Dialogue, NotEncrypted};
+use crate::tls::handshake::{Host, Peer};
+use crate::tls::identity::{Connector, Material};
+use crate::wire::frontend;
+
+/// PostgreSQL's answer to an SSLRequest: yes.
+const WILLING: u8 = b'S';
+/// PostgreSQL's answer to an SSLRequest: no.
+const UNWILLING: u8 = b'N';
+
+/// How connections of a pool are encrypted.
+#[derive(Debug, Clone)]
+pub struct Encryption {
+    settings: Arc<ServerTls>,
+    /// `None`: TLS is never used, or OpenSSL does not accept what it should be used with, which the
+    /// configuration's tests have not found.
+    connector: Option<Arc<Connector>>,
+}
+
+impl PartialEq for Encryption {
+    fn eq(&self, other: &Encryption) -> bool {
+        self.settings == other.settings
+    }
+}
+
+/// Why a connection is not encrypted.
+#[derive(Debug)]
+pub enum NoTls {
+    /// PostgreSQL will not. The connection can be used without.
+    Unwilling,
+    /// It failed, for this reason. The connection is of no more use.
+    Failed(String),
+    /// The conversation broke off.
+    Broken(Broken),
+}
+
+impl From<Broken> for NoTls {
+    fn from(broken: Broken) -> NoTls {
+        NoTls::Broken(broken)
+    }
+}
+
+impl Encryption {
+    /// As the settings want it.
+    pub fn new(settings: &Arc<ServerTls>) -> Encryption {
+        let connector = match settings.mode {
+            ServerTlsMode::Disable => None,
+            _ => match connector(settings) {
+                Ok(connector) => Some(Arc::new(connector)),
+                Err(error) => {
+                    log::error!("TLS to PostgreSQL cannot be used: {error}");
+                    None
+                }
+            },
+        };
+        Encryption {
+            settings: Arc::clone(settings),
+            connector,
+        }
+    }
+
+    /// No TLS at all.
+    pub fn none() -> Encryption {
+        Encryption::new(&Arc::new(ServerTls {
+            mode: ServerTlsMode::Disable,
+            ..ServerTls::default()
+        }))
+    }
+
+    /// When TLS is used.
+    pub fn mode(&self) -> ServerTlsMode {
+        self.settings.mode
+    }
+
+    /// Asks PostgreSQL for TLS and goes over to it.
+    ///
+    /// # Errors
+    /// [`NoTls`].
+    pub fn request(&self, dialogue: &mut Dialogue<'_>, host: &str) -> Result<Peer, NoTls> {
+        let Some(connector) = &self.connector else {
+            return Err(NoTls::Unwilling);
+        };
+        let mut request = Vec::new();
+        frontend::ssl_request(&mut request);
+        dialogue.send(&request)?;
+        while dialogue.inbox.is_empty() {
+            dialogue.read_more()?;
+        }
+        match dialogue.inbox[..] {
+            [WILLING] => {}
+            [UNWILLING] => {
+                dialogue.inbox.clear();
+                return Err(NoTls::Unwilling);
+            }
+            // Whoever put it there wants it taken for something that came over TLS (CVE-2021-23222).
+            [WILLING, ..] => {
+                let why = "unencrypted data came behind PostgreSQL's consent to TLS; this may be an attack";
+                return Err(NoTls::Failed(why.to_owned()));
+            }
+            _ => {
+                let why = "it does not answer a request for TLS as PostgreSQL does";
+                return Err(NoTls::Failed(why.to_owned()));
+            }
+        }
+        dialogue.inbox.clear();
+        let host = Host {
+            name: host,
+            verified: self.settings.mode == ServerTlsMode::VerifyFull,
+        };
+        dialogue
+            .connect_tls(connector, host)
+            .map_err(|error| match error {
+                NotEncrypted::Broken(broken) => NoTls::Broken(broken),
+                NotEncrypted::Refused(why) => NoTls::Failed(why),
+            })
+    }
+}
+
+fn connector(settings: &ServerTls) -> Result<Connector, openssl::error::ErrorStack> {
+    let authorities = settings.authorities.as_ref();
+    Connector::new(&Material {
+        identity: (settings.identity.as_ref())
+            .map(|own| (&own.certificate.text[..], own.key.expose())),
+        authorities: authorities.map(|who| &who.certificates.text[..]),
+        revoked: authorities
+            .and_then(|who| who.revoked.as_ref())
+            .map(|file| &*file.path),
+        suites_12: &settings.protocols.openssl_list(TlsVersion::Tls12),
+        suites_13: &settings.protocols.openssl_list(TlsVersion::Tls13),
+    })
+}

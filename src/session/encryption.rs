@@ -1,0 +1,106 @@
+//! TLS with clients: what their handshakes stand on, and how fast they may begin.
+//!
+//! A reload replaces what is stood on for those to come; an established connection does not look back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::config::{ClientCertificates, ClientTls, Settings, TlsVersion};
+use crate::net::clock::Moment;
+use crate::tls::identity::{Acceptor, Ask, Material};
+
+/// Handshakes that may begin at once, as a share of those in a second.
+const BURST: u32 = 100;
+
+/// TLS with clients.
+#[derive(Debug, Default)]
+pub struct Encryption {
+    current: RwLock<Option<(Arc<ClientTls>, Arc<Acceptor>)>>,
+    /// The time up to which handshakes have been given out.
+    spent: Mutex<Option<Moment>>,
+}
+
+impl Encryption {
+    /// Goes over to these settings. What OpenSSL does not accept, which the configuration's tests have not
+    /// found, is told in the log and not offered; who must use TLS is then refused.
+    pub fn apply(&self, settings: &Settings) {
+        let wanted = settings.general.client_tls.as_ref();
+        let same = match (&*self.current.read(), wanted) {
+            (Some((now, _)), Some(wanted)) => now == wanted,
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        let made = wanted.and_then(|wanted| match acceptor(wanted) {
+            Ok(acceptor) => Some((Arc::clone(wanted), Arc::new(acceptor))),
+            Err(error) => {
+                log::error!("TLS cannot be offered to clients: {error}");
+                None
+            }
+        });
+        *self.current.write() = made;
+    }
+
+    /// What handshakes stand on now; `None`: TLS is not offered.
+    pub fn acceptor(&self) -> Option<Arc<Acceptor>> {
+        let current = self.current.read();
+        current.as_ref().map(|(_, acceptor)| Arc::clone(acceptor))
+    }
+
+    /// Takes a place in the order of handshakes, `rate` of which begin in a second: when this one may.
+    pub fn take_turn(&self, rate: u32) -> Moment {
+        let now = Moment::now();
+        let (Some(interval), Some(burst)) = (
+            Duration::from_secs(1).checked_div(rate),
+            Duration::from_secs(1).checked_div(BURST),
+        ) else {
+            return now;
+        };
+        let mut spent = self.spent.lock();
+        let turn = match *spent {
+            Some(until) if until > now => until,
+            _ => now,
+        };
+        *spent = Some(turn.after(interval));
+        // As many as come within one burst need not wait for each other.
+        if turn.since(now) < burst { now } else { turn }
+    }
+}
+
+fn acceptor(settings: &ClientTls) -> Result<Acceptor, openssl::error::ErrorStack> {
+    let (ask, authorities) = match &settings.certificates {
+        ClientCertificates::NotAsked => (Ask::Nothing, None),
+        ClientCertificates::Asked(who) => (Ask::Offered, Some(who)),
+        ClientCertificates::Demanded(who) => (Ask::Demanded, Some(who)),
+    };
+    let own = &settings.identity;
+    let material = Material {
+        identity: Some((&own.certificate.text, own.key.expose())),
+        authorities: authorities.map(|who| &who.certificates.text[..]),
+        revoked: authorities
+            .and_then(|who| who.revoked.as_ref())
+            .map(|file| &*file.path),
+        suites_12: &settings.protocols.openssl_list(TlsVersion::Tls12),
+        suites_13: &settings.protocols.openssl_list(TlsVersion::Tls13),
+    };
+    Acceptor::new(&material, ask)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshakes_begin_at_their_rate_and_the_first_of_them_at_once() {
+        let encryption = Encryption::default();
+        let now = Moment::now();
+        let turns: Vec<Moment> = (0..300).map(|_| encryption.take_turn(100)).collect();
+        assert!(turns[0].since(now) < Duration::from_secs(1));
+        let last = turns[299].since(now);
+        assert!(last > Duration::from_millis(2900), "{last:?}");
+    }
+}
