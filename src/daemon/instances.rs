@@ -31,7 +31,7 @@ pub enum NotFound {
     Gone(u32),
     /// It is of another program, or of a version without a ledger.
     Stranger(u32, String),
-    /// It is another user's.
+    /// It is another user's, or has more privileges.
     NotAllowed(u32),
     /// The system refused something else.
     System(u32, io::Error),
@@ -47,7 +47,7 @@ impl fmt::Display for NotFound {
             ),
             NotFound::NotAllowed(pid) => write!(
                 f,
-                "process {pid} is another user's{}; run this as that user or as root",
+                "process {pid}{} may not be looked into and was not signalled; run this as its user or as root",
                 owner(*pid)
             ),
             NotFound::System(pid, error) => write!(f, "process {pid}: {error}"),
@@ -58,7 +58,7 @@ impl fmt::Display for NotFound {
 fn owner(pid: u32) -> String {
     use std::os::unix::fs::MetadataExt as _;
     fs::metadata(format!("/proc/{pid}"))
-        .map(|meta| format!(" (user number {})", meta.uid()))
+        .map(|meta| format!(" of user number {}", meta.uid()))
         .unwrap_or_default()
 }
 

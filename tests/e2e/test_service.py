@@ -108,7 +108,8 @@ def daemon(pg, doorman, tmp_path):
     pid_file.parent.mkdir()
 
     def start(program=None):
-        one = doorman(program=program, upgrade={"timeout": "1s"}, general={"daemon_pid_file": str(pid_file), "syslog_prog_name": "pg_doorman-test"})
+        one = doorman(program=program, upgrade={"timeout": "3s"},
+                      general={"daemon_pid_file": str(pid_file), "syslog_prog_name": "pg_doorman-test"})
         one.stop()
         with open(one.log_path, "ab") as log:
             done = subprocess.run([one.program, "-d", str(one.path)], stdout=log, stderr=log, cwd=one.directory)
@@ -266,7 +267,7 @@ def init_script(doorman, tmp_path):
     program, pid_file, defaults = tmp_path / "pg_doorman", tmp_path / "run" / "pg_doorman.pid", tmp_path / "defaults"
     shutil.copy(binary(), program)
     one = doorman(program=program, general={"daemon_pid_file": str(pid_file), "syslog_prog_name": "pg_doorman-test"},
-                  upgrade={"timeout": "500ms", "validate_timeout": "500ms"})
+                  upgrade={"timeout": "3s", "validate_timeout": "3s"})
     one.stop()
     defaults.write_text(f"PROGRAM={program} CONFIG={one.path} PIDFILE={pid_file} RUN_AS=root PATIENCE=10\n")
 
