@@ -148,11 +148,17 @@ impl Reader {
     pub fn of(pid: u32) -> io::Result<Option<Reader>> {
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
             let path = entry?.path();
-            // It may have been closed since. Who can only read in it is such a reader.
+            let link = match fs::read_link(&path) {
+                // Root without CAP_SYS_PTRACE sees that there are descriptors, and no more.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => return Err(error),
+                // It may have been closed since.
+                link => link.unwrap_or_default(),
+            };
+            // Who can only read in it is such a reader.
             let is_writer = |path: &PathBuf| {
                 fs::symlink_metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o200 != 0)
             };
-            if fs::read_link(&path).is_ok_and(|link| link == Path::new(LINK)) && is_writer(&path) {
+            if link == Path::new(LINK) && is_writer(&path) {
                 return File::open(&path).map(|file| Some(Reader(file)));
             }
         }

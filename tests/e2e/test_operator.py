@@ -222,6 +222,14 @@ def test_another_users_pooler(doorman, readable):
                                    program=readable)
         assert (status, out) == (1, ""), err
         assert "may not be looked into" in err or "can be seen by this user" in err
+    if shutil.which("capsh"):
+        # Root as it is in a container, and a process of another user's.
+        other = subprocess.Popen(["sleep", "60"], user="nobody", group="nogroup", extra_groups=[])
+        done = subprocess.run(["capsh", "--drop=cap_sys_ptrace", "--", "-c",
+                               f"{readable} upgrade --pid {other.pid}"], capture_output=True, text=True)
+        other.kill()
+        other.wait()
+        assert done.returncode == 1 and "may not be looked into" in done.stderr
     assert "upgrading" not in one.log()
 
 

@@ -176,6 +176,11 @@ def behind(keeper):
     return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and parent(pid) == keeper and alive(int(pid))]
 
 
+def another_behind(keeper, old):
+    """Waits until the successor of `old` is behind it, and nobody else."""
+    return wait_until(lambda: len(found := behind(keeper)) == 1 and found != old and found, what="another one serves")
+
+
 def parent(pid):
     with suppress(OSError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -185,11 +190,11 @@ def test_the_keeper_outlives_upgrades(doorman):
     one = doorman("--keep-pid")
     keeper, raw = one.process, one.raw()
     for _ in range(3):
-        (old,) = behind(keeper.pid)
+        old = behind(keeper.pid)
         keeper.send_signal(signal.SIGUSR2)
-        wait_until(lambda: not alive(old))
+        found = another_behind(keeper.pid, old)
         assert raw.value("select 1") == "1"
-        assert behind(keeper.pid) == [pid for pid in one.processes() if pid != keeper.pid]
+        assert found == [pid for pid in one.processes() if pid != keeper.pid]
     done = subprocess.run([binary(), "upgrade", "--pid", str(keeper.pid)], capture_output=True, text=True)
     assert done.returncode == 0 and "1 sessions moved" in done.stdout
     done = subprocess.run([binary(), "upgrade", str(one.path)], capture_output=True, text=True)
@@ -204,9 +209,9 @@ def test_the_keeper_outlives_upgrades(doorman):
 def test_the_keeper_ends_as_who_serves(doorman):
     one = doorman("--keep-pid")
     one.expected_status = None
-    (old,) = behind(one.process.pid)
+    old = behind(one.process.pid)
     one.signal(signal.SIGUSR2)
-    (pid,) = wait_until(lambda: not alive(old) and behind(one.process.pid))
+    (pid,) = another_behind(one.process.pid, old)
     os.kill(pid, signal.SIGKILL)
     assert one.wait() == 128 + 9
     one.path.write_text("[general\n")
@@ -233,9 +238,9 @@ def test_as_process_1_of_a_container(doorman, tmp_path):
     raw, container = one.raw(), one.process
     (first,) = behind(container.pid)
     for _ in range(3):
-        (old,) = behind(first)
+        old = behind(first)
         os.kill(first, signal.SIGUSR2)
-        wait_until(lambda: not alive(old))
+        another_behind(first, old)
         assert raw.value("select 1") == "1" and alive(first)
     inside = ["nsenter", "--target", str(first), "--pid", "--mount"]
     done = subprocess.run([*inside, binary(), "upgrade", str(one.path)], capture_output=True, text=True)
