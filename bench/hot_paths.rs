@@ -366,12 +366,13 @@ fn statement_hit(bench: &Bench) {
         definition.extend_from_slice(format!("-- {number}\0\0\0").as_bytes());
         definition
     };
+    let under = std::sync::Arc::from(&b"="[..]);
     let held: Vec<_> = (0..1000)
-        .map(|number| statements.intern(&definition(number), 1000))
+        .map(|number| statements.intern(&definition(number), &under, 1000))
         .collect();
     let wanted = definition(held.len() / 2);
     bench.measure("statements: one of 1000, known", || {
-        black_box(statements.intern(black_box(&wanted), 1000));
+        black_box(statements.intern(black_box(&wanted), &under, 1000));
     });
 }
 

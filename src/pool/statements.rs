@@ -1,9 +1,10 @@
 //! All statements that clients have prepared, each once: the registry that gives equal statements one
 //! name on every server connection.
 //!
-//! A large statement has a number but no place here: it is not kept for others.
+//! A large statement, and one that is read under settings which are not known, has a number but no place
+//! here: it is not kept for others.
 //!
-//! A lookup hashes the definition once and compares it in full. With more than `limit` statements those
+//! A lookup hashes the definition once and compares it in full, as the settings it is read under. With more than `limit` statements those
 //! that no client holds any more leave, the least recently used first; the others are kept for the client
 //! that prepares them again.
 
@@ -16,47 +17,80 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::server::prepared::{LARGE, Statement};
-use crate::server::traces;
+use crate::server::reading;
+use crate::server::traces::{self, Traces};
 
-/// A statement, found by its definition.
+/// What makes a statement: its definition, and the settings it is read under.
+trait Meaning {
+    fn parts(&self) -> (&[u8], &[u8]);
+}
+
+impl Meaning for (&[u8], &[u8]) {
+    fn parts(&self) -> (&[u8], &[u8]) {
+        *self
+    }
+}
+
+impl Hash for dyn Meaning + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
+impl PartialEq for dyn Meaning + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for dyn Meaning + '_ {}
+
+/// A statement, found by its meaning.
 #[derive(Debug)]
-struct ByDefinition {
+struct ByMeaning {
     statement: Arc<Statement>,
     /// The shelf's tick when it was last asked for.
     used: AtomicU64,
 }
 
-impl Borrow<[u8]> for ByDefinition {
-    fn borrow(&self) -> &[u8] {
-        &self.statement.definition
+impl Meaning for ByMeaning {
+    fn parts(&self) -> (&[u8], &[u8]) {
+        (&self.statement.definition, &self.statement.under)
     }
 }
 
-impl Hash for ByDefinition {
+impl<'a> Borrow<dyn Meaning + 'a> for ByMeaning {
+    fn borrow(&self) -> &(dyn Meaning + 'a) {
+        self
+    }
+}
+
+impl Hash for ByMeaning {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.statement.definition.as_slice().hash(state);
+        self.parts().hash(state);
     }
 }
 
-impl PartialEq for ByDefinition {
-    fn eq(&self, other: &ByDefinition) -> bool {
-        self.statement.definition == other.statement.definition
+impl PartialEq for ByMeaning {
+    fn eq(&self, other: &ByMeaning) -> bool {
+        self.parts() == other.parts()
     }
 }
 
-impl Eq for ByDefinition {}
+impl Eq for ByMeaning {}
 
 #[derive(Debug, Default)]
 struct Shelf {
-    statements: HashSet<ByDefinition>,
+    statements: HashSet<ByMeaning>,
     next_number: u64,
     next_sweep: usize,
     tick: u64,
 }
 
 impl Shelf {
-    fn find(&mut self, definition: &[u8]) -> Option<Arc<Statement>> {
-        let found = self.statements.get(definition)?;
+    fn find(&mut self, definition: &[u8], under: &[u8]) -> Option<Arc<Statement>> {
+        let meaning: &dyn Meaning = &(definition, under);
+        let found = self.statements.get(meaning)?;
         if found.statement.is_retired() {
             return None;
         }
@@ -65,9 +99,15 @@ impl Shelf {
         Some(Arc::clone(&found.statement))
     }
 
+    fn next(&mut self) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        number
+    }
+
     fn place(&mut self, statement: &Arc<Statement>) {
         self.tick += 1;
-        self.statements.replace(ByDefinition {
+        self.statements.replace(ByMeaning {
             statement: Arc::clone(statement),
             used: AtomicU64::new(self.tick),
         });
@@ -79,7 +119,7 @@ impl Shelf {
             return;
         }
         // Those that clients hold must stay.
-        let is_free = |entry: &ByDefinition| Arc::strong_count(&entry.statement) == 1;
+        let is_free = |entry: &ByMeaning| Arc::strong_count(&entry.statement) == 1;
         let free = self.statements.iter().filter(|entry| is_free(entry));
         let mut ages: Vec<u64> = free
             .map(|entry| entry.used.load(Ordering::Relaxed))
@@ -101,34 +141,40 @@ impl Shelf {
 pub struct Statements(Mutex<Shelf>);
 
 impl Statements {
-    /// The statement with this definition (the body of a Parse after the name).
-    pub fn intern(&self, definition: &[u8], limit: usize) -> Arc<Statement> {
-        let large = definition.len() > LARGE;
-        let found = if large {
-            None
-        } else {
-            self.0.lock().find(definition)
+    /// The statement with this definition (the body of a Parse after the name), read under these settings.
+    pub fn intern(&self, definition: &[u8], under: &Arc<[u8]>, limit: usize) -> Arc<Statement> {
+        let passing = definition.len() > LARGE || reading::is_unknown(under);
+        let found = |shelf: &mut Shelf| match passing {
+            true => None,
+            false => shelf.find(definition, under),
         };
-        if let Some(found) = found {
+        if let Some(found) = found(&mut self.0.lock()) {
             return found;
         }
         let text_end = definition.iter().position(|&b| b == 0);
         // A text may be long: it is looked through and copied without the lock.
         let text = &definition[..text_end.unwrap_or(definition.len())];
-        let mut statement = Statement::new(0, definition.to_vec(), traces::scan(text));
+        let mut traces = traces::scan(text);
+        if reading::changes(text, traces).are_any() {
+            traces.add(Traces::READING);
+        }
+        let mut statement = Statement::new(0, definition.to_vec(), traces, Arc::clone(under));
         let mut shelf = self.0.lock();
-        let found = if large { None } else { shelf.find(definition) };
-        if let Some(found) = found {
+        if let Some(found) = found(&mut shelf) {
             return found;
         }
-        statement.number = shelf.next_number;
-        shelf.next_number += 1;
+        statement.number = shelf.next();
         let statement = Arc::new(statement);
-        if !large {
+        if !passing {
             shelf.place(&statement);
             shelf.sweep(limit);
         }
         statement
+    }
+
+    /// A number that nobody else gets.
+    pub fn next_number(&self) -> u64 {
+        self.0.lock().next()
     }
 
     /// The last number given.
@@ -145,11 +191,11 @@ impl Statements {
     /// Takes up a statement that comes from another process with its number. If its definition is known
     /// under that number, the one that is here is returned, so that equal statements stay one.
     pub fn adopt(&self, statement: Arc<Statement>) -> Arc<Statement> {
-        if statement.is_large() {
+        if statement.is_passing() {
             return statement;
         }
         let mut shelf = self.0.lock();
-        match shelf.find(&statement.definition) {
+        match shelf.find(&statement.definition, &statement.under) {
             Some(known) if known.number == statement.number => known,
             Some(_) => statement,
             None => {
@@ -174,37 +220,56 @@ impl Statements {
 mod tests {
     use super::*;
 
+    fn intern(statements: &Statements, definition: &str, limit: usize) -> Arc<Statement> {
+        statements.intern(definition.as_bytes(), &Arc::from(&b"=x"[..]), limit)
+    }
+
     #[test]
     fn equal_statements_share_a_number_and_others_do_not() {
         let statements = Statements::default();
-        let one = statements.intern(b"select 1\0\0\0", 10);
-        let same = statements.intern(b"select 1\0\0\0", 10);
-        let typed = statements.intern(b"select 1\0\0\x01\0\0\0\x17", 10);
+        let one = intern(&statements, "select 1\0\0\0", 10);
+        let same = intern(&statements, "select 1\0\0\0", 10);
+        let typed = intern(&statements, "select 1\0\0\x01\0\0\0\x17", 10);
         assert!(Arc::ptr_eq(&one, &same));
         assert_ne!(one.number, typed.number);
     }
 
     #[test]
+    fn equal_texts_read_under_other_settings_do_not_either() {
+        let statements = Statements::default();
+        let mut numbers = std::collections::BTreeSet::new();
+        for under in [&b"=one"[..], b"=two", b"?1", b"?1"] {
+            numbers.insert(
+                statements
+                    .intern(b"select 1\0\0\0", &Arc::from(under), 10)
+                    .number,
+            );
+        }
+        assert_eq!(numbers.len(), 4, "what is not known is never equal");
+        assert_eq!(statements.len(), 2);
+    }
+
+    #[test]
     fn what_nobody_holds_makes_room_and_its_number_is_never_given_again() {
         let statements = Statements::default();
-        let held = statements.intern(b"held\0\0\0", 10);
+        let held = intern(&statements, "held\0\0\0", 10);
         let mut highest = held.number;
         for i in 0..1000 {
-            let passing = statements.intern(format!("select {i}\0\0\0").as_bytes(), 10);
+            let passing = intern(&statements, &format!("select {i}\0\0\0"), 10);
             assert!(passing.number > highest);
             highest = passing.number;
         }
         assert!(statements.len() <= 11, "{}", statements.len());
-        assert_eq!(statements.intern(b"held\0\0\0", 10).number, held.number);
+        assert_eq!(intern(&statements, "held\0\0\0", 10).number, held.number);
     }
 
     #[test]
     fn what_is_asked_for_again_and_again_stays_although_nobody_holds_it() {
         let statements = Statements::default();
-        let often = statements.intern(b"often\0\0\0", 16).number;
+        let often = intern(&statements, "often\0\0\0", 16).number;
         for i in 0..1000 {
-            let _ = statements.intern(format!("select {i}\0\0\0").as_bytes(), 16);
-            assert_eq!(statements.intern(b"often\0\0\0", 16).number, often);
+            let _ = intern(&statements, &format!("select {i}\0\0\0"), 16);
+            assert_eq!(intern(&statements, "often\0\0\0", 16).number, often);
         }
         assert!(statements.len() <= 16);
     }
@@ -213,18 +278,13 @@ mod tests {
     fn what_clients_hold_stays_however_much_it_is() {
         let statements = Statements::default();
         let of = |i: usize| format!("select {i}\0\0\0");
-        let held: Vec<_> = (0..500)
-            .map(|i| statements.intern(of(i).as_bytes(), 16))
-            .collect();
+        let held: Vec<_> = (0..500).map(|i| intern(&statements, &of(i), 16)).collect();
         for (i, statement) in held.iter().enumerate() {
-            assert_eq!(
-                statements.intern(of(i).as_bytes(), 16).number,
-                statement.number
-            );
+            assert_eq!(intern(&statements, &of(i), 16).number, statement.number);
         }
         drop(held);
         for i in 500..1200 {
-            let _ = statements.intern(of(i).as_bytes(), 16);
+            let _ = intern(&statements, &of(i), 16);
         }
         assert!(statements.len() <= 16, "{}", statements.len());
     }

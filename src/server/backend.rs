@@ -175,7 +175,7 @@ impl Backend {
     pub fn has_statement(&mut self, statement: &Statement, limit: usize) -> bool {
         let number = statement.number;
         let has = self.prepared.touch(number)
-            || (self.prepared).add(number, limit, statement.is_large() || limit == 0);
+            || (self.prepared).add(number, limit, statement.is_passing() || limit == 0);
         let tally = &self.key.tally;
         let count = if has {
             &tally.prepared_hits

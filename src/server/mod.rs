@@ -11,5 +11,6 @@ pub mod messages;
 pub mod parameters;
 pub mod prepared;
 pub mod seats;
+pub mod reading;
 pub mod target;
 pub mod traces;

@@ -6,10 +6,12 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::reading;
 use super::traces::Traces;
 
 /// What a statement's name on a server begins with.
@@ -31,6 +33,9 @@ pub struct Statement {
     pub definition: Vec<u8>,
     /// What running it may leave behind, by the words in its text.
     pub traces: Traces,
+    /// The settings its text is read under (`reading::description`).
+    #[serde(default)]
+    pub under: Arc<[u8]>,
     /// Its plan has become stale somewhere: it is to be parsed anew, under another number.
     #[serde(skip)]
     retired: AtomicBool,
@@ -46,11 +51,12 @@ impl Eq for Statement {}
 
 impl Statement {
     /// A statement with this number.
-    pub fn new(number: u64, definition: Vec<u8>, traces: Traces) -> Statement {
+    pub fn new(number: u64, definition: Vec<u8>, traces: Traces, under: Arc<[u8]>) -> Statement {
         Statement {
             number,
             definition,
             traces,
+            under,
             retired: AtomicBool::new(false),
         }
     }
@@ -65,9 +71,20 @@ impl Statement {
         self.retired.load(Ordering::Relaxed)
     }
 
-    /// Whether it is too large to be kept beyond its use.
-    pub fn is_large(&self) -> bool {
-        self.definition.len() > LARGE
+    /// Whether it is not kept beyond the transaction that uses it: it is too large, or nobody else can
+    /// have one that is equal.
+    pub fn is_passing(&self) -> bool {
+        self.definition.len() > LARGE || reading::is_unknown(&self.under)
+    }
+
+    /// Whether it is what a client has in mind who prepares this now.
+    pub fn is_still(&self, definition: &[u8], under: &[u8]) -> bool {
+        self.is_still_read(under) && self.definition == definition
+    }
+
+    /// Whether its text is read the same under these settings, and its plan is not known to be stale.
+    pub fn is_still_read(&self, under: &[u8]) -> bool {
+        !self.is_retired() && *self.under == *under
     }
 
     /// Its name on a server.

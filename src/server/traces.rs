@@ -37,6 +37,8 @@ impl Traces {
     pub const DEFAULTING: Traces = Traces(1 << 8);
     /// The text spoke of discarding or deallocating: prepared statements may be gone when it has run.
     pub const FORGETTING: Traces = Traces(1 << 9);
+    /// Running it may change how texts are read (`reading`).
+    pub const READING: Traces = Traces(1 << 10);
     /// Could be anything.
     pub const EVERYTHING: Traces = Traces(1 << 7);
 
@@ -61,6 +63,7 @@ impl Traces {
         harmless.add(Traces::CURSORS);
         harmless.add(Traces::DEFAULTING);
         harmless.add(Traces::FORGETTING);
+        harmless.add(Traces::READING);
         self.0 & !harmless.0 == 0 && !self.holds_cursors()
     }
 

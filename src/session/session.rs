@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::relay::expected::Queue;
+use super::relay::reading::Under;
 use super::relay::stale::Kept;
 use super::relay::unsettled::Unsettled;
 use crate::net::address::Address;
@@ -18,6 +19,7 @@ use crate::pool::totals::Work;
 use crate::server::backend::Backend;
 use crate::server::parameters::Parameters;
 use crate::server::prepared::Statement;
+use crate::server::reading::Changes;
 use crate::server::traces::Scan;
 
 /// What a session is doing. Changed only by `Session::enter`.
@@ -83,8 +85,14 @@ pub struct Lent {
     pub barrier: bool,
     /// The client's batch runs a statement after which the server may have forgotten others.
     pub forgetting: bool,
+    /// The client's batch runs a statement that may change how texts are read.
+    #[serde(default)]
+    pub changing: bool,
     /// The client has begun a batch of the extended protocol and has not ended it with a Sync.
     pub batch_open: bool,
+    /// What the open transaction has changed of the settings that texts are read under.
+    #[serde(default)]
+    pub changes: Changes,
     /// The batch under way, as far as it can be sent again.
     #[serde(default)]
     pub kept: Kept,
@@ -190,6 +198,9 @@ pub struct Session {
     pub abandoned: bool,
     /// A request was refused: what the client sends is dropped up to its next Sync.
     pub refusing: bool,
+    /// The settings that the texts of its statements are read under.
+    #[serde(skip)]
+    pub under: Under,
     /// Its next request is taken up again because a plan was stale: it will not misread the new one's rows.
     #[serde(default)]
     pub begins_again: bool,
@@ -230,6 +241,7 @@ impl Session {
             lent: None,
             abandoned: false,
             refusing: false,
+            under: Under::default(),
             begins_again: false,
             work: Work::default(),
         }

@@ -194,3 +194,156 @@ def test_drivers_do_not_notice(doorman, altered):
         for _ in range(3):
             assert len(connection.execute(ALL).fetchone()) == columns
         altered()
+
+
+# The same text under other settings is another statement
+
+@pytest.fixture
+def schemas(pg):
+    """The same table in two schemas, with columns of different types."""
+    pg.admin("create schema one; create table one.t (x int, y text); insert into one.t values (1, 'from one');"
+             "create schema two; create table two.t (x text, y int); insert into two.t values ('1', 2);"
+             "grant usage on schema one, two to app, team; grant select on all tables in schema one, two to app, team;",
+             database="shop")
+    yield
+    pg.admin("drop schema one cascade; drop schema two cascade", database="shop")
+
+
+BY_X = "select y from t where x = $1"
+FOUND = {"one": b"from one", "two": b"2"}
+
+
+def says_postgresql(pg, path, *batch):
+    raw = Raw((pg.host, pg.port))
+    raw.login(search_path=path)
+    seen = raw.ask(*batch)
+    raw.close()
+    return [m for m in seen if m.kind not in "SNA"]
+
+
+@pytest.mark.parametrize("name", ["", "s"])
+def test_clients_with_other_search_paths(doorman, pg, schemas, name):
+    """PostgreSQL infers the types of parameters when it parses, and of the result: neither is shared."""
+    one = doorman(size=1)
+    clients = {path: one.raw(search_path=path) for path in ("one", "two")}
+    for _ in range(3):
+        for path, raw in clients.items():
+            batch = [parse(BY_X, name), describe_statement(name), bind(["1"], name), describe_portal(), execute(),
+                     close_statement(name), sync()]
+            seen = [m for m in raw.ask(*batch) if m.kind not in "SNA"]
+            assert kinds(seen) == "1tT2TDC3Z" and rows(seen) == [[FOUND[path]]]
+            # The table's number apart, which differs by nature, nothing differs.
+            assert seen == says_postgresql(pg, path, *batch)
+
+
+HOW = {
+    "set": "set search_path = {}",
+    "set local": "set local search_path to {}",
+    "set schema": "set schema '{}'",
+    "set_config": "select set_config('search_path', '{}', true)",
+    "in a do block": "do $$ begin set local search_path = {}; end $$",
+}
+
+
+@pytest.mark.parametrize("speak", [lambda sql: [query(sql)], run], ids=["simple", "extended"])
+@pytest.mark.parametrize("how", HOW)
+def test_a_search_path_changed_in_the_transaction(doorman, schemas, how, speak):
+    one = doorman(size=1)
+    raw, other = one.raw(search_path="one"), one.raw(search_path="one")
+    for path in ("two", "one", "two"):
+        assert rows(raw.ask(parse(BY_X, "s"), bind(["1"], "s"), execute(), sync())) == [[FOUND["one"]]]
+        raw.ask(query("begin"))
+        raw.ask(*speak(HOW[how].format(path)))
+        for name in ("s", ""):
+            parts = [parse(BY_X)] if not name else []
+            seen = raw.ask(*parts, bind(["1"], name), describe_portal(), execute(), sync())
+            assert rows(seen) == [[FOUND[path]]], seen
+        raw.ask(query("rollback"))
+        assert rows(raw.ask(bind(["1"], "s"), describe_portal(), execute(), sync())) == [[FOUND["one"]]]
+        assert rows(other.ask(*run(BY_X, "1"))) == [[FOUND["one"]]]
+        raw.ask(close_statement("s"), sync())
+
+
+def test_a_search_path_that_a_savepoint_takes_back(doorman, schemas):
+    one = doorman(size=1)
+    raw, other = one.raw(search_path="one"), one.raw(search_path="one")
+    raw.ask(query("begin; savepoint s"))
+    raw.ask(query("set local search_path = two"))
+    assert rows(raw.ask(*run(BY_X, "1"))) == [[FOUND["two"]]]
+    raw.ask(query("rollback to s"))
+    assert rows(raw.ask(*run(BY_X, "1"))) == [[FOUND["one"]]]
+    raw.ask(query("set local search_path = two"))
+    assert rows(raw.ask(*run(BY_X, "1"))) == [[FOUND["two"]]]
+    raw.ask(query("commit"))
+    assert rows(other.ask(*run(BY_X, "1"))) == [[FOUND["one"]]]
+
+
+def test_all_in_one_write(doorman, schemas):
+    raw = doorman(size=1).raw(search_path="one")
+    again = run(BY_X, "1")
+    for _ in range(2):
+        raw.send(*again, query("begin"), query("set local search_path = two"), *again, query("commit"), *again)
+        replies = [raw.read_until("Z") for _ in range(6)]
+        assert [rows(seen) for seen in replies] == [[[FOUND["one"]]], [], [], [[FOUND["two"]]], [], [[FOUND["one"]]]]
+        raw.send(query("begin; set local search_path = two"), *again, query("commit"), *again)
+        replies = [raw.read_until("Z") for _ in range(4)]
+        assert [rows(seen) for seen in replies] == [[], [[FOUND["two"]]], [], [[FOUND["one"]]]]
+
+
+@pytest.mark.parametrize("role", ["set local role team", "set role team", "set session authorization app"])
+def test_another_role_with_a_schema_of_its_own(doorman, pg, schemas, role):
+    """The same search_path, "$user", means another schema."""
+    pg.admin("create schema app; create table app.t (x int, y text); insert into app.t values (1, 'from one');"
+             "create schema team; create table team.t (x text, y int); insert into team.t values ('1', 2);"
+             "grant usage on schema app, team to app, team; grant select on app.t, team.t to app, team",
+             database="shop")
+    try:
+        raw = doorman(size=1).raw()
+        of_role = FOUND["two"] if "team" in role else FOUND["one"]
+        for _ in range(3):
+            assert rows(raw.ask(*run(BY_X, "1"))) == [[FOUND["one"]]]
+            raw.ask(query("begin"))
+            raw.ask(query(role))
+            assert rows(raw.ask(*run(BY_X, "1"))) == [[of_role]]
+            raw.ask(query("commit"))
+    finally:
+        pg.admin("drop schema app cascade; drop schema team cascade", database="shop")
+
+
+@pytest.mark.parametrize("setting, values, sql", [
+    ("datestyle", ["ISO, MDY", "ISO, DMY"], "select '01/02/2020'::date"),
+    ("timezone", ["UTC", "Asia/Tokyo"], "select extract(epoch from '2020-01-01 00:00'::timestamptz)"),
+    ("standard_conforming_strings", ["on", "off"], r"select 'a\\b'"),
+    ("client_encoding", ["UTF8", "LATIN1"], "select length('\u00e9')"),
+    ("intervalstyle", ["postgres", "sql_standard"], "select extract(epoch from '-1 2:00'::interval)"),
+])
+@pytest.mark.parametrize("when", ["at startup", "later"])
+def test_constants_are_read_under_the_clients_own_settings(doorman, pg, setting, values, sql, when):
+    """PostgreSQL reads the constants in a statement when it parses it."""
+    one = doorman(size=1)
+    clients = []
+    for value in values:
+        raw = one.raw(**{setting: value}) if when == "at startup" else one.raw()
+        if when == "later":
+            raw.ask(query(f"set {setting} = '{value}'"))
+        direct = Raw((pg.host, pg.port))
+        direct.login(**{setting: value})
+        clients.append((raw, direct))
+    assert rows(clients[0][1].ask(*run(sql))) != rows(clients[1][1].ask(*run(sql)))
+    for _ in range(2):
+        for raw, direct in clients:
+            assert rows(raw.ask(*run(sql))) == rows(direct.ask(*run(sql)))
+    for raw, direct in clients:
+        direct.close()
+
+
+def test_what_does_not_matter_to_a_text_parts_no_statements(doorman):
+    one = doorman(size=1)
+    plain, hasty = one.raw(), one.raw(statement_timeout="5s", application_name="hasty")
+    for raw in (plain, hasty):
+        raw.ask(query("begin"))
+        raw.ask(query("set local lock_timeout = '1s'"))
+        raw.ask(query("select set_config('app.tenant', 'x', true)"))
+        raw.ask(*run("select 42"))
+        raw.ask(query("commit"))
+    assert raw.value("select count(*) from pg_prepared_statements where statement = 'select 42'") == "1"

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::server::prepared::Statement;
+use crate::server::reading::Changes;
 
 /// The reply to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +70,9 @@ pub struct Undo {
     pub not_prepared: Option<u64>,
     /// The statement was not closed on the server after all.
     pub not_closed: Option<u64>,
+    /// What the Query changes, if it succeeds, of the settings that texts are read under.
+    #[serde(default)]
+    pub changes: Changes,
     /// What the client is told if the request fails at its turn.
     #[serde(default)]
     pub refusal: Option<Refusal>,

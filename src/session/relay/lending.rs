@@ -14,6 +14,7 @@ use crate::pool::plan::Mode;
 use crate::server::backend::Backend;
 use crate::server::parameters::literal;
 use crate::server::parameters::{Parameters, set_statement};
+use crate::server::reading::Changes;
 use crate::server::traces::Traces;
 use crate::session::session::{Lent, Phase, Rules, Session, Side};
 use crate::wire::backend;
@@ -58,7 +59,9 @@ impl Session {
             copying_in: false,
             barrier: false,
             forgetting: false,
+            changing: false,
             batch_open: false,
+            changes: Changes::None,
             kept: Kept::default(),
             ended: false,
             spoiled: None,

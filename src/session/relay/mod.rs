@@ -7,6 +7,7 @@
 //! | [`pieces`] | what a step wants written, without copying what is only passed on |
 //! | [`requests`] | a step over what the client sent |
 //! | [`statements`] | prepared statements that follow their client |
+//! | [`reading`] | the settings that the texts of statements are read under |
 //! | [`stale`] | statements that have to be parsed anew |
 //! | [`replies`] | a step over what the server sent |
 //! | [`lending`] | a server connection comes to the session and leaves it |
@@ -16,6 +17,7 @@
 pub mod expected;
 pub mod lending;
 pub mod pieces;
+pub mod reading;
 pub mod replies;
 pub mod requests;
 pub mod stale;

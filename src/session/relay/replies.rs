@@ -12,6 +12,7 @@ use super::pieces::Output;
 use super::stale::is_stale_plan;
 use crate::net::clock::Moment;
 use crate::server::prepared::PREFIX;
+use crate::server::reading::Changes;
 use crate::server::traces::Traces;
 use crate::session::session::{Lent, Phase, Session};
 use crate::wire::backend::{self, TransactionStatus};
@@ -309,6 +310,10 @@ impl Session {
                 self.statements.remove(&name);
             }
         }
+        if tag == b"ROLLBACK" && lent.changes.are_any() {
+            // To a savepoint, perhaps.
+            lent.changes = Changes::Unknown(None);
+        }
         if tag == b"DISCARD ALL" || tag == b"DEALLOCATE ALL" {
             lent.backend.prepared.clear();
             if phase == Phase::Serving {
@@ -331,12 +336,13 @@ impl Session {
                 break;
             }
         }
-        let swallowed = match lent.expected.pop_front() {
+        let (swallowed, undo) = match lent.expected.pop_front() {
             Some(Expected {
                 reply: Reply::UntilReady { .. } | Reply::Ready,
                 deliver,
+                undo,
                 ..
-            }) => deliver == Deliver::Swallow,
+            }) => (deliver == Deliver::Swallow, undo),
             other => {
                 return Err(Desync(format!(
                     "a ReadyForQuery where the reply due is {:?}",
@@ -374,6 +380,7 @@ impl Session {
                 }
             }
         }
+        self.note_changes(undo, status);
         Ok(())
     }
 

@@ -4,11 +4,12 @@
 //! buffer passes in parts. Only Parse, and the names in Bind, Describe and Close, are looked into, to give
 //! the statements the names they have on servers.
 
-use super::expected::{Expected, Reply};
+use super::expected::{Expected, Reply, Undo};
 use super::pieces::Output;
 use super::statements::LONGEST_STATEMENT;
 use super::unsettled::Open;
 use crate::pool::statements::Statements;
+use crate::server::reading::{self, Changes};
 use crate::server::traces::{self, Scan, Traces};
 use crate::session::session::{Phase, Session};
 use crate::wire::backend::{self, TransactionStatus};
@@ -254,8 +255,21 @@ impl Session {
                 }
                 self.client.frame.scan = (!whole).then_some(scan);
                 let tame = whole && traces::is_tame_set(text.strip_suffix(b"\0").unwrap_or(text));
-                self.expect(Expected::forward(Reply::UntilReady { tame }), out);
-                self.bar_if(found.has(Traces::FORGETTING));
+                let changes = match whole && self.rules.follow_statements {
+                    true => reading::changes(text, found),
+                    false => Changes::None,
+                };
+                let bar = found.has(Traces::FORGETTING) || changes.are_any();
+                let bar = bar || lent.changes.are_any();
+                let mut expected = Expected::forward(Reply::UntilReady { tame });
+                if changes.are_any() {
+                    expected.undo = Some(Box::new(Undo {
+                        changes,
+                        ..Undo::default()
+                    }));
+                }
+                self.expect(expected, out);
+                self.bar_if(bar);
                 Ok(self.begin(head, at, rest, false, out))
             }
             frontend::FUNCTION_CALL => {
@@ -278,7 +292,11 @@ impl Session {
             }
             frontend::EXECUTE => {
                 lent.batch_open = true;
-                let forgetting = std::mem::take(&mut lent.forgetting);
+                let mut forgetting = std::mem::take(&mut lent.forgetting);
+                if std::mem::take(&mut lent.changing) {
+                    lent.changes = Changes::Unknown(None);
+                    forgetting = true;
+                }
                 self.expect(Expected::forward(Reply::Execute), out);
                 let step = self.begin(head, at, rest, false, out);
                 let asks = forgetting && self.client.frame.left == 0;
@@ -358,7 +376,7 @@ impl Session {
         lent.skipping = false;
         lent.batch_open = false;
         lent.forgetting = false;
-        let bar = lent.backend.prepared.has_much_surplus();
+        let bar = lent.backend.prepared.has_much_surplus() || lent.changes.are_any();
         self.expect(Expected::forward(Reply::Ready), out);
         self.bar_if(bar);
     }

@@ -13,6 +13,7 @@ use super::stale;
 use super::unsettled::Open;
 use crate::pool::statements::Statements;
 use crate::server::prepared::{PREFIX, Statement};
+use crate::server::reading::{self, Changes};
 use crate::server::traces::{Scan, Traces};
 use crate::session::session::{Lent, Session};
 use crate::wire::backend::{self, TransactionStatus};
@@ -163,15 +164,15 @@ impl Session {
             .as_ref()
             .map(|(_, meant)| deallocation(meant, definition));
         let definition = renamed.as_deref().unwrap_or(definition);
+        let under = self.reads_under(statements);
         let known = self.statements.get(name).cloned();
         let statement = match &known {
-            Some(known) if known.definition == definition && !known.is_retired() => {
-                Arc::clone(known)
-            }
-            _ => statements.intern(definition, self.rules.prepared_cache),
+            Some(known) if known.is_still(definition, &under) => Arc::clone(known),
+            _ => statements.intern(definition, &under, self.rules.prepared_cache),
         };
         // The unnamed statement is replaced, whatever it was.
         let taken = known.filter(|_| !name.is_empty());
+        let taken = taken.map(|taken| self.current(taken, statements));
         let hangs_on = Some(name).filter(|name| !name.is_empty());
         if self.hangs_on(hangs_on, Some(taken.as_ref().unwrap_or(&statement))) {
             return Ok(Step::MustWait);
@@ -238,13 +239,14 @@ impl Session {
         Ok(Step::Took(head.whole()))
     }
 
-    /// The statement itself, or, if it must not be used any more, the one with the same definition that
-    /// may.
-    fn current(&self, statement: Arc<Statement>, statements: &Statements) -> Arc<Statement> {
-        if statement.is_retired() {
-            statements.intern(&statement.definition, self.rules.prepared_cache)
-        } else {
+    /// The statement itself, or, if it must not be used any more or is read otherwise now, the one with the
+    /// same definition that is meant.
+    fn current(&mut self, statement: Arc<Statement>, statements: &Statements) -> Arc<Statement> {
+        let under = self.reads_under(statements);
+        if statement.is_still_read(&under) {
             statement
+        } else {
+            statements.intern(&statement.definition, &under, self.rules.prepared_cache)
         }
     }
 
@@ -291,6 +293,11 @@ impl Session {
         if statement.traces.has(Traces::FORGETTING) {
             lent.unsettled.add(Open::Everything);
             lent.forgetting = true;
+        }
+        if statement.traces.has(Traces::READING) {
+            lent.changing = true;
+        } else if lent.changes.are_any() && reading::may_take_back(&statement.definition) {
+            lent.changes = Changes::Unknown(None);
         }
         if lent.backend.has_statement(statement, limit) {
             return;
@@ -378,19 +385,16 @@ impl Session {
             self.expect(closed, out);
             return Ok(self.begin(head, at, rest, true, out));
         }
-        if !self
-            .statements
-            .get(name)
-            .is_some_and(|known| Arc::ptr_eq(known, &statement))
-        {
-            // Its plan was found stale.
+        let known = self.statements.get(name);
+        if known.is_some_and(|known| !Arc::ptr_eq(known, &statement)) {
+            let stale = known.is_some_and(|known| known.is_retired());
             let behind = rest.get(head.whole()..).unwrap_or_default();
             let parsed_here = |lent: &Lent| lent.kept.parses(name);
             let misread = head.kind == frontend::BIND
                 && !self.begins_again
                 && !stale::asks_for_columns(behind)
                 && !self.lent.as_ref().is_some_and(parsed_here);
-            if misread && whole {
+            if stale && misread && whole {
                 self.refuse_in_batch(sqlstate::FEATURE_NOT_SUPPORTED, stale::WORDS.into(), out);
                 return Ok(Step::Took(head.whole()));
             }

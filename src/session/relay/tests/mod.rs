@@ -6,6 +6,7 @@
 //! | `simple` | Query and FunctionCall, what may come at any time, what does not fit |
 //! | `batches` | the extended protocol: order, errors, streams cut anywhere |
 //! | `statements` | prepared statements that follow their client |
+//! | `reading` | a statement belongs to the settings it is read under |
 //! | `stale` | statements that have to be parsed anew |
 //! | `copy` | COPY, in both protocols |
 //! | `settings` | a connection gets its client's settings |
@@ -21,6 +22,7 @@ mod leaving;
 mod messages;
 mod model;
 mod noise;
+mod reading;
 mod settings;
 mod simple;
 mod stale;

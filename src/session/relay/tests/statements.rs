@@ -4,10 +4,17 @@ use super::batches::known;
 use super::messages::*;
 use super::*;
 
+/// The settings under which this client's statements are read.
+fn reads(between: &Between) -> Arc<[u8]> {
+    let of_one = between.session.statements.values().next();
+    Arc::clone(&of_one.expect("it has prepared something").under)
+}
+
 fn numbers_surplus(between: &Between, sql: &str) -> Bytes {
-    let statement = between
-        .statements
-        .intern(&[sql.as_bytes(), b"\0\0\0"].concat(), 100);
+    let statement =
+        between
+            .statements
+            .intern(&[sql.as_bytes(), b"\0\0\0"].concat(), &reads(between), 100);
     close(&statement.server_name())
 }
 

@@ -1,0 +1,285 @@
+//! What a statement's text means depends on settings: which schema a name is looked up in, how a constant
+//! is written. PostgreSQL reads it when it parses the statement, and of that only the look-up of names is
+//! done again later. So a statement belongs to the settings it was parsed under.
+//!
+//! Knows which settings matter and which statements may change them. Cannot see into functions: a
+//! `SELECT my_function()` that calls `set_config` inside changes nothing here.
+
+use serde::{Deserialize, Serialize};
+
+use super::parameters::Parameters;
+use super::traces::Traces;
+
+/// The settings that matter, as far as a session can change them, in the spelling they compare in.
+const MATTERING: [&str; 15] = [
+    "array_nulls",
+    "backslash_quote",
+    "client_encoding",
+    "datestyle",
+    "default_text_search_config",
+    "intervalstyle",
+    "lc_monetary",
+    "role",
+    "search_path",
+    "session_authorization",
+    "standard_conforming_strings",
+    "timezone",
+    "timezone_abbreviations",
+    "transform_null_equals",
+    "xmloption",
+];
+
+/// Statements of settings longer than this together are as good as unknown, in bytes.
+const MOST_KNOWN: usize = 512;
+
+/// What the first byte of a description says: that it is one.
+const DESCRIBED: u8 = b'=';
+/// Or that the settings are not known, and by nobody shared.
+const OWN: u8 = b'?';
+
+/// A description of the settings that matter, to be compared.
+pub fn description(reported: &Parameters, applied: &Parameters) -> Vec<u8> {
+    let mut description = vec![DESCRIBED];
+    for (letter, name) in (b'a'..).zip(MATTERING) {
+        if let Some(value) = reported.get(name).or_else(|| applied.get(name)) {
+            description.push(letter);
+            description.extend_from_slice(value);
+            description.push(0);
+        }
+    }
+    description
+}
+
+/// A description of settings that are not known, by a number that nobody else has.
+pub fn unknown(number: u64) -> Vec<u8> {
+    [&[OWN], number.to_string().as_bytes()].concat()
+}
+
+/// Whether a description is of settings that are not known.
+pub fn is_unknown(description: &[u8]) -> bool {
+    description.first() == Some(&OWN)
+}
+
+/// What has been changed in the transaction that is open.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Changes {
+    /// Nothing that matters.
+    #[default]
+    None,
+    /// By these statements, whose effect is in their text.
+    Known(Vec<u8>),
+    /// It is not known what. The number is given when it is needed.
+    Unknown(Option<u64>),
+}
+
+impl Changes {
+    /// Adds what one statement has changed.
+    pub fn add(&mut self, change: Changes) {
+        *self = match (std::mem::take(self), change) {
+            (before, Changes::None) => before,
+            (Changes::None, change) => change,
+            (Changes::Known(mut texts), Changes::Known(text))
+                if texts.len() + text.len() < MOST_KNOWN =>
+            {
+                texts.push(0);
+                texts.extend_from_slice(&text);
+                Changes::Known(texts)
+            }
+            _ => Changes::Unknown(None),
+        }
+    }
+
+    /// Whether there are any.
+    pub fn are_any(&self) -> bool {
+        *self != Changes::None
+    }
+}
+
+/// What running `text` may change, where `traces` are those that were found in it.
+pub fn changes(text: &[u8], traces: Traces) -> Changes {
+    let text = text.strip_suffix(b"\0").unwrap_or(text).trim_ascii();
+    let text = text.strip_suffix(b";").unwrap_or(text);
+    if !text.contains(&b';') {
+        return changes_of_one(text, traces);
+    }
+    // A semicolon in a constant parts it too, which finds too much and never too little.
+    let harmless = |one| changes_of_one(one, traces) == Changes::None;
+    if text.split(|&b| b == b';').all(harmless) {
+        Changes::None
+    } else {
+        Changes::Unknown(None)
+    }
+}
+
+fn changes_of_one(text: &[u8], traces: Traces) -> Changes {
+    let text = without_comment(text.trim_ascii());
+    let (word, rest) = first_word(text);
+    let is = |wanted: &str| word.eq_ignore_ascii_case(wanted.as_bytes());
+    if is("set") {
+        if !sets_what_matters(rest) {
+            return Changes::None;
+        }
+        let lower = text.to_ascii_lowercase();
+        let says = |word: &str| lower.windows(word.len()).any(|w| w == word.as_bytes());
+        // What these mean is not in the text: SET TIME ZONE LOCAL, TO DEFAULT, FROM CURRENT.
+        let elsewhere = says("default") || says("current") || says("time zone");
+        return if text.len() < MOST_KNOWN && !elsewhere {
+            Changes::Known(text.to_vec())
+        } else {
+            Changes::Unknown(None)
+        };
+    }
+    let resets = is("reset") && (sets_what_matters(rest) || is_all(rest));
+    let calls = traces.has(Traces::SETTINGS) && calls_set_config(text);
+    if resets || is("do") || is("call") || calls {
+        Changes::Unknown(None)
+    } else {
+        Changes::None
+    }
+}
+
+/// Whether the text ends a transaction or goes back to a savepoint, and with it what was set.
+pub fn may_take_back(text: &[u8]) -> bool {
+    let (word, _) = first_word(without_comment(text.trim_ascii()));
+    [&b"commit"[..], b"end", b"rollback", b"abort", b"prepare"]
+        .iter()
+        .any(|ends| word.eq_ignore_ascii_case(ends))
+}
+
+fn is_all(rest: &[u8]) -> bool {
+    rest.trim_ascii().eq_ignore_ascii_case(b"all")
+}
+
+/// Whether what follows SET or RESET names a setting that matters.
+fn sets_what_matters(rest: &[u8]) -> bool {
+    let (mut name, after) = first_word(rest);
+    let qualifies =
+        |name: &[u8]| name.eq_ignore_ascii_case(b"local") || name.eq_ignore_ascii_case(b"session");
+    if qualifies(name) {
+        (name, _) = first_word(after);
+    }
+    let spoken = [&b"time"[..], b"names", b"schema", b"authorization"];
+    matters(name) || spoken.iter().any(|word| name.eq_ignore_ascii_case(word))
+}
+
+fn matters(name: &[u8]) -> bool {
+    MATTERING
+        .iter()
+        .any(|matters| name.eq_ignore_ascii_case(matters.as_bytes()))
+}
+
+/// Whether `set_config` is called for anything but settings that do not matter, named in place.
+fn calls_set_config(text: &[u8]) -> bool {
+    const CALL: &[u8] = b"set_config";
+    let lower = text.to_ascii_lowercase();
+    let calls = lower
+        .windows(CALL.len())
+        .enumerate()
+        .filter(|(_, window)| *window == CALL);
+    for (at, _) in calls {
+        let after = lower[at + CALL.len()..].trim_ascii_start();
+        let argument = after.strip_prefix(b"(").map(<[u8]>::trim_ascii_start);
+        let literal = argument.and_then(|argument| argument.strip_prefix(b"'"));
+        let name = literal.and_then(|literal| literal.split(|&b| b == b'\'').next());
+        if name.is_none_or(matters) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Without the comments it begins with: drivers put their marks there.
+fn without_comment(mut text: &[u8]) -> &[u8] {
+    loop {
+        let ends: &[u8] = match text {
+            [b'/', b'*', ..] => b"*/",
+            [b'-', b'-', ..] => b"\n",
+            _ => return text,
+        };
+        let Some(end) = text.windows(ends.len()).position(|window| window == ends) else {
+            return &[];
+        };
+        text = text[end + ends.len()..].trim_ascii_start();
+    }
+}
+
+/// The first word, without quotes, and what follows it.
+fn first_word(text: &[u8]) -> (&[u8], &[u8]) {
+    let text = text.trim_ascii_start();
+    let text = text.strip_prefix(b"\"").unwrap_or(text);
+    let in_word = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.') || *b >= 128;
+    let end = text.iter().position(|b| !in_word(b)).unwrap_or(text.len());
+    (&text[..end], &text[end..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::traces;
+    use super::*;
+
+    fn of(text: &str) -> Changes {
+        changes(text.as_bytes(), traces::scan(text.as_bytes()))
+    }
+
+    #[test]
+    fn what_a_statement_sets_is_in_its_text() {
+        for text in [
+            "SET search_path = a",
+            "set local search_path to a, b",
+            "set session \"search_path\" = a",
+            "SET SCHEMA 'a'",
+            "set role team",
+            "set local role team",
+            "set session authorization app",
+            "SET NAMES 'LATIN1'",
+            "set DateStyle='ISO, DMY'",
+            "set timezone to 'UTC'",
+            "/* app:web */ set search_path = a",
+        ] {
+            let bare = without_comment(text.as_bytes());
+            assert_eq!(of(text), Changes::Known(bare.to_vec()), "{text}");
+        }
+    }
+
+    #[test]
+    fn or_it_is_not() {
+        for text in [
+            "reset search_path",
+            "reset all",
+            "set search_path from current",
+            "set search_path to default",
+            "set time zone local",
+            "begin; set local search_path = a",
+            "do $$ begin end $$",
+            "call tidy_up()",
+            "select set_config('search_path', $1, true)",
+            "select set_config($1, $2, true)",
+            "select set_config('app.user', 'x', true), pg_catalog.SET_CONFIG ( 'role', 'y', true)",
+        ] {
+            assert_eq!(of(text), Changes::Unknown(None), "{text}");
+        }
+    }
+
+    #[test]
+    fn most_statements_change_nothing_that_matters() {
+        for text in [
+            "",
+            ";",
+            "select 1; select 2",
+            "update t set search_path = 1",
+            "set statement_timeout = '5s'",
+            "set local lock_timeout = 1;",
+            "set transaction isolation level serializable",
+            "set session characteristics as transaction read only",
+            "set constraints all deferred",
+            "reset statement_timeout",
+            "select set_config('app.tenant', '5', true)",
+            "begin; set local work_mem = '1MB'; commit",
+            "dolphin",
+            "--",
+            "/* unended set search_path = a",
+        ] {
+            assert_eq!(of(text), Changes::None, "{text}");
+        }
+    }
+}

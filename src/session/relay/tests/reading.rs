@@ -1,0 +1,128 @@
+//! A statement belongs to the settings its text is read under.
+
+use super::messages::*;
+use super::*;
+
+fn in_transaction() -> Between {
+    let mut between = Between::new();
+    between.client(&[&parse("a", "select 1"), &sync()]);
+    between.server(&[&parsed(), &ready()]);
+    between.client(&[&query("begin")]);
+    between.server(&[&complete("BEGIN"), &ready_in_transaction()]);
+    between.to_client.clear();
+    between.to_server.clear();
+    between
+}
+
+const SET: &str = "set local search_path = b";
+
+#[test]
+fn nothing_is_sent_behind_what_may_change_how_it_is_read() {
+    for sql in [
+        SET,
+        "begin; set role b",
+        "select set_config('role', 'b', true)",
+        "do $$$$",
+    ] {
+        let mut between = in_transaction();
+        between.client(&[&query(sql), &bind("a"), &sync()]);
+        between.server_gets(&[&query(sql)]);
+        between.server(&[&complete("SET"), &ready_in_transaction()]);
+        let other = between.session.statements[&b"a"[..]].server_name();
+        assert_ne!(other, "DOORMAN_0");
+        between.server_gets(&[&parse(&other, "select 1"), &bind(&other), &sync()]);
+    }
+}
+
+#[test]
+fn so_it_is_in_the_extended_protocol() {
+    let mut between = in_transaction();
+    between.client(&[&parse("", SET), &bind(""), &execute(), &bind("a"), &sync()]);
+    between.server_gets(&[
+        &parse("DOORMAN_1", SET),
+        &bind("DOORMAN_1"),
+        &execute(),
+        &flush(),
+    ]);
+    between.server(&[&parsed(), &bound(), &complete("SET")]);
+    let got = between.to_server.clone();
+    assert!(
+        got.windows(9).any(|window| window == b"DOORMAN_3"),
+        "not the one that was there: {}",
+        got.escape_ascii()
+    );
+}
+
+#[test]
+fn a_statement_comes_back_with_the_same_change_and_with_the_end_of_the_transaction() {
+    let mut between = in_transaction();
+    between.passes(&[&query(SET)], &[&complete("SET"), &ready_in_transaction()]);
+    between.client(&[&bind("a"), &sync()]);
+    between.server_gets(&[&parse("DOORMAN_1", "select 1"), &bind("DOORMAN_1"), &sync()]);
+    between.server(&[&parsed(), &bound(), &ready_in_transaction()]);
+    between.client_gets(&[&bound(), &ready_in_transaction()]);
+    between.client(&[&query("commit")]);
+    between.to_server.clear();
+    between.server(&[&complete("COMMIT"), &ready()]);
+    between.to_client.clear();
+    between.client(&[&bind("a"), &sync()]);
+    between.server_gets(&[&bind("DOORMAN_0"), &sync()]);
+    between.server(&[&bound(), &ready()]);
+    between.client(&[&query("begin")]);
+    between.server(&[&complete("BEGIN"), &ready_in_transaction()]);
+    between.client(&[&query(SET)]);
+    between.server(&[&complete("SET"), &ready_in_transaction()]);
+    between.to_server.clear();
+    between.client(&[&bind("a"), &sync()]);
+    between.server_gets(&[&bind("DOORMAN_1"), &sync()]);
+}
+
+#[test]
+fn what_is_read_under_unknown_settings_is_for_this_transaction_only() {
+    let mut between = in_transaction();
+    between.client(&[&query("do $$$$")]);
+    between.server(&[&complete("DO"), &ready_in_transaction()]);
+    between.to_server.clear();
+    between.client(&[&bind("a"), &sync()]);
+    let got = std::mem::take(&mut between.to_server);
+    let number = between.session.statements[&b"a"[..]].server_name();
+    same(
+        "the server",
+        &got,
+        &[parse(&number, "select 1"), bind(&number), sync()].concat(),
+    );
+    between.server(&[&parsed(), &bound(), &ready_in_transaction()]);
+    // It stays the same until something else may have changed.
+    between.client(&[&bind("a"), &sync()]);
+    between.server_gets(&[&bind(&number), &sync()]);
+}
+
+#[test]
+fn a_savepoint_may_take_a_change_back() {
+    let mut between = in_transaction();
+    between.passes(&[&query(SET)], &[&complete("SET"), &ready_in_transaction()]);
+    between.client(&[&query("rollback to s"), &bind("a"), &sync()]);
+    between.server_gets(&[&query("rollback to s")]);
+    between.server(&[&complete("ROLLBACK"), &ready_in_transaction()]);
+    let got = std::mem::take(&mut between.to_server);
+    let fresh = between.session.statements[&b"a"[..]].server_name();
+    assert!(fresh != "DOORMAN_0" && got.starts_with(&parse(&fresh, "select 1")));
+}
+
+#[test]
+fn clients_with_other_settings_have_other_statements() {
+    let mut numbers = std::collections::BTreeSet::new();
+    let statements = Arc::new(Statements::default());
+    for zone in ["UTC", "Asia/Tokyo", "UTC"] {
+        let told = parameters(&[("client_encoding", "UTF8"), ("TimeZone", zone)]);
+        let mut between = Between::with(
+            session(Arc::clone(&told), Arc::default(), Arc::default()),
+            rules(),
+        );
+        between.statements = Arc::clone(&statements);
+        between.idle.as_mut().expect("one").reported = told;
+        between.client(&[&parse("a", "select 1"), &sync()]);
+        numbers.insert(between.session.statements[&b"a"[..]].number);
+    }
+    assert_eq!(numbers.len(), 2);
+}
