@@ -37,7 +37,7 @@ pub struct Statement {
     #[serde(default)]
     pub under: Arc<[u8]>,
     /// Its plan has become stale somewhere: it is to be parsed anew, under another number.
-    #[serde(skip)]
+    #[serde(default)]
     retired: AtomicBool,
 }
 

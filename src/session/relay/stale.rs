@@ -2,11 +2,15 @@
 //! because somebody has altered a table, and PostgreSQL refuses to run it until it is parsed anew
 //! (`RevalidateCachedQuery`, 0A000 "cached plan must not change result type").
 //!
-//! A client that has just parsed its statement, or asks what the result is before it takes it, must not
-//! hear of that: the statement that is stale stands on the server for others' sake. Its request is taken
-//! up again with the statement parsed anew. A client that runs what it prepared long ago without asking
-//! hears of it, as it would from PostgreSQL, because it would misread the rows. Whatever the client hears,
-//! the stale statement is used no more, on no server connection and by no client.
+//! A client that has just parsed its statement, or asks what its result is, must not hear of that: the
+//! statement that is stale stands on the server for others' sake. Its request is taken up again with the
+//! statement parsed anew. A client that runs what it prepared before hears of it, as it would from
+//! PostgreSQL: it knows the result as it was then, and there are drivers that crash on rows which are
+//! otherwise, even if they have PostgreSQL describe them. Whatever the client hears, the stale statement is
+//! used no more, on no server connection and by no client; who prepares it anew is served.
+//!
+//! Which of its statements a client has described before the change and which after it is not known here:
+//! one that it has described anew on one server connection may still be refused once on another.
 //!
 //! The invariant: a request is taken up again only if nothing of it has been run, nothing behind it has
 //! been sent, and no reply is given twice.
@@ -17,7 +21,7 @@ use super::expected::{Deliver, Expected, Reply};
 use super::pieces::Output;
 use crate::session::session::{Lent, Phase, Session};
 use crate::wire::error::ErrorFields;
-use crate::wire::frame::{self, HEADER, Header};
+use crate::wire::frame::{self, HEADER};
 use crate::wire::{frontend, sqlstate};
 
 /// The most bytes of a batch that are kept to be sent again.
@@ -79,7 +83,7 @@ impl Kept {
 
     /// Where the request begins whose reply is due, if `due` requests have not had theirs, and the batch
     /// can be sent again from there: nothing before it needs to be, and the client does not rely on what
-    /// it has heard of the result before.
+    /// it has heard of the result in an earlier batch.
     fn place(&self, due: usize) -> Option<usize> {
         if !self.whole {
             return None;
@@ -107,8 +111,7 @@ impl Kept {
             frontend::BIND => {
                 let (_, after) = frame::c_string(body)?;
                 let (name, _) = frame::c_string(after)?;
-                let mut then = requests.take_while(|(_, kind, _)| *kind != frontend::EXECUTE);
-                then.any(|(_, kind, _)| kind == frontend::DESCRIBE) || self.parses(name)
+                self.parses(name)
             }
             _ => false,
         };
@@ -120,12 +123,6 @@ impl Kept {
 pub fn is_stale_plan(error: &ErrorFields) -> bool {
     error.code == sqlstate::FEATURE_NOT_SUPPORTED
         && (error.routine == ROUTINE || error.message == WORDS)
-}
-
-/// Whether the client asks what the result is next: `rest` is what it has sent behind a Bind.
-pub fn asks_for_columns(rest: &[u8]) -> bool {
-    let portal = |head: Header| head.kind == frontend::DESCRIBE;
-    frame::header(rest).ok().flatten().is_some_and(portal)
 }
 
 impl Session {

@@ -388,15 +388,11 @@ impl Session {
         let known = self.statements.get(name);
         if known.is_some_and(|known| !Arc::ptr_eq(known, &statement)) {
             let stale = known.is_some_and(|known| known.is_retired());
-            let behind = rest.get(head.whole()..).unwrap_or_default();
             let parsed_here = |lent: &Lent| lent.kept.parses(name);
-            let misread = head.kind == frontend::BIND
-                && !self.begins_again
-                && !stale::asks_for_columns(behind)
-                && !self.lent.as_ref().is_some_and(parsed_here);
-            if stale && misread && whole {
+            let fresh = self.begins_again || self.lent.as_ref().is_some_and(parsed_here);
+            if stale && head.kind == frontend::BIND && !fresh {
                 self.refuse_in_batch(sqlstate::FEATURE_NOT_SUPPORTED, stale::WORDS.into(), out);
-                return Ok(Step::Took(head.whole()));
+                return Ok(self.begin(head, at, rest, true, out));
             }
             self.statements
                 .insert(name.to_vec(), Arc::clone(&statement));
