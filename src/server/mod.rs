@@ -10,7 +10,7 @@ pub mod login;
 pub mod messages;
 pub mod parameters;
 pub mod prepared;
-pub mod seats;
 pub mod reading;
+pub mod seats;
 pub mod target;
 pub mod traces;

@@ -244,12 +244,10 @@ impl Login<'_> {
             ));
         }
         if startup.minor > startup::NEWEST_MINOR || !startup.protocol_options.is_empty() {
+            // Never a newer one than was asked for: the client would break off.
+            let minor = startup.minor.min(startup::NEWEST_MINOR);
             let mut answer = Vec::new();
-            backend::negotiate_protocol_version(
-                &mut answer,
-                startup::NEWEST_MINOR,
-                &startup.protocol_options,
-            );
+            backend::negotiate_protocol_version(&mut answer, minor, &startup.protocol_options);
             dialogue.send(&answer)?;
         }
         let place = self.house.admit().ok_or_else(|| {
@@ -377,7 +375,7 @@ impl Login<'_> {
         if let Some(key) = proved {
             pool.note_proved_key(key);
         }
-        let secret = random_secret()?;
+        let secret = random_secret(startup.secret_length())?;
         let waiter = Arc::new(Waiter::default());
         let told = || self.house.stage() == Stage::Stopping || dialogue.stream.has_hung_up();
         let names: Vec<String> = startup
@@ -445,7 +443,7 @@ impl Login<'_> {
             )
         };
         self.prove(dialogue, &startup.user, challenge, doom)?;
-        let secret = random_secret()?;
+        let secret = random_secret(startup.secret_length())?;
         let name = startup
             .settings
             .iter()
@@ -516,8 +514,8 @@ impl Login<'_> {
     }
 }
 
-fn random_secret() -> Result<Vec<u8>, Refusal> {
-    let mut secret = vec![0; 4];
+fn random_secret(length: usize) -> Result<Vec<u8>, Refusal> {
+    let mut secret = vec![0; length];
     openssl::rand::rand_bytes(&mut secret).map_err(|error| {
         say(
             sqlstate::INTERNAL_ERROR,

@@ -232,7 +232,7 @@ pub fn empty_query_response(out: &mut Vec<u8>) {
     write::message(out, EMPTY_QUERY_RESPONSE, |_| {});
 }
 
-/// Appends a NegotiateProtocolVersion: the newest minor version of protocol 3 that is spoken here, and
+/// Appends a NegotiateProtocolVersion: the minor version of protocol 3 that will be spoken, and
 /// the options that were not understood.
 pub fn negotiate_protocol_version(out: &mut Vec<u8>, minor: u32, options: &[Vec<u8>]) {
     write::message(out, NEGOTIATE_PROTOCOL_VERSION, |out| {

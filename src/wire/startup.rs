@@ -9,8 +9,9 @@ use super::frame::c_string;
 
 /// Protocol 3.0.
 pub const PROTOCOL_3_0: u32 = 3 << 16;
-/// The newest minor version of protocol 3 this program speaks.
-pub const NEWEST_MINOR: u32 = 0;
+/// The newest minor version of protocol 3 this program speaks. 3.1 was skipped; all that 3.2 brought are
+/// cancel keys of other lengths (manual, "Protocol Versions").
+pub const NEWEST_MINOR: u32 = 2;
 /// The code of a CancelRequest.
 pub const CANCEL_REQUEST: u32 = 80_877_102;
 /// The code of an SSLRequest.
@@ -74,6 +75,14 @@ pub enum StartupError {
     NoUser,
     /// An `options` parameter that is not a list of settings.
     Options(String),
+}
+
+impl Startup {
+    /// How long a secret in BackendKeyData the client understands, in bytes: 256 bits are what PostgreSQL
+    /// itself gives.
+    pub fn secret_length(&self) -> usize {
+        if self.minor >= 2 { 32 } else { 4 }
+    }
 }
 
 impl fmt::Display for StartupError {

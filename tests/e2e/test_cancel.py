@@ -35,6 +35,29 @@ def test_a_running_query_is_cancelled(doorman, pg, mode, background):
     assert connection.execute("select 1").fetchone() == (1,)
 
 
+def test_with_a_long_key(doorman, pg):
+    """Of protocol 3.2, whatever PostgreSQL speaks behind the pooler; it must match in full."""
+    one = doorman(size=1)
+    raw = one.raw(login=False)
+    raw.login(version=(3 << 16) + 2)
+    assert len(raw.secret) == 32
+    raw.send(query("select pg_sleep(30)"))
+    wait_until(lambda: running(pg))
+    key = raw.secret
+    for wrong in (key[:4], key[:31], key[:31] + bytes([key[31] ^ 1]), key + b"\0"):
+        raw.secret = wrong
+        cancel(one, raw)
+    assert stays(lambda: running(pg), 0.2)
+    raw.secret = key
+    cancel(one, raw)
+    assert error(raw.read_until("Z")).code == "57014"
+    one.upgrade()
+    raw.send(query("select pg_sleep(30)"))
+    wait_until(lambda: running(pg))
+    cancel(one, raw)
+    assert error(raw.read_until("Z")).code == "57014"
+
+
 def test_in_a_batch(doorman, pg, mode):
     one = doorman(mode=mode)
     raw = one.raw()

@@ -42,20 +42,49 @@ def test_libpq_in_its_usual_ways(doorman, sslmode, gssencmode):
     assert connection.execute("select 1").fetchone() == (1,)
 
 
-def test_a_newer_minor_protocol_is_negotiated(doorman):
+PROTOCOL_3_2 = (3 << 16) + 2
+
+
+def negotiated(seen):
+    """The version and the options that were not understood, if that was said."""
+    said = [m.body for m in seen if m.kind == "v"]
+    return [(struct.unpack_from("!i", body)[0], body[8:]) for body in said]
+
+
+def test_protocol_3_2_needs_no_negotiation_and_has_long_keys(doorman):
     raw = doorman().raw(login=False)
-    seen = raw.login(version=(3 << 16) + 9999)
-    offered = next(m for m in seen if m.kind == "v")
-    assert struct.unpack_from("!i", offered.body)[0] in (3 << 16, (3 << 16) + 2)
+    assert negotiated(raw.login(version=PROTOCOL_3_2)) == []
+    assert len(raw.secret) == 32
     assert raw.value("select 1") == "1"
 
 
-def test_unknown_protocol_options_are_negotiated_away(doorman):
+@pytest.mark.parametrize("minor", [0, 1])
+def test_older_protocols_have_keys_of_four_bytes(doorman, minor):
     raw = doorman().raw(login=False)
-    seen = raw.login(**{"_pq_.something_new": "1"})
-    offered = next(m for m in seen if m.kind == "v")
-    assert offered.body[8:] == b"_pq_.something_new\0"
+    assert negotiated(raw.login(version=(3 << 16) + minor)) == []
+    assert len(raw.secret) == 4
+
+
+@pytest.mark.parametrize("minor", [3, 9999])
+def test_a_newer_minor_protocol_is_negotiated(doorman, minor):
+    raw = doorman().raw(login=False)
+    assert negotiated(raw.login(version=(3 << 16) + minor)) == [(PROTOCOL_3_2, b"")]
+    assert len(raw.secret) == 32
     assert raw.value("select 1") == "1"
+
+
+@pytest.mark.parametrize("version", [3 << 16, PROTOCOL_3_2])
+def test_unknown_protocol_options_are_negotiated_away(doorman, version):
+    raw = doorman().raw(login=False)
+    seen = raw.login(version=version, **{"_pq_.something_new": "1"})
+    assert negotiated(seen) == [(version, b"_pq_.something_new\0")]
+    assert raw.value("select 1") == "1"
+
+
+def test_the_console_speaks_protocol_3_2(doorman):
+    raw = doorman().raw(login=False)
+    seen = raw.login(ADMIN_PASSWORD, version=PROTOCOL_3_2, user="admin", database="pgdoorman")
+    assert negotiated(seen) == [] and raw.status == "I"
 
 
 def test_protocol_2_is_refused_with_a_message(doorman):
