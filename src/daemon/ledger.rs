@@ -14,6 +14,7 @@ use std::fs::{self, File};
 use std::io::{self, Error, ErrorKind};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
@@ -31,8 +32,10 @@ const HEADER: usize = 16;
 const LONGEST: usize = 64 * 1024;
 const LONGEST_TEXT: usize = 8 * 1024;
 
-/// How often a reader tries to meet no writer.
-const TRIES: usize = 1000;
+/// How often a reader tries to meet no writer, and how long it leaves the processor to one in between: a
+/// busy machine may stop a writer half-way for tens of milliseconds.
+const TRIES: usize = 500;
+const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
 /// What the process says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,7 +195,7 @@ impl Reader {
                     return Ok(serde_json::from_slice(&body)?);
                 }
             }
-            std::thread::yield_now();
+            std::thread::sleep(BETWEEN_TRIES);
         }
         Err(Error::new(
             ErrorKind::InvalidData,
@@ -232,7 +235,7 @@ mod tests {
         );
         let outcome = Outcome {
             moved: 7,
-            longest: std::time::Duration::from_micros(1),
+            longest: Duration::from_micros(1),
         };
         ledger.note(Standing::Replaced(outcome));
         drop(ledger);
