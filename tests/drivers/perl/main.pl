@@ -1,6 +1,6 @@
 # Perl's DBD::Pg: parameters of many types, transactions, savepoints, fetching, COPY, large objects, notices,
 # errors, asynchronous queries and cancel, reconnect, notifications (session mode), forty at once.
-# SERVER_PREPARE is its pg_server_prepare, the driver's own value where it is not set.
+# SERVER_PREPARE is its pg_server_prepare; the driver's own, 1, where it is not set.
 
 use strict;
 use warnings;
