@@ -56,7 +56,7 @@ class Successor:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
-    def wait(self, timeout: float = 10.0) -> int:
+    def wait(self, timeout: float = 20.0) -> int:
         try:
             wait_until(lambda: not alive(self.pid), timeout)
         except AssertionError:
@@ -128,7 +128,7 @@ class Doorman:
                 cwd=self.directory, env={**os.environ, **(environment or {})})
         if terminal:
             os.close(standard_input)
-        wait_until(self._listens, timeout=10, what="the pooler listens")
+        wait_until(self._listens, what="the pooler listens")
         return self
 
     def _listens(self) -> bool:
@@ -144,7 +144,7 @@ class Doorman:
         self.write()
         self.signal(signal.SIGHUP)
 
-    def wait(self, timeout: float = 10.0) -> int:
+    def wait(self, timeout: float = 20.0) -> int:
         """Its exit status, once it has ended."""
         return self.process.wait(timeout)
 
@@ -169,7 +169,7 @@ class Doorman:
                 self.wait()
             except subprocess.TimeoutExpired:
                 self.kill()
-                raise AssertionError("did not end within 10 s of SIGTERM") from None
+                raise AssertionError("did not end within 20 s of SIGTERM") from None
         if self.terminal >= 0:
             os.close(self.terminal)
             self.terminal = -1
@@ -181,7 +181,7 @@ class Doorman:
 
     # Another process takes its place
 
-    def upgrade(self, timeout: float = 10.0) -> None:
+    def upgrade(self, timeout: float = 20.0) -> None:
         """SIGUSR2, until the old process is gone; from then on the new one is meant by `process`."""
         done = self.log().count("upgrade complete")
         given_up = self.log().count("UPGRADE ABANDONED")
@@ -194,7 +194,7 @@ class Doorman:
         wait_until(over, timeout, "the upgrade is complete")
         self.succeeded(timeout)
 
-    def succeeded(self, timeout: float = 10.0) -> None:
+    def succeeded(self, timeout: float = 20.0) -> None:
         """An upgrade is complete: the old process ends, and the new one is meant by `process`."""
         old = self.process
         status = old.wait(timeout)
@@ -203,13 +203,13 @@ class Doorman:
         assert pid != old.pid
         self.process = Successor(pid)
 
-    def fail_to_upgrade(self, timeout: float = 10.0) -> str:
+    def fail_to_upgrade(self, timeout: float = 20.0) -> str:
         """SIGUSR2, until the log says why nothing came of it; returns that."""
         before = self.log().count("UPGRADE ABANDONED")
         self.signal(signal.SIGUSR2)
         return self.abandoned(before + 1, timeout)
 
-    def abandoned(self, times: int = 1, timeout: float = 10.0) -> str:
+    def abandoned(self, times: int = 1, timeout: float = 20.0) -> str:
         """Waits until that many upgrades have been abandoned; returns why the last one was."""
         said = wait_until(lambda: (found := re.findall("UPGRADE ABANDONED.*", self.log())) and len(found) >= times
                           and found, timeout, "the upgrade is abandoned")
@@ -278,7 +278,7 @@ class Doorman:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
-    def wait_log(self, pattern: str, timeout: float = 5.0) -> re.Match:
+    def wait_log(self, pattern: str, timeout: float = 20.0) -> re.Match:
         return wait_until(lambda: re.search(pattern, self.log()), timeout, f"log matches {pattern!r}")
 
     def open_transactions(self) -> list[dict]:

@@ -20,6 +20,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from contextlib import contextmanager
 
 import psycopg
 from psycopg.rows import dict_row
@@ -149,6 +150,13 @@ class Postgres:
         """What pg_authid keeps for this role: the form a pooler's configuration takes."""
         return self.admin("select rolpassword from pg_authid where rolname = %s", user)[0]["rolpassword"]
 
+    @contextmanager
+    def gate(self, database: str = "shop"):
+        """A place where queries stop until it is opened; see Gate."""
+        with psycopg.connect(host=self.directory, port=self.port, user="postgres", dbname=database,
+                             autocommit=True) as keeper:
+            yield Gate(self, keeper, database)
+
     def backends(self, user: str | None = "app", database: str | None = None) -> list[dict]:
         """Client sessions as pg_stat_activity shows them, the superuser's left out."""
         return self.admin(
@@ -185,3 +193,24 @@ class Postgres:
             if status != 0:
                 output.seek(0)
                 raise RuntimeError(f"{' '.join(command)}: {output.read().decode(errors='replace')}")
+
+
+class Gate:
+    """A place where queries stop, for as long as a test wants them to run: an advisory lock.
+
+    `select 1 from {gate.passage}` stops there; the transaction's end undoes all that it leaves.
+    """
+
+    passage = "pg_advisory_xact_lock_shared(20240)"
+
+    def __init__(self, pg: Postgres, keeper: psycopg.Connection, database: str):
+        self._pg, self._keeper, self._database = pg, keeper, database
+        keeper.execute("select pg_advisory_lock(20240)")
+
+    def stopped(self) -> int:
+        """How many queries stand at the gate."""
+        return self._pg.admin("select count(*) from pg_locks where locktype = 'advisory' and objid = 20240 "
+                              "and not granted", database=self._database)[0]["count"]
+
+    def open(self) -> None:
+        self._keeper.execute("select pg_advisory_unlock(20240)")

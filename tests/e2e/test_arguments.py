@@ -265,8 +265,8 @@ def test_daemon(pg, tmp_path):
     finally:
         os.kill(pid, signal.SIGTERM)
         one.disconnect_all()
-        wait_until(lambda: not listening(one.port), 10, "the daemon is gone")
-    wait_until(lambda: gone(pid), 10, "the daemon has ended")
+        wait_until(lambda: not listening(one.port), what="the daemon is gone")
+    wait_until(lambda: gone(pid), what="the daemon has ended")
 
 
 def gone(pid):

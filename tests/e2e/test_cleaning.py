@@ -96,7 +96,7 @@ def test_an_open_transaction_is_rolled_back(doorman, pg, mode, tidy, doing, leav
     wait_until(lambda: pg.admin("select 1 from pg_stat_activity where usename = 'app' and backend_xid is not null "
                                 "or usename = 'app' and state like 'idle in transaction%%'"), what="the transaction is open")
     getattr(raw, leave)()
-    wait_until(lambda: not one.open_transactions(), 2, "nothing is left open")
+    wait_until(lambda: not one.open_transactions(), what="nothing is left open")
     next_one = one.raw()
     assert next_one.value("select count(*) from leaked") == "0"
     assert next_one.status == "I"

@@ -207,7 +207,7 @@ def test_pause_one_database(doorman, pg):
 
 
 def test_a_pause_ends_with_the_waiting_time(doorman):
-    one = doorman(general={"query_wait_timeout": "300ms"})
+    one = doorman(general={"query_wait_timeout": "1s"})
     raw = one.raw()
     one.console("pause")
     assert error(raw.ask(query("select 1"))).code == "53300"

@@ -16,7 +16,7 @@ HUGE = 0x7FFFFFFF
 @pytest.fixture
 def one(doorman, pg):
     """A pooler with a witness: a client that must not notice anything."""
-    one = doorman(size=2, general={"client_login_timeout": "1s"},
+    one = doorman(size=2, general={"client_login_timeout": "3s"},
                   users=[{"username": "app", "password": "", "pool_size": 2},
                          {"username": "hashed", "password": pg.verifier("hashed"), "pool_size": 2}])
     witness = one.raw()
@@ -25,8 +25,8 @@ def one(doorman, pg):
     yield one
     assert witness.value("select 'undisturbed'") == "undisturbed"
     one.disconnect_all()
-    wait_until(lambda: one.descriptors() <= descriptors + 2, 10, "descriptors are given back")
-    wait_until(lambda: one.threads() <= threads + 40, 10, "threads are given back or parked")
+    wait_until(lambda: one.descriptors() <= descriptors + 2, what="descriptors are given back")
+    wait_until(lambda: one.threads() <= threads + 40, what="threads are given back or parked")
     assert one.resident_kib() - memory < 64 * 1024
     assert one.serves()
 

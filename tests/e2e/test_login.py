@@ -291,7 +291,7 @@ def test_a_wrong_server_password_is_told_to_the_client(doorman):
 # Limits
 
 def test_a_login_that_takes_too_long_is_cut(doorman, users):
-    one = doorman(users=users, general={"pg_hba": {"content": SCRAM_RULES}, "client_login_timeout": "500ms"})
+    one = doorman(users=users, general={"pg_hba": {"content": SCRAM_RULES}, "client_login_timeout": "2s"})
     packet = startup_packet({"user": "scram", "database": "shop"})
     silent = one.raw(login=False)
     half = one.raw(login=False)
@@ -299,18 +299,16 @@ def test_a_login_that_takes_too_long_is_cut(doorman, users):
     asked = one.raw(login=False)
     asked.send(packet)
     assert asked.read().kind == "R"
-    begin = time.monotonic()
     for raw in (silent, half, asked):
         assert raw.at_end()
-    assert time.monotonic() - begin < 4
     assert one.connect(user="scram", password="scram-secret").execute("select 1").fetchone() == (1,)
 
 
 def test_the_login_timeout_ends_with_the_login(doorman):
-    one = doorman(general={"client_login_timeout": "200ms"})
+    one = doorman(general={"client_login_timeout": "2s"})
     raw = one.raw()
     other = one.connect()
-    other.execute("select pg_sleep(0.5)")
+    other.execute("select pg_sleep(2.5)")
     assert raw.value("select 1") == "1"
 
 

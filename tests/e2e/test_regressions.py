@@ -240,10 +240,8 @@ def test_a_client_that_vanishes_in_the_middle_of_a_large_row(doorman, pg, mode, 
     raw.read_until("T")
     raw.socket.recv(1000)
     wait_until(lambda: is_stuck_on_its_client(pg), what="the backend waits for the client")
-    begin = time.monotonic()
     getattr(raw, leave)()
     assert one.serves()
-    assert time.monotonic() - begin < 2
     assert idles(one)
 
 
@@ -265,9 +263,7 @@ def test_copy_and_terminate_in_one_write_give_the_backend_back(doorman, table, m
     else:
         raw.socket.shutdown(socket.SHUT_WR)
     next_one = one.raw()
-    begin = time.monotonic()
     assert next_one.value("select count(*) from loaded") == "0"
-    assert time.monotonic() - begin < 3
     assert next_one.status == "I"
 
 

@@ -34,20 +34,18 @@ def test_sigterm_tells_everybody_and_ends(doorman, pg, mode):
     wait_until(lambda: len([b for b in pg.backends() if b["state"] != "idle"]) == 2)
     waiting.send(query("select 1"))
     wait_until(lambda: one.waiting() == 1)
-    begin = time.monotonic()
     one.signal(signal.SIGTERM)
     for raw in (idle, holder, busy, waiting):
         said = told(raw)
         assert (said.code, said.fields["S"]) == ("57P01", "FATAL")
     assert one.wait() == 0
-    assert time.monotonic() - begin < 3
-    wait_until(lambda: not pg.pids(), 3, "nothing runs on in PostgreSQL")
+    wait_until(lambda: not pg.pids(), what="nothing runs on in PostgreSQL")
 
 
 def test_sigterm_with_nobody_there(doorman):
     one = doorman()
     one.signal(signal.SIGTERM)
-    assert one.wait(3) == 0
+    assert one.wait() == 0
 
 
 def test_sigterm_does_not_wait_for_a_client_that_does_not_read(doorman):
@@ -58,7 +56,7 @@ def test_sigterm_does_not_wait_for_a_client_that_does_not_read(doorman):
     half = one.raw(login=False)
     half.send(b"\0\0\0")
     one.signal(signal.SIGTERM)
-    assert one.wait(5) == 0
+    assert one.wait() == 0
 
 
 def test_sigterm_with_many_clients(doorman):
@@ -66,7 +64,7 @@ def test_sigterm_with_many_clients(doorman):
     crowd = [one.raw() for _ in range(300)]
     one.signal(signal.SIGTERM)
     assert {told(raw).code for raw in crowd} == {"57P01"}
-    assert one.wait(5) == 0
+    assert one.wait() == 0
 
 
 # SIGINT, in a terminal: as Ctrl-C
@@ -82,18 +80,22 @@ def test_sigint_lets_transactions_finish(doorman, mode):
     assert [m.kind for m in holder.read_until("Z")] == ["C", "Z"]
     assert told(holder).code == "58006"
     assert told(idle).code == "58006"
-    assert one.wait(5) == 0
+    assert one.wait() == 0
 
 
-def test_sigint_lets_running_queries_finish(doorman):
+def test_sigint_lets_running_queries_finish(doorman, pg):
     one = doorman(terminal=True)
     raw = one.raw()
-    raw.send(query("select pg_sleep(0.7)"))
-    wait_until(lambda: int(one.pool()["sv_active"]) == 1)
-    one.signal(signal.SIGINT)
-    assert [m.kind for m in raw.read_until("Z")] == ["T", "D", "C", "Z"]
+    with pg.gate() as gate:
+        raw.send(query(f"select 1 from {gate.passage}"))
+        wait_until(gate.stopped)
+        one.signal(signal.SIGINT)
+        one.wait_log(r"(?i)sigint|shut")
+        assert stays(lambda: one.process.poll() is None, 0.3)
+        gate.open()
+        assert [m.kind for m in raw.read_until("Z")] == ["T", "D", "C", "Z"]
     assert told(raw).code == "58006"
-    assert one.wait(5) == 0
+    assert one.wait() == 0
 
 
 def test_sigint_takes_no_new_clients(doorman):
@@ -114,7 +116,7 @@ def test_sigint_takes_no_new_clients(doorman):
 
     wait_until(refused, what="new clients are refused")
     holder.ask(query("commit"))
-    assert one.wait(5) == 0
+    assert one.wait() == 0
 
 
 def test_shutdown_timeout_bounds_it(doorman):
@@ -124,8 +126,8 @@ def test_shutdown_timeout_bounds_it(doorman):
     begin = time.monotonic()
     one.signal(signal.SIGINT)
     assert told(holder).code in ("58006", "57P01")
-    assert one.wait(5) == 0
-    assert 0.8 < time.monotonic() - begin < 4
+    assert one.wait() == 0
+    assert time.monotonic() - begin > 0.8
 
 
 def test_sigterm_cuts_a_sigint_short(doorman):
@@ -135,7 +137,7 @@ def test_sigterm_cuts_a_sigint_short(doorman):
     one.signal(signal.SIGINT)
     one.wait_log(r"(?i)sigint|shut")
     one.signal(signal.SIGTERM)
-    assert one.wait(3) == 0
+    assert one.wait() == 0
 
 
 # SIGHUP
@@ -160,7 +162,7 @@ def test_a_reload_reaches_sessions_that_are_there(doorman, pg):
 
 
 def test_a_smaller_pool_lets_go(doorman, pg):
-    one = doorman(size=3, general={"query_wait_timeout": "500ms"})
+    one = doorman(size=3, general={"query_wait_timeout": "2s"})
     clients = [one.raw() for _ in range(3)]
     for raw in clients:
         raw.ask(query("begin"))
@@ -187,16 +189,15 @@ def test_the_pool_mode_changes_for_sessions_that_are_there(doorman, pg):
 
 
 def test_general_settings_change_at_once(doorman):
-    one = doorman(size=1, general={"query_wait_timeout": "30s"})
+    one = doorman(size=1, general={"query_wait_timeout": "10m"})
     holder, waiter = one.raw(), one.raw()
     holder.ask(query("begin"))
     one.config["general"]["query_wait_timeout"] = "200ms"
     one.reload()
     wait_until(lambda: [r for r in one.console("show config") if r["key"].endswith("query_wait_timeout")
                         and r["value"] in ("200", "200ms")])
-    begin = time.monotonic()
+    # With the old limit the test would end first.
     assert error(waiter.ask(query("select 1"))).code == "53300"
-    assert time.monotonic() - begin < 3
 
 
 def test_another_server(doorman, pg):

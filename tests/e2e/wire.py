@@ -161,7 +161,7 @@ def function_call(oid: int, arguments: Sequence[bytes]) -> bytes:
 class Raw:
     """A socket to a server that speaks the protocol, with nothing in between."""
 
-    def __init__(self, address: tuple[str, int] | str, receive_buffer: int = 0, timeout: float = 10.0):
+    def __init__(self, address: tuple[str, int] | str, receive_buffer: int = 0, timeout: float = 30.0):
         family = socket.AF_UNIX if isinstance(address, str) else \
             socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.socket = socket.socket(family, socket.SOCK_STREAM)

@@ -96,6 +96,6 @@ Install Rust 1.85 or later (https://rustup.rs) and run this again."
 }
 
 install_postgres() {
-    install_missing postgresql postgresql-client:psql postgresql-contrib
+    install_missing postgresql postgresql-client:psql
     [ -n "$(postgres_bin)" ] || die "PostgreSQL's programs (initdb) were not found."
 }
