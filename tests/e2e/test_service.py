@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -167,6 +168,36 @@ def test_sigint_upgrades_a_daemon(daemon):
     wait_until(lambda: it.pid() != old and not alive(old))
     it.adopt()
     assert it.one.serves()
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="needs root, to be somebody else")
+def test_a_daemon_that_cannot_open_its_doors_leaves_no_pid_file(pg, doorman):
+    """Whatever thread it is that cannot be started."""
+    one = doorman()
+    one.stop()
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o777)
+        shutil.copy(binary(), place / "pg_doorman")
+        pid_file = place / "pid"
+        one.config["general"].update(daemon_pid_file=str(pid_file), syslog_prog_name="pg_doorman-test")
+        one.path = place / "pg_doorman.toml"
+        one.write()
+        one.path.chmod(0o644)
+        statuses = []
+        for threads in range(1, 20):
+            # Another user each time: who has ended and not been reaped counts too.
+            done = subprocess.run(["setpriv", f"--reuid={54000 + threads}", "--clear-groups", "prlimit",
+                                   f"--nproc={threads}", place / "pg_doorman", "-d", one.path],
+                                  capture_output=True, cwd=place)
+            statuses.append(done.returncode)
+            if done.returncode == 0:
+                break
+            wait_until(lambda: not one.processes())
+            assert not pid_file.exists(), (threads, done.stderr)
+        assert statuses[-1] == 0 and len(statuses) > 3, (statuses, done.stderr)
+        one.process = Successor(int(pid_file.read_text()))
+        one.stop()
 
 
 # Under a supervisor that watches the process it has started, and as process 1
