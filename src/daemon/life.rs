@@ -85,10 +85,10 @@ enum Event {
     /// UPGRADE on the console, by this session.
     Upgrade(Box<Guest>),
     Reload(Sender<Result<(), String>>),
-    /// The predecessor has nothing more to give.
-    TookOver,
     /// An upgrade has come to its end.
     Upgraded(Result<Outcome, String>),
+    /// Nothing more comes from the predecessor; whether it lives.
+    TookOver(bool),
 }
 
 /// The process as the console sees it.
@@ -155,6 +155,8 @@ enum Upgrade {
     Idle,
     /// A thread is at it; its end is an event.
     Running,
+    /// This process is the new one, and its predecessor still has something to give.
+    TakingOver,
 }
 
 /// What a process starts from.
@@ -282,16 +284,11 @@ fn open(start: Start) -> Result<Life, CannotStart> {
     let _ = house.console.set(Arc::new(desk));
     let janitor = start_janitor(&house).map_err(cannot(CannotStart::OS))?;
     let reception = Reception::new(Arc::clone(&house));
-    let is_heir = heir.is_some();
-    if let Some(heir) = heir {
-        let sender = sender.clone();
-        let over = move || drop(sender.send(Event::TookOver));
-        heir.receive(Arc::clone(&house), Arc::clone(&reception), over)
-            .map_err(cannot(CannotStart::OS))?;
-    }
+    // Whoever is let in, or comes from the predecessor, is let down by nothing that fails after this.
+    reception.shut();
     // The last thing before the doors open: they must not, beside another instance.
     let pid = std::process::id();
-    let pid_file = match (daemon, is_heir) {
+    let pid_file = match (daemon, heir.is_some()) {
         (false, _) => None,
         (true, true) => Some(PidFile::adopt(&general.daemon_pid_file, pid)),
         (true, false) => {
@@ -311,6 +308,17 @@ fn open(start: Start) -> Result<Life, CannotStart> {
         let _ = pid_file.as_ref().map(PidFile::remove_if_mine);
         return Err(cannot(CannotStart::OS)(error));
     }
+    let upgrade = match heir {
+        Some(heir) => {
+            let tell = sender.clone();
+            let on_end = move |lives| drop(tell.send(Event::TookOver(lives)));
+            heir.receive(Arc::clone(&house), Arc::clone(&reception), on_end)
+                .map_err(cannot(CannotStart::OS))?;
+            Upgrade::TakingOver
+        }
+        None => Upgrade::Idle,
+    };
+    reception.reopen();
     log::info!("Accepting connections");
     let shutdown_only = std::env::var_os(SHUTDOWN_ONLY).is_some_and(|value| value == "1");
     Ok(Life {
@@ -321,7 +329,7 @@ fn open(start: Start) -> Result<Life, CannotStart> {
         reception,
         origin,
         at_terminal: shutdown_only || !daemon && io::stdin().is_terminal(),
-        upgrade: Upgrade::Idle,
+        upgrade,
         asker: Arc::default(),
         stop_wanted: false,
         successor: Arc::default(),
@@ -415,7 +423,7 @@ impl Life {
     /// Works off events until one of them means the end.
     fn work(mut self) {
         while let Ok(event) = self.events.recv() {
-            let upgrading = self.upgrade == Upgrade::Running;
+            let upgrading = self.upgrade != Upgrade::Idle;
             match event {
                 Event::Signal(Signal::SIGTERM) if upgrading => {
                     log::info!("Got SIGTERM during an upgrade, stopping as soon as it is over");
@@ -441,6 +449,16 @@ impl Life {
                 }
                 Event::Upgraded(Err(why)) => {
                     self.abandon(why);
+                    if self.stop_wanted {
+                        break;
+                    }
+                }
+                Event::TookOver(predecessor_lives) => {
+                    self.upgrade = Upgrade::Idle;
+                    self.ledger.took_over();
+                    if !predecessor_lives {
+                        self.come_forward();
+                    }
                     if self.stop_wanted {
                         break;
                     }
@@ -478,14 +496,13 @@ impl Life {
             }
             Event::Signal(signal) => log::warn!("Got {signal}, which means nothing here"),
             Event::ShutDown => log::warn!("an upgrade is under way; SHUTDOWN is not heeded"),
-            Event::TookOver => self.ledger.took_over(),
-            Event::Upgraded(_) => {}
+            Event::Upgraded(_) | Event::TookOver(_) => {}
         }
     }
 
     /// Whether an upgrade can begin now. The log says what was asked, and why it cannot.
     fn may_upgrade(&self, by: &str) -> Result<(), &'static str> {
-        let refused = if self.upgrade == Upgrade::Running {
+        let refused = if self.upgrade != Upgrade::Idle {
             "an upgrade is under way already"
         } else if self.house.stage() != Stage::Open {
             "the pooler is shutting down"
@@ -535,6 +552,17 @@ impl Life {
             Ok(_) => self.upgrade = Upgrade::Running,
             Err(error) => self.abandon(format!("no thread for it: {error}")),
         }
+    }
+
+    /// The predecessor has died: what it would have said last is said by this process.
+    fn come_forward(&mut self) {
+        let pid = std::process::id();
+        if let Some(file) = &mut self.pid_file {
+            if let Err(error) = file.rewrite(pid) {
+                log::warn!("{error}");
+            }
+        }
+        self.notify(&[Notice::MainPid(pid), Notice::Ready]);
     }
 
     /// Everything belongs to the successor: leave without touching any of it.

@@ -150,11 +150,11 @@ impl Passage {
         self.outgoing.iter().map(left).sum()
     }
 
-    /// Writes what fits. Our copies of a frame's descriptors are closed once they are on their way.
+    /// Writes what fits. Our copies of a frame's descriptors are closed once they are on their way. If the
+    /// other end is gone everything is dropped; what it said before is still there to be read.
     ///
     /// # Errors
-    /// Those of `sendmsg`: the other end is gone, or too many descriptors are in flight
-    /// (`ETOOMANYREFS`).
+    /// Those of `sendmsg`: too many descriptors are in flight (`ETOOMANYREFS`).
     pub fn flush(&mut self) -> io::Result<()> {
         while let Some(frame) = self.outgoing.front_mut() {
             let raw: Vec<RawFd> = frame.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
@@ -173,6 +173,7 @@ impl Passage {
                 }
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}
+                Err(Errno::EPIPE | Errno::ECONNRESET) => self.outgoing.clear(),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -328,6 +329,25 @@ mod tests {
         }
         assert_eq!(there.take().unwrap().unwrap().body[..], *b"last");
         assert!(there.take().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_the_other_end_said_before_it_died_is_read_although_nothing_can_be_written() {
+        let (mut here, mut there) = ends();
+        there.post(b"one", Vec::new()).unwrap();
+        there.post(b"two", Vec::new()).unwrap();
+        there.flush().unwrap();
+        here.post(b"unread", Vec::new()).unwrap();
+        here.flush().unwrap();
+        drop(there);
+        here.post(b"in vain", Vec::new()).unwrap();
+        here.flush().unwrap();
+        assert!(!here.owes());
+        while !here.has_ended() {
+            here.fill().unwrap();
+        }
+        assert_eq!(*here.take().unwrap().unwrap().body, b"one");
+        assert_eq!(*here.take().unwrap().unwrap().body, b"two");
     }
 
     #[test]

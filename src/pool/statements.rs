@@ -177,6 +177,21 @@ impl Statements {
         self.0.lock().next()
     }
 
+    /// All statements, the one that was looked up last at the end.
+    pub fn all(&self) -> Vec<Arc<Statement>> {
+        let shelf = self.0.lock();
+        let entries = shelf.statements.iter();
+        let mut by_use: Vec<(u64, Arc<Statement>)> = entries
+            .map(|entry| {
+                let used = entry.used.load(Ordering::Relaxed);
+                (used, Arc::clone(&entry.statement))
+            })
+            .collect();
+        drop(shelf);
+        by_use.sort_unstable_by_key(|(used, _)| *used);
+        by_use.into_iter().map(|(_, statement)| statement).collect()
+    }
+
     /// The last number given.
     pub fn last_number(&self) -> u64 {
         self.0.lock().next_number

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// What one use of a connection adds to its pool's totals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Work {
     /// Transactions finished.
     pub transactions: u64,
@@ -76,6 +77,7 @@ impl Work {
 
 /// A pool's totals, and those of the last full period.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Totals {
     /// Since the beginning.
     pub all: Work,

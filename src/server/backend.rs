@@ -41,6 +41,7 @@ impl Count {
 
 /// What a server connection has done.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Tally {
     /// Transactions run on it.
     pub transactions: Count,
@@ -65,14 +66,17 @@ pub struct BackendKey {
     /// Its number among all server connections of this process and its predecessors.
     pub id: u64,
     /// When it was logged in.
+    #[serde(default)]
     pub connected_at: Moment,
     /// What it has done.
+    #[serde(default)]
     pub tally: Tally,
     /// Where the backend is.
     pub address: Address,
     /// Its process id.
     pub process_id: i32,
     /// Its secret.
+    #[serde(with = "serde_bytes")]
     pub secret: Vec<u8>,
     /// CancelRequests that are on their way to it. While there are any, the connection must not be given
     /// to anybody else: the cancel would hit the wrong query.
@@ -140,20 +144,28 @@ pub struct Backend {
     /// What others may know of it, and how to cancel it.
     pub key: Arc<BackendKey>,
     /// When it last came back to its pool.
+    #[serde(default)]
     pub used_at: Moment,
     /// The generation of its pool at the time it was made; RECONNECT starts a new one.
+    #[serde(default)]
     pub epoch: u64,
     /// What PostgreSQL reported of its settings when it was logged in.
+    #[serde(default)]
     pub fresh: Arc<Parameters>,
     /// What PostgreSQL reports of its settings.
+    #[serde(default)]
     pub reported: Arc<Parameters>,
     /// Settings PostgreSQL does not report and the pooler has made for the sake of a client.
+    #[serde(default)]
     pub applied: Arc<Parameters>,
     /// What clients have left behind since it was last cleaned.
+    #[serde(default = "Traces::everything")]
     pub traces: Traces,
     /// The status of the last ReadyForQuery.
+    #[serde(default)]
     pub status: TransactionStatus,
     /// Statements prepared on it.
+    #[serde(default)]
     pub prepared: Prepared,
     /// Its seat among the connections of its database in this process.
     #[serde(skip)]

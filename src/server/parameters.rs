@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Setting {
     spelling: String,
+    #[serde(with = "serde_bytes")]
     value: Vec<u8>,
 }
 

@@ -30,8 +30,10 @@ pub struct Statement {
     /// Its number, unique in this process and among its successors.
     pub number: u64,
     /// The body of its Parse after the name: the text with its NUL, and the parameter types.
+    #[serde(with = "serde_bytes")]
     pub definition: Vec<u8>,
     /// What running it may leave behind, by the words in its text.
+    #[serde(default = "Traces::everything")]
     pub traces: Traces,
     /// The settings its text is read under (`reading::description`).
     #[serde(default)]
@@ -95,6 +97,7 @@ impl Statement {
 
 /// The statements one server connection has, by number, bounded, the least recently used leaving first.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Prepared {
     /// Number of each statement, with the tick of its last use.
     statements: HashMap<u64, u64>,

@@ -42,6 +42,11 @@ impl Traces {
     /// Could be anything.
     pub const EVERYTHING: Traces = Traces(1 << 7);
 
+    /// What is assumed where nothing is known.
+    pub fn everything() -> Traces {
+        Traces::EVERYTHING
+    }
+
     /// Whether all of `other` is in this set.
     pub fn has(self, other: Traces) -> bool {
         self.0 & other.0 == other.0
@@ -190,7 +195,9 @@ pub fn scan(text: &[u8]) -> Traces {
 /// A text that is read in chunks: remembers the end of the last one, so that a word that is cut in two
 /// is found.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Scan {
+    #[serde(with = "serde_bytes")]
     tail: Vec<u8>,
 }
 

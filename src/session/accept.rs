@@ -14,13 +14,14 @@ use nix::unistd::Pid;
 use parking_lot::{Condvar, Mutex};
 use socket2::Socket;
 
+use super::cancel::{cancel, cancel_anywhere};
 use super::console::{self, ConsoleEnd};
 use super::driver::Driver;
 use super::ending::Ending;
 use super::guest::{AtConsole, Guest, Reply, What};
 use super::house::{House, Stage};
 use super::login::{self, Refusal};
-use super::registry::{Handle, told};
+use super::registry::{CancelKey, Handle, told};
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::dialogue::{Broken, Dialogue};
@@ -44,6 +45,9 @@ const BEYOND: usize = 128;
 /// How long to wait when the process is out of descriptors or threads.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 
+/// How long a connection waits for a thread before it is closed.
+const SHORTAGE_LIMIT: Duration = Duration::from_secs(5);
+
 /// How often such a shortage is worth a line in the log.
 const SHORTAGE_LOG: Duration = Duration::from_secs(5);
 
@@ -53,6 +57,13 @@ enum Work {
     Arrival(Socket, Address, Arriving),
     /// A client that is logged in already.
     Guest(Box<Guest>),
+    /// A CancelRequest that another process has passed on. If the session is not here either it is passed
+    /// `back`, or dropped.
+    Cancel {
+        key: CancelKey,
+        back: bool,
+        _arriving: Arriving,
+    },
 }
 
 /// A thread that waits for its work. Dropping this sets it free.
@@ -193,8 +204,9 @@ impl Reception {
         }
     }
 
-    /// Whether a connection may still come in that no login has begun for. Once this is false while the
-    /// gate is shut, it stays false.
+    /// Whether a connection may still come in that no login has begun for, or a CancelRequest of another
+    /// process is being dealt with. Once this is false while the gate is shut, it stays false, unless
+    /// [`Reception::cancel`] is called.
     pub fn is_receiving(&self) -> bool {
         self.arriving.load(Ordering::Acquire) > 0
     }
@@ -258,6 +270,20 @@ impl Reception {
         true
     }
 
+    /// Cancels what the session with this key is doing, as another process asks for it; see
+    /// [`Reception::is_receiving`]. If it is not here the request goes `back`, or is dropped.
+    pub fn cancel(self: &Arc<Reception>, key: CancelKey, back: bool) {
+        let _arriving = Arriving::new(&self.arriving);
+        match self.seat() {
+            Ok(seat) => seat.take(Work::Cancel {
+                key,
+                back,
+                _arriving,
+            }),
+            Err(error) => self.note_no_thread(&error),
+        }
+    }
+
     /// A thread that is there to serve a guest who is still to come: one that is parked, or a new one.
     ///
     /// # Errors
@@ -294,9 +320,16 @@ impl Reception {
             ));
             return;
         }
-        match self.seat() {
-            Ok(seat) => seat.take(Work::Arrival(socket, address, arriving)),
-            Err(error) => self.note_no_thread(&error),
+        // Those that come behind it wait in the kernel; for them there is no thread either.
+        let deadline = Moment::now().after(SHORTAGE_LIMIT);
+        loop {
+            match self.seat() {
+                Ok(seat) => return seat.take(Work::Arrival(socket, address, arriving)),
+                Err(error) => self.note_no_thread(&error),
+            }
+            if deadline <= Moment::now() || self.house.stage() == Stage::Stopping {
+                return;
+            }
         }
     }
 
@@ -335,6 +368,13 @@ impl Reception {
                             serve(house, socket, address, arriving);
                         }
                         Work::Guest(guest) => serve_guest(house, *guest),
+                        Work::Cancel { key, back, .. } => {
+                            if back {
+                                cancel_anywhere(house, key);
+                            } else {
+                                cancel(house, &key);
+                            }
+                        }
                     }));
                 if outcome.is_err() {
                     log::error!("a client's thread panicked; its session has ended");

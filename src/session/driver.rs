@@ -106,8 +106,16 @@ impl Driver {
         self.claim.leave_queue();
         // In this order: after the first no CancelRequest can begin, and the second waits for those that
         // have.
-        self.handle.at_rest();
+        self.handle.parked();
         self.await_cancel_requests();
+        if self.handle.told() & told::CANCEL != 0 {
+            self.handle.heeded(told::CANCEL);
+            if matches!(self.session.phase(), Phase::Queued(_)) {
+                self.session.enter(Phase::Idle);
+                // A client that is gone is noticed wherever the session is driven next.
+                let _ = self.refuse_request();
+            }
+        }
         // What it has done and its pool has not been told goes with it.
         Resting {
             pool: self.claim.hand_on(),

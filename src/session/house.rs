@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use super::console::Console;
 use super::encryption::Encryption;
 use super::guest::Guest;
-use super::registry::{Registry, told};
+use super::registry::{CancelKey, Registry, told};
 use crate::auth::MockSecret;
 use crate::config::Settings;
 use crate::net::thread;
@@ -70,6 +70,14 @@ pub struct House {
     /// The threads of connections that have not logged in.
     logging_in: Mutex<HashMap<u64, Pid>>,
     mover: Mutex<Option<Mover>>,
+    neighbour: Mutex<Option<Neighbour>>,
+}
+
+/// The other process of a hand-over, as far as a CancelRequest is concerned.
+struct Neighbour {
+    cancels: Sender<CancelKey>,
+    /// The thread that passes them on, to be woken.
+    thread: Pid,
 }
 
 /// Where sessions that were told to move are handed in.
@@ -129,6 +137,7 @@ impl House {
             admitted: AtomicUsize::new(0),
             logging_in: Mutex::default(),
             mover: Mutex::default(),
+            neighbour: Mutex::default(),
         })
     }
 
@@ -218,6 +227,30 @@ impl House {
     /// Whether sessions move.
     pub fn is_moving(&self) -> bool {
         self.mover.lock().is_some()
+    }
+
+    /// From now on CancelRequests for sessions that are not here are handed in at `cancels`, and the calling
+    /// thread is woken.
+    pub fn begin_passing_on(&self, cancels: Sender<CancelKey>) {
+        let thread = thread::number();
+        *self.neighbour.lock() = Some(Neighbour { cancels, thread });
+    }
+
+    /// CancelRequests are no longer passed on; none is handed in after this.
+    pub fn end_passing_on(&self) {
+        *self.neighbour.lock() = None;
+    }
+
+    /// Passes a CancelRequest on to the process that may have its session; false if there is none.
+    pub(super) fn pass_on(&self, key: CancelKey) -> bool {
+        match &*self.neighbour.lock() {
+            Some(neighbour) => {
+                let sent = neighbour.cancels.send(key);
+                wait::wake(neighbour.thread);
+                sent.is_ok()
+            }
+            None => false,
+        }
     }
 
     /// Hands in a session that was told to move.

@@ -9,12 +9,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::authenticate::refused;
+use super::cancel::cancel_anywhere;
 use super::client_settings::{self, Unsettled};
 use super::ending::no_server;
 use super::guest::{AtConsole, Guest, Reply, Resting, What};
 use super::house::{House, Place, Stage};
 use super::lend::NotLent;
-use super::registry::{Cancel, Entry, Handle, Identity, process_id, told};
+use super::registry::{CancelKey, Entry, Handle, Identity, process_id, told};
 use super::session::Session;
 use crate::auth::certificate::PeerCertificate;
 use crate::auth::challenge::{Challenge, StandIn};
@@ -28,7 +29,6 @@ use crate::net::dialogue::{Broken, Dialogue};
 use crate::net::stream::Stream;
 use crate::pool::pool::Pool;
 use crate::pool::waiter::Waiter;
-use crate::server::cancel;
 use crate::server::messages::NoMessage;
 use crate::server::parameters::Parameters;
 use crate::tls::suite::Negotiated;
@@ -39,9 +39,6 @@ use crate::wire::startup::{self, FirstPacket, Startup};
 
 /// The names of the database that is the console.
 pub const CONSOLE_DATABASES: [&str; 2] = ["pgdoorman", "pgbouncer"];
-
-/// How long a CancelRequest may take to reach PostgreSQL.
-const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long words of refusal may take to arrive.
 const WORDS_LIMIT: Duration = Duration::from_secs(2);
@@ -220,7 +217,7 @@ impl Login<'_> {
         let startup = match self.first_packet(dialogue)? {
             FirstPacket::Cancel { process_id, secret } => {
                 self.house.arrivals.cancel.fetch_add(1, Ordering::Relaxed);
-                self.cancel(process_id, &secret);
+                cancel_anywhere(self.house, CancelKey { process_id, secret });
                 return Err(Refusal::Done);
             }
             FirstPacket::Startup(startup) => startup,
@@ -260,44 +257,6 @@ impl Login<'_> {
             self.console(dialogue, startup, place)
         } else {
             self.pool(dialogue, startup, place)
-        }
-    }
-
-    fn cancel(&self, process: i32, secret: &[u8]) {
-        let Some(handle) = self.house.sessions.by_cancel_key(process, secret) else {
-            log::debug!("[#c{}] cancel request for no session of ours", self.id);
-            return;
-        };
-        let Cancel::Send(key) = handle.cancel() else {
-            return;
-        };
-        let sockets = crate::pool::plans::server_sockets(&self.settings.general);
-        let plan = self.house.pools.find(&handle.database, &handle.user);
-        let plan = plan.map(|pool| pool.plan());
-        let way = cancel::Way {
-            encryption: plan.as_ref().map(|plan| &plan.encryption),
-            host: plan.as_ref().map_or("", |plan| &plan.host),
-            sockets: &sockets,
-        };
-        let sent = cancel::send(&key, way, CANCEL_LIMIT);
-        handle.cancel_done(&key, sent.is_ok());
-        match sent {
-            Ok(()) => log::info!(
-                "[{}@{} #c{}] cancel request forwarded to {} pid={}",
-                handle.user,
-                handle.database,
-                handle.id,
-                key.address,
-                key.process_id
-            ),
-            Err(error) => log::warn!(
-                "[{}@{} #c{}] cancel request could not be forwarded to {} pid={}: {error}",
-                handle.user,
-                handle.database,
-                handle.id,
-                key.address,
-                key.process_id
-            ),
         }
     }
 

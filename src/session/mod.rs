@@ -6,6 +6,7 @@
 pub mod accept;
 mod authenticate;
 mod borrow;
+mod cancel;
 pub mod client_settings;
 pub mod console;
 pub mod driver;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
 
 use crate::net::address::Address;
 use crate::net::clock::Moment;
@@ -49,6 +50,8 @@ enum Doing {
     Queued,
     /// It has this backend.
     Running(Arc<BackendKey>),
+    /// No thread drives it: it goes to another process, or comes from one.
+    Away,
 }
 
 /// What `SHOW CLIENTS` calls the state of a session.
@@ -72,6 +75,18 @@ pub enum Cancel {
     Send(Arc<BackendKey>),
     /// Nothing more: the session was told to leave the queue, or there is nothing to cancel.
     Done,
+    /// Nobody can say at the moment: no thread drives the session.
+    Away,
+}
+
+/// What a CancelRequest brings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelKey {
+    /// The process id of the session's BackendKeyData.
+    pub process_id: i32,
+    /// The secret.
+    #[serde(with = "serde_bytes")]
+    pub secret: Vec<u8>,
 }
 
 /// What others may know of a session, and tell it.
@@ -135,7 +150,7 @@ pub struct Identity {
 }
 
 impl Handle {
-    /// The handle of a session that the calling thread will drive.
+    /// The handle of a session that nobody drives yet.
     pub fn new(who: Identity) -> Handle {
         Handle {
             id: who.id,
@@ -155,7 +170,7 @@ impl Handle {
             flags: AtomicU32::new(0),
             activity: AtomicU8::new(Activity::Idle as u8),
             thread: AtomicI32::new(thread::number().as_raw()),
-            doing: Mutex::default(),
+            doing: Mutex::new(Doing::Away),
         }
     }
 
@@ -185,6 +200,13 @@ impl Handle {
     pub fn driven_here(&self) {
         self.thread
             .store(thread::number().as_raw(), Ordering::Release);
+        *self.doing.lock() = Doing::Nothing;
+    }
+
+    /// No thread drives the session any more. True if a CancelRequest is on its way to the backend it has.
+    pub fn parked(&self) -> bool {
+        self.show(Activity::Idle);
+        is_being_cancelled(&std::mem::replace(&mut *self.doing.lock(), Doing::Away))
     }
 
     /// Notes that the session has heeded a flag.
@@ -216,7 +238,7 @@ impl Handle {
     pub fn running_on(&self) -> Option<Arc<BackendKey>> {
         match &*self.doing.lock() {
             Doing::Running(key) => Some(Arc::clone(key)),
-            Doing::Nothing | Doing::Queued => None,
+            Doing::Nothing | Doing::Queued | Doing::Away => None,
         }
     }
 
@@ -244,10 +266,12 @@ impl Handle {
     /// The session has neither. True if a CancelRequest is on its way to the backend it had.
     pub fn at_rest(&self) -> bool {
         self.show(Activity::Idle);
-        match std::mem::take(&mut *self.doing.lock()) {
-            Doing::Running(key) => key.is_being_cancelled(),
-            Doing::Nothing | Doing::Queued => false,
-        }
+        is_being_cancelled(&std::mem::take(&mut *self.doing.lock()))
+    }
+
+    /// Whether no thread drives the session.
+    pub fn is_away(&self) -> bool {
+        matches!(*self.doing.lock(), Doing::Away)
     }
 
     /// Begins to cancel whatever the session is doing.
@@ -255,6 +279,7 @@ impl Handle {
         let doing = self.doing.lock();
         match &*doing {
             Doing::Nothing => Cancel::Done,
+            Doing::Away => Cancel::Away,
             Doing::Queued => {
                 // Under the lock: the flag is for this wait and not for a later one.
                 self.flags.fetch_or(told::CANCEL, Ordering::AcqRel);
@@ -278,6 +303,13 @@ impl Handle {
         }
         key.cancel_ends();
         self.tell(told::CANCELLED);
+    }
+}
+
+fn is_being_cancelled(doing: &Doing) -> bool {
+    match doing {
+        Doing::Running(key) => key.is_being_cancelled(),
+        Doing::Nothing | Doing::Queued | Doing::Away => false,
     }
 }
 
@@ -362,14 +394,14 @@ impl Registry {
     }
 
     /// The session with this cancel key. The secret is compared in constant time.
-    pub fn by_cancel_key(&self, process: i32, secret: &[u8]) -> Option<Arc<Handle>> {
+    pub fn by_cancel_key(&self, key: &CancelKey) -> Option<Arc<Handle>> {
         self.sessions
             .read()
             .values()
             .find(|handle| {
-                process_id(handle.id) == process
-                    && handle.secret.len() == secret.len()
-                    && openssl::memcmp::eq(&handle.secret, secret)
+                process_id(handle.id) == key.process_id
+                    && handle.secret.len() == key.secret.len()
+                    && openssl::memcmp::eq(&handle.secret, &key.secret)
             })
             .cloned()
     }

@@ -42,6 +42,7 @@ pub enum Phase {
 
 /// A message that has passed in part.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Frame {
     /// Bytes that have not come yet.
     pub left: usize,
@@ -56,10 +57,13 @@ pub struct Frame {
 
 /// One side of a session.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Side {
     /// Bytes read from it and not yet acted upon.
+    #[serde(with = "serde_bytes")]
     pub unread: Vec<u8>,
     /// Bytes to be written to it.
+    #[serde(with = "serde_bytes")]
     pub owed: Vec<u8>,
     /// The message from it that is passing.
     pub frame: Frame,
@@ -71,24 +75,32 @@ pub struct Lent {
     /// The connection's state.
     pub backend: Box<Backend>,
     /// The server's side.
+    #[serde(default)]
     pub side: Side,
     /// The replies that are still to come.
+    #[serde(default)]
     pub expected: Queue,
     /// What is known only when a batch that is under way has been answered.
+    #[serde(default)]
     pub unsettled: Unsettled,
     /// The server skips what it is sent until the next Sync, because of an error.
+    #[serde(default)]
     pub skipping: bool,
     /// The server is in copy-in mode and the client has not ended it.
+    #[serde(default)]
     pub copying_in: bool,
     /// No more requests are sent before all expected replies have come: what they say decides what the
     /// server has prepared.
+    #[serde(default)]
     pub barrier: bool,
     /// The client's batch runs a statement after which the server may have forgotten others.
+    #[serde(default)]
     pub forgetting: bool,
     /// The client's batch runs a statement that may change how texts are read.
     #[serde(default)]
     pub changing: bool,
     /// The client has begun a batch of the extended protocol and has not ended it with a Sync.
+    #[serde(default)]
     pub batch_open: bool,
     /// What the open transaction has changed of the settings that texts are read under.
     #[serde(default)]
@@ -97,33 +109,45 @@ pub struct Lent {
     #[serde(default)]
     pub kept: Kept,
     /// The server has said its last words and will close the connection.
+    #[serde(default)]
     pub ended: bool,
     /// A statement of the pooler's own has failed with this error: the connection cannot be used.
+    #[serde(default)]
     pub spoiled: Option<String>,
     /// When the session got it.
+    #[serde(default)]
     pub since: Moment,
     /// It has been used for the client: what it does can no longer be done on another.
     pub served: bool,
     /// The client has gone back to defaults: those of its startup packet are to be in effect again.
+    #[serde(default)]
     pub reset_seen: bool,
     /// What PostgreSQL reported at the last ReadyForQuery.
+    #[serde(default)]
     pub at_ready: Arc<Parameters>,
     /// Settings that a RESET has brought back to the server's default.
+    #[serde(default)]
     pub reset_names: Vec<String>,
     /// Statements a client is deallocating in SQL: its own name, and the number.
+    #[serde(default)]
     pub deallocating: VecDeque<(Vec<u8>, u64)>,
     /// Settings whose values are asked for before and after cleaning.
+    #[serde(default)]
     pub asked: Vec<String>,
     /// The rows of answers to the pooler's own questions: text or NULL for each column.
+    #[serde(default)]
     pub answers: Vec<Vec<Option<Vec<u8>>>>,
     /// When the first of the expected replies was asked for.
+    #[serde(default)]
     pub query_since: Moment,
     /// When the current transaction began.
+    #[serde(default)]
     pub transaction_since: Option<Moment>,
 }
 
 /// What the plan of the session's pool says of the protocol; refreshed whenever a connection is lent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Rules {
     /// When the connection goes back.
     pub mode: Mode,
@@ -134,17 +158,26 @@ pub struct Rules {
     /// Statements kept on one server connection.
     pub prepared_per_server: usize,
     /// Named statements the client may have.
-    #[serde(default = "without_limit")]
     pub prepared_per_client: usize,
     /// Whether what the client leaves is undone.
     pub clean: bool,
     /// Whether each parameter change that PostgreSQL reports is logged.
-    #[serde(default)]
     pub log_parameters: bool,
 }
 
-fn without_limit() -> usize {
-    usize::MAX
+impl Default for Rules {
+    /// Those of a pool that says nothing.
+    fn default() -> Rules {
+        Rules {
+            mode: Mode::Transaction,
+            follow_statements: true,
+            prepared_cache: 0,
+            prepared_per_server: 1,
+            prepared_per_client: usize::MAX,
+            clean: true,
+            log_parameters: false,
+        }
+    }
 }
 
 impl From<&Plan> for Rules {
@@ -167,6 +200,7 @@ pub struct Session {
     /// Its number; also the process id in its BackendKeyData.
     pub id: u64,
     /// The secret in its BackendKeyData.
+    #[serde(with = "serde_bytes")]
     pub secret: Vec<u8>,
     /// The database, as the client named it.
     pub database: String,
@@ -175,28 +209,38 @@ pub struct Session {
     /// Where the client is.
     pub address: Address,
     /// When it connected.
+    #[serde(default)]
     pub connected_at: Moment,
     /// The time, as of the last wait: the relay looks at no clock.
+    #[serde(default)]
     pub now: Moment,
     /// What it is doing.
     phase: Phase,
     /// The rules it is served by.
     pub rules: Rules,
     /// What PostgreSQL reports of its settings, as the client has been told.
+    #[serde(default)]
     pub told: Arc<Parameters>,
     /// Settings of its own that PostgreSQL does not report.
+    #[serde(default)]
     pub unreported: Arc<Parameters>,
     /// The settings it asked for at startup: what RESET goes back to.
+    #[serde(default)]
     pub chosen: Arc<Parameters>,
     /// The statements it has prepared, by its own names; the unnamed one has the empty name.
+    #[serde(default)]
     pub statements: HashMap<Vec<u8>, Arc<Statement>>,
     /// The client's side.
+    #[serde(default)]
     pub client: Side,
     /// Its server connection, while it has one.
+    #[serde(default)]
     pub lent: Option<Lent>,
     /// The client is gone; replies are dropped.
+    #[serde(default)]
     pub abandoned: bool,
     /// A request was refused: what the client sends is dropped up to its next Sync.
+    #[serde(default)]
     pub refusing: bool,
     /// The settings that the texts of its statements are read under.
     #[serde(skip)]
@@ -205,6 +249,7 @@ pub struct Session {
     #[serde(default)]
     pub begins_again: bool,
     /// What it has done since its pool was last told.
+    #[serde(default)]
     pub work: Work,
 }
 

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use ciborium::Value;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,8 @@ use crate::net::encrypted::Encrypted;
 use crate::net::passing::Passage;
 use crate::pool::totals::{Totals, Work};
 use crate::server::backend::Backend;
+use crate::server::prepared::Statement;
+use crate::session::registry::CancelKey;
 use crate::session::session::Session;
 
 /// The version of this protocol.
@@ -52,8 +55,12 @@ pub enum Message {
     Refused(Refused),
     /// The server connection with this number is the successor's now.
     AcceptedIdle(u64),
+    /// Some of the prepared statements.
+    Statements(Vec<Arc<Statement>>),
     /// What a pool has done since its state was told.
     Work(Box<PoolWork>),
+    /// A CancelRequest for a session that is not at the one who says this.
+    Cancel(CancelKey),
     /// The predecessor has nothing more to give, and this is what it has given.
     Done(Outcome),
     /// The successor has taken all.
@@ -64,7 +71,7 @@ pub enum Message {
 }
 
 /// The names of the messages. A message with another name is passed over, whatever it says.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 16] = [
     "Ready",
     "Hello",
     "Listener",
@@ -76,7 +83,9 @@ const NAMES: [&str; 14] = [
     "Accepted",
     "Refused",
     "AcceptedIdle",
+    "Statements",
     "Work",
+    "Cancel",
     "Done",
     "Finished",
 ];
@@ -100,6 +109,7 @@ pub struct Ready {
     /// [`VERSION`].
     pub version: u32,
     /// The version of the program.
+    #[serde(default)]
     pub program: String,
     /// How many files it may open.
     #[serde(default)]
@@ -122,6 +132,9 @@ pub struct Hello {
     pub next_statement: u64,
     /// What keeps mock logins alike.
     pub mock: MockSecret,
+    /// How many listening sockets follow.
+    #[serde(default)]
+    pub listeners: usize,
     /// Connections accepted so far: all, plain, cancel requests.
     #[serde(default)]
     pub arrivals: [u64; 3],
@@ -194,7 +207,7 @@ pub struct Idle {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Standing {
     /// `application_name` at login.
-    #[serde(default)]
+    #[serde(default, with = "serde_bytes")]
     pub application_name: Vec<u8>,
     /// Transactions finished.
     #[serde(default)]
@@ -232,6 +245,7 @@ pub struct MovedConsole {
     /// Its number.
     pub id: u64,
     /// The secret of its cancel key.
+    #[serde(with = "serde_bytes")]
     pub secret: Vec<u8>,
     /// The database, as the client named it.
     pub database: String,
@@ -240,15 +254,16 @@ pub struct MovedConsole {
     /// Where the client is.
     pub address: Address,
     /// When it connected.
+    #[serde(default)]
     pub connected_at: Moment,
     /// What belongs to it beside.
     #[serde(default)]
     pub standing: Standing,
     /// What it has said and nobody has read.
-    #[serde(default)]
+    #[serde(default, with = "serde_bytes")]
     pub unread: Vec<u8>,
     /// What it is owed.
-    #[serde(default)]
+    #[serde(default, with = "serde_bytes")]
     pub owed: Vec<u8>,
     /// Whether it asked for the upgrade and is to be told how that went.
     #[serde(default)]

@@ -29,7 +29,7 @@ use crate::server::backend::Connection;
 use crate::session::accept::Reception;
 use crate::session::guest::{Guest, Reply, What};
 use crate::session::house::House;
-use crate::session::registry::told;
+use crate::session::registry::{CancelKey, told};
 
 /// Sessions that are sent and not yet acknowledged, at most: it bounds the descriptors in flight.
 const WINDOW: usize = 128;
@@ -43,6 +43,9 @@ const SPARE_DESCRIPTORS: u64 = 64;
 
 /// The console session that has asked for the upgrade, if one has: it moves last, and is told how it went.
 pub type Asker = Mutex<Option<Guest>>;
+
+/// Bytes of prepared statements in one message.
+const TOGETHER: usize = 256 * 1024;
 
 /// How long it takes until a session is offered again that could not be taken at the moment.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -68,6 +71,8 @@ struct HandOver<'a> {
     /// Whether the successor can carry TLS connections on.
     takes_tls: bool,
     finished: bool,
+    /// Descriptors have run out, and the log says so.
+    is_short: bool,
     log_filter: String,
     on_ready: &'a dyn Fn(u32),
     /// The process that was started.
@@ -78,6 +83,10 @@ struct HandOver<'a> {
     again: VecDeque<(u64, Moment)>,
     /// What the pools had done when their state was told.
     told_work: Vec<(Arc<pool::Pool>, Work)>,
+    /// CancelRequests for sessions that are not here, or on their way.
+    cancels: Receiver<CancelKey>,
+    /// Those among them whose session has not been sent.
+    early_cancels: Vec<CancelKey>,
     parked: Receiver<Guest>,
     backlog: VecDeque<(Guest, Moment)>,
     /// By number; server connections and sessions are counted apart.
@@ -106,6 +115,8 @@ pub fn hand_over(
     let mut child = origin.start(&theirs)?;
     drop(theirs);
     let (sender, parked) = unbounded();
+    let (passes_on, cancels) = unbounded();
+    house.begin_passing_on(passes_on);
     let mut hand_over = HandOver {
         house,
         reception,
@@ -116,12 +127,15 @@ pub fn hand_over(
         ready: false,
         takes_tls: false,
         finished: false,
+        is_short: false,
         log_filter,
         on_ready,
         started: child.id(),
         grandchild: None,
         again: VecDeque::new(),
         told_work: Vec::new(),
+        cancels,
+        early_cancels: Vec::new(),
         parked,
         backlog: VecDeque::new(),
         sessions: HashMap::new(),
@@ -194,6 +208,7 @@ impl HandOver<'_> {
         while !self.ready {
             self.step(Some("was not ready"))?;
         }
+        self.give_statements()?;
         self.reception.shut();
         self.introduce()?;
         self.give_idle()?;
@@ -210,15 +225,18 @@ impl HandOver<'_> {
                 let Some((guest, since)) = self.backlog.pop_front() else {
                     break;
                 };
-                self.give_session(guest, since)?;
+                if !self.give_session(guest, since)? {
+                    break;
+                }
             }
+            self.give_cancels()?;
             // In the order in which a client goes from one to the next; and what a session leaves behind
             // when it ends is given below.
             let asking = usize::from(self.asker.lock().is_some());
             let all = !self.reception.is_receiving()
                 && self.house.logins() == 0
                 && self.house.sessions.len() == asking;
-            self.give_idle()?;
+            let all = self.give_idle()? && all;
             // What can be written at once needs no answer by itself: it is not waited for.
             self.passage.flush()?;
             let owed = !self.sessions.is_empty() || !self.idle.is_empty() || self.passage.owes();
@@ -226,7 +244,9 @@ impl HandOver<'_> {
                 let Some(asker) = self.asker.lock().take() else {
                     break;
                 };
-                self.give_session(asker, Moment::now())?;
+                if !self.give_session(asker, Moment::now())? {
+                    self.step(None)?;
+                }
                 continue;
             }
             self.step(owed.then_some("did not acknowledge a session"))?;
@@ -247,6 +267,46 @@ impl HandOver<'_> {
         Ok(())
     }
 
+    /// The prepared statements: there may be many, and nobody has to wait for them.
+    fn give_statements(&mut self) -> io::Result<()> {
+        let mut together = Vec::new();
+        let mut size = 0;
+        let mut all = self.house.statements.all().into_iter().peekable();
+        while let Some(statement) = all.next() {
+            size += statement.definition.len();
+            together.push(statement);
+            if size >= TOGETHER || all.peek().is_none() {
+                let message = Message::Statements(std::mem::take(&mut together));
+                size = 0;
+                messages::post(&mut self.passage, &message, Vec::new())?;
+                self.passage.flush()?;
+                while self.passage.owes() {
+                    self.step(Some("did not listen"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes CancelRequests on behind the sessions they are for.
+    fn give_cancels(&mut self) -> io::Result<()> {
+        let mut keys = std::mem::take(&mut self.early_cancels);
+        keys.extend(self.cancels.try_iter());
+        for key in keys {
+            match self.house.sessions.by_cancel_key(&key) {
+                Some(session) if !self.sessions.contains_key(&session.id) => {
+                    if session.is_away() {
+                        self.early_cancels.push(key);
+                    } else {
+                        self.reception.cancel(key, true);
+                    }
+                }
+                _ => messages::post(&mut self.passage, &Message::Cancel(key), Vec::new())?,
+            }
+        }
+        Ok(())
+    }
+
     /// Who we are, where we listen, which pools there are.
     fn introduce(&mut self) -> io::Result<()> {
         let house = self.house;
@@ -257,6 +317,7 @@ impl HandOver<'_> {
             next_server: house.pools.last_number() + GAP,
             next_statement: house.statements.last_number() + GAP,
             mock: house.mock.clone(),
+            listeners: self.reception.listeners().len(),
             arrivals: [&arrivals.total, &arrivals.plain, &arrivals.cancel]
                 .map(|count| count.load(Ordering::Relaxed)),
             arrivals_tls: arrivals.tls.load(Ordering::Relaxed),
@@ -290,8 +351,9 @@ impl HandOver<'_> {
         Ok(())
     }
 
-    /// Gives the connections that lie idle, also those that have come back in the meantime.
-    fn give_idle(&mut self) -> io::Result<()> {
+    /// Gives the connections that lie idle, also those that have come back in the meantime. False if not all
+    /// could be given yet.
+    fn give_idle(&mut self) -> io::Result<bool> {
         for pool in self.house.pools.all() {
             while let Some(connection) = pool.take_idle() {
                 if connection.stream.tls().is_some() && !self.takes_tls {
@@ -299,41 +361,77 @@ impl HandOver<'_> {
                     pool.moved_away();
                     continue;
                 }
-                let number = connection.backend.key.id;
-                let copy = connection.stream.fd().try_clone_to_owned();
-                let posted = copy.and_then(|copy| {
-                    let given = Given::Idle(GivenIdle {
-                        database: &pool.database,
-                        user: &pool.user,
-                        backend: &connection.backend,
-                        tls: connection.stream.tls(),
-                    });
-                    messages::post(&mut self.passage, &given, vec![copy])
+                let copy = match connection.stream.fd().try_clone_to_owned() {
+                    Ok(copy) => copy,
+                    Err(error) => {
+                        pool.put_back(connection);
+                        self.bear(error)?;
+                        return Ok(false);
+                    }
+                };
+                let given = Given::Idle(GivenIdle {
+                    database: &pool.database,
+                    user: &pool.user,
+                    backend: &connection.backend,
+                    tls: connection.stream.tls(),
                 });
+                let posted = messages::post(&mut self.passage, &given, vec![copy]);
+                let number = connection.backend.key.id;
                 self.idle
                     .insert(number, Pending::Idle(Arc::clone(&pool), connection));
                 posted?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn give_session(&mut self, guest: Guest, since: Moment) -> io::Result<()> {
+    /// Gives a session; false if it could not be given yet and is the first in the backlog.
+    fn give_session(&mut self, guest: Guest, since: Moment) -> io::Result<bool> {
         if !self.takes_tls && has_tls(&guest) {
             // An older version. To give it the session would be to make it talk nonsense.
             self.keep(guest, "the new process cannot carry its TLS connection on");
-            return Ok(());
+            return Ok(true);
         }
-        let posted = post_guest(&mut self.passage, &guest);
+        if let Err(error) = post_guest(&mut self.passage, &guest) {
+            self.backlog.push_front((guest, since));
+            self.bear(error)?;
+            return Ok(false);
+        }
         let id = guest.handle().id;
         self.sessions.insert(id, Pending::Session(guest, since));
-        posted
+        Ok(true)
+    }
+
+    /// A shortage of descriptors passes once some sessions are gone, and must not end the hand-over as soon
+    /// as there are any that would end with it.
+    fn bear(&mut self, error: io::Error) -> io::Result<()> {
+        let short = [libc::EMFILE, libc::ENFILE];
+        let is_short = error
+            .raw_os_error()
+            .is_some_and(|code| short.contains(&code));
+        if !is_short || self.outcome.moved == 0 && self.sessions.is_empty() {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut self.is_short, true) {
+            log::warn!(
+                "no descriptor left to pass a session on with ({error}); it is tried again as others move. Raise the limit (ulimit -n, LimitNOFILE=)"
+            );
+        }
+        Ok(())
     }
 
     /// Waits once and deals with what has happened. With `owed` the successor has to be heard from before
     /// its time is up, and the words say what it fails to do otherwise.
     fn step(&mut self, owed: Option<&str>) -> io::Result<()> {
+        let before = self.passage.owed();
         self.passage.flush()?;
+        if self.passage.owed() < before {
+            // It reads. What is awaited may have been no more than that.
+            self.last_heard = Moment::now();
+            if !self.passage.owes() {
+                return Ok(());
+            }
+        }
         let interest = Interest {
             read: true,
             write: self.passage.owes(),
@@ -389,6 +487,7 @@ impl HandOver<'_> {
                         pool.moved_away();
                     }
                 }
+                Message::Cancel(key) => self.reception.cancel(key, true),
                 Message::Finished => self.finished = true,
                 // A newer successor may say more than is understood here.
                 _ => {}
@@ -477,6 +576,7 @@ impl HandOver<'_> {
         }
         let _ = self.hear();
         self.house.end_moving();
+        self.house.end_passing_on();
         let sent = self
             .sessions
             .drain()
@@ -500,6 +600,10 @@ impl HandOver<'_> {
         }
         self.reception.take_in(guests);
         self.reception.reopen();
+        let cancels = std::mem::take(&mut self.early_cancels).into_iter();
+        for key in cancels.chain(self.cancels.try_iter()) {
+            self.reception.cancel(key, false);
+        }
     }
 }
 

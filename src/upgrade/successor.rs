@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crossbeam::channel::{Receiver, bounded, unbounded};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::getuid;
 
@@ -21,10 +22,11 @@ use crate::net::stream::Stream;
 use crate::net::thread;
 use crate::net::wait::{Interest, Woken, wait};
 use crate::server::backend::Connection;
+use crate::server::prepared::Statement;
 use crate::session::accept::{Reception, Seat};
 use crate::session::guest::{AtConsole, Guest, Reply, Resting, What};
 use crate::session::house::House;
-use crate::session::registry::{Handle, Identity};
+use crate::session::registry::{CancelKey, Handle, Identity};
 
 /// How long the predecessor may take to introduce itself.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,6 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Heir {
     passage: Passage,
     hello: Hello,
+    statements: Vec<Arc<Statement>>,
     pools: Vec<messages::Pool>,
     idle: Vec<(messages::Idle, OwnedFd)>,
     /// The listening sockets.
@@ -66,9 +69,15 @@ impl Heir {
         });
         messages::post(&mut passage, &ready, Vec::new())?;
         let deadline = Moment::now().after(PATIENCE);
-        let (mut hello, mut pools, mut idle, mut listeners) =
-            (None, Vec::new(), Vec::new(), Vec::new());
-        loop {
+        let mut opened = false;
+        let (mut hello, mut statements, mut pools, mut idle, mut listeners) = (
+            None::<Hello>,
+            Vec::new(),
+            Vec::new(),
+            Vec::new(),
+            Vec::new(),
+        );
+        let hello = loop {
             while let Some((message, mut descriptors)) = messages::take(&mut passage)? {
                 match message {
                     Message::Hello(it) if it.version != VERSION => {
@@ -78,6 +87,7 @@ impl Heir {
                         )));
                     }
                     Message::Hello(it) => hello = Some(*it),
+                    Message::Statements(some) => statements.extend(some),
                     Message::Pool(pool) => pools.push(*pool),
                     Message::Idle(connection) => {
                         let fd = descriptors.pop();
@@ -89,24 +99,35 @@ impl Heir {
                             fd.ok_or_else(|| wrong("no descriptor"))?,
                         )?);
                     }
-                    Message::Open => {
-                        let hello = hello.ok_or_else(|| wrong("no Hello"))?;
-                        return Ok(Heir {
-                            passage,
-                            hello,
-                            pools,
-                            idle,
-                            listeners,
-                        });
-                    }
+                    Message::Open => opened = true,
                     _ => {}
                 }
+                if opened {
+                    break;
+                }
+            }
+            // A predecessor that gives us up kills us first. One that is gone has died: then all that it has
+            // sent is ours, and with its listening sockets its clients can be served.
+            let orphaned = passage.has_ended()
+                && hello
+                    .as_ref()
+                    .is_some_and(|hello| hello.listeners > 0 && listeners.len() == hello.listeners);
+            if opened || orphaned {
+                break hello.ok_or_else(|| wrong("no Hello"))?;
             }
             if passage.has_ended() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             exchange(&mut passage, Some(deadline))?;
-        }
+        };
+        Ok(Heir {
+            passage,
+            hello,
+            statements,
+            pools,
+            idle,
+            listeners,
+        })
     }
 
     /// The log filter in force at the predecessor.
@@ -121,6 +142,9 @@ impl Heir {
         house.sessions.start_from(hello.next_session);
         house.pools.start_from(hello.next_server);
         house.statements.start_from(hello.next_statement);
+        for statement in &self.statements {
+            house.statements.adopt(Arc::clone(statement));
+        }
         let arrivals = &house.arrivals;
         let counts = [&arrivals.total, &arrivals.plain, &arrivals.cancel];
         arrivals.tls.store(hello.arrivals_tls, Ordering::Relaxed);
@@ -142,7 +166,7 @@ impl Heir {
     }
 
     /// Takes the sessions as they come, in a thread of its own, until the predecessor has nothing more to
-    /// give or is dead. Then calls `over`.
+    /// give or is dead. Then, and before the predecessor hears of it, `on_end` is told whether it lives.
     ///
     /// # Errors
     /// If the thread cannot be started.
@@ -150,39 +174,29 @@ impl Heir {
         self,
         house: Arc<House>,
         reception: Arc<Reception>,
-        over: impl FnOnce() + Send + 'static,
+        on_end: impl FnOnce(bool) + Send + 'static,
     ) -> io::Result<()> {
+        let (started, has_started) = bounded(0);
         std::thread::Builder::new()
             .stack_size(512 * 1024)
             .spawn(move || {
                 thread::name("hand-over");
-                let mut taker = Taker {
+                let (passes_on, cancels) = unbounded();
+                house.begin_passing_on(passes_on);
+                let _ = started.send(());
+                let taker = Taker {
                     house,
                     reception,
                     passage: self.passage,
+                    cancels,
                     taken: 0,
                     asker: None,
                 };
-                let idle = self.idle;
-                let outcome = idle
-                    .into_iter()
-                    .try_for_each(|(connection, fd)| taker.idle(connection, vec![fd]))
-                    .and_then(|()| taker.take_all());
-                taker.house.pools.expect_no_more();
-                let outcome = outcome.map_err(|error| {
-                    format!(
-                        "the predecessor is gone before it had given everything ({error}); {} sessions were taken over",
-                        taker.taken
-                    )
-                });
-                match &outcome {
-                    Ok(outcome) => log::info!("took over from the predecessor: {outcome}"),
-                    Err(why) => log::error!("{why}"),
-                }
-                over();
-                taker.answer(&outcome);
-            })
-            .map(drop)
+                taker.work(self.idle, on_end);
+            })?;
+        // Whoever comes in from now on may bring a CancelRequest.
+        let _ = has_started.recv();
+        Ok(())
     }
 }
 
@@ -204,12 +218,47 @@ struct Taker {
     house: Arc<House>,
     reception: Arc<Reception>,
     passage: Passage,
+    /// CancelRequests for sessions that were not here.
+    cancels: Receiver<CancelKey>,
     taken: usize,
     /// The console session that has asked for the upgrade.
     asker: Option<(Guest, Seat)>,
 }
 
 impl Taker {
+    fn work(mut self, idle: Vec<(messages::Idle, OwnedFd)>, on_end: impl FnOnce(bool)) {
+        let outcome = idle
+            .into_iter()
+            .try_for_each(|(connection, fd)| self.idle(connection, vec![fd]))
+            .and_then(|()| self.take_all());
+        self.house.pools.expect_no_more();
+        self.house.end_passing_on();
+        while let Ok(key) = self.cancels.try_recv() {
+            self.reception.cancel(key, false);
+        }
+        on_end(outcome.is_ok());
+        let outcome = outcome.map_err(|error| {
+            format!(
+                "the predecessor is gone before it had given everything ({error}); {} sessions were taken over",
+                self.taken
+            )
+        });
+        match &outcome {
+            Ok(outcome) => {
+                log::info!("took over from the predecessor: {outcome}");
+                // Whoever is to hear that all is well hears it here.
+                self.answer(&Ok(*outcome));
+                if let Err(error) = self.say(&Message::Finished) {
+                    log::warn!("the predecessor could not be told that all is taken: {error}");
+                }
+            }
+            Err(why) => {
+                log::error!("{why}");
+                self.answer(&Err(why.clone()));
+            }
+        }
+    }
+
     fn take_all(&mut self) -> io::Result<Outcome> {
         loop {
             while let Some((message, descriptors)) = messages::take(&mut self.passage)? {
@@ -222,15 +271,20 @@ impl Taker {
                             pool.add_work(&done.work);
                         }
                     }
-                    Message::Done(outcome) => {
-                        self.say(&Message::Finished)?;
-                        return Ok(outcome);
-                    }
+                    Message::Cancel(key) => self.reception.cancel(key, false),
+                    Message::Done(outcome) => return Ok(outcome),
                     _ => {}
                 }
             }
             if self.passage.has_ended() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            while let Ok(key) = self.cancels.try_recv() {
+                if self.house.sessions.by_cancel_key(&key).is_some() {
+                    self.reception.cancel(key, false);
+                } else {
+                    messages::post(&mut self.passage, &Message::Cancel(key), Vec::new())?;
+                }
             }
             exchange(&mut self.passage, None)?;
         }

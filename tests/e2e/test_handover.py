@@ -1,7 +1,9 @@
 """What can befall the two processes of a hand-over, at every one of its steps."""
 
 import re
+import resource
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import handover
 from doorman import Successor, binary
 from handover import Steps
 from wait import wait_until
-from wire import query, rows
+from wire import Raw, parse, query, rows, sync
 
 
 @pytest.fixture(scope="session")
@@ -27,13 +29,29 @@ def watched(doorman, library, tmp_path):
     return start
 
 
+def rest(raw):
+    """The rows of the reply that is outstanding, or None if the connection has ended without an error."""
+    try:
+        seen = raw.read_until("Z")
+    except ConnectionError:
+        return None
+    assert not [m for m in seen if m.kind == "E"], seen
+    return rows(seen) if seen and seen[-1].kind == "Z" else None
+
+
+def answer(raw, sql):
+    """The one value of the reply, or None if the connection has ended without an error."""
+    try:
+        raw.send(query(sql))
+    except ConnectionError:
+        return None
+    found = rest(raw)
+    return found[0][0].decode() if found else None
+
+
 def served(raw):
     """Whether this client gets an answer. Otherwise its connection has ended."""
-    try:
-        raw.send(query("select 1"))
-        return rows(raw.read_until("Z")) == [[b"1"]]
-    except (ConnectionError, AssertionError):
-        return False
+    return answer(raw, "select 1") == "1"
 
 
 # What a successor says before it has acknowledged a session: Ready, and that it has the one idle server connection.
@@ -119,3 +137,198 @@ def test_the_end_of_the_new_process_is_told(watched, tmp_path):
     assert "exit status: 3" in one.fail_to_upgrade()
     script(program, "kill -9 $$")
     assert "signal: 9" in one.fail_to_upgrade()
+
+
+# Killed after every step
+
+class Knocking:
+    """Somebody who comes again and again: nobody ever refuses to open, whoever it is that does."""
+
+    def __init__(self, one):
+        self.one, self.over, self.refused = one, threading.Event(), []
+        self.thread = threading.Thread(target=self.knock)
+
+    def knock(self):
+        while not self.over.is_set():
+            try:
+                raw = Raw((self.one.host, self.one.port))
+            except OSError as problem:
+                self.refused.append(problem)
+                continue
+            try:
+                raw.login()
+                raw.value("select 1")
+            except (ConnectionError, AssertionError, IndexError, ValueError):
+                pass  # whoever let it in was killed
+            finally:
+                raw.close()
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+
+
+class Crowd:
+    """Clients in several states."""
+
+    def __init__(self, one, pg):
+        self.one, self.pg, self.lost = one, pg, 0
+        self.idle = [one.raw() for _ in range(4)]
+        self.inside, self.busy = one.raw(), one.raw()
+        self.enter(), self.work()
+
+    def enter(self):
+        self.inside.ask(query("begin"))
+        self.backend = self.inside.value("select pg_backend_pid()")
+
+    def work(self):
+        self.busy.send(query("select 'done' from pg_sleep(0.2)"))
+
+    def look(self):
+        """How many have lost their connection. The others have noticed nothing; those have come back."""
+        lost = 0
+        for n, raw in enumerate(self.idle):
+            if not served(raw):
+                lost, self.idle[n] = lost + 1, self.one.raw()
+        backend = answer(self.inside, "select pg_backend_pid()")
+        if backend is None:
+            lost, self.inside = lost + 1, self.one.raw()
+            self.enter()
+        else:
+            assert backend == self.backend and self.inside.status == "T"
+        if rest(self.busy) != [[b"done"]]:
+            lost, self.busy = lost + 1, self.one.raw()
+        self.work()
+        return lost
+
+
+@pytest.mark.limit(120)
+@pytest.mark.parametrize("call", ["send", "recv"])
+def test_the_new_process_is_killed_after_each_step(watched, pg, call):
+    one, steps = watched(size=6)
+    old = one.process.pid
+    crowd = Crowd(one, pg)
+    with Knocking(one) as knocking:
+        for number in range(1, 100):
+            assert not knocking.refused
+            steps.kill("successor", call, number)
+            before = one.log().count("UPGRADE ABANDONED"), one.log().count("upgrade complete")
+            one.signal(signal.SIGUSR2)
+            wait_until(lambda: (one.log().count("UPGRADE ABANDONED"), one.log().count("upgrade complete")) != before)
+            if one.log().count("upgrade complete"):
+                # Its last word came just before its end, if it had one to come.
+                one.process.wait()
+                pids = one.processes()
+                one.process = Successor(pids[0] if pids else old)
+                break
+            said = one.abandoned(before[0] + 1)
+            assert "signal: 9" in said
+            lost = re.search(r"(\d+) sessions had moved", said)
+            # Who knocked may have been among them.
+            assert crowd.look() <= int(lost[1] if lost else 0)
+            assert one.process.pid == old and one.process.poll() is None and one.serves()
+    assert number > 8 if call == "send" else number > 2
+
+
+@pytest.mark.limit(120)
+@pytest.mark.parametrize("call", ["send", "recv"])
+def test_the_old_process_is_killed_after_each_step(watched, pg, call):
+    """Whoever has moved stays. From the moment the new process has the listening socket it serves everybody."""
+    for number in range(1, 100):
+        one, steps = watched(size=6)
+        crowd = Crowd(one, pg)
+        steps.kill("predecessor", call, number)
+        one.signal(signal.SIGUSR2)
+        ended = one.process.wait()
+        steps.strike()
+        if ended == 0:
+            one.process = Successor(wait_until(one.processes)[0])
+            one.disconnect_all()
+            break
+        assert ended == -signal.SIGKILL
+        one.expected_status = None
+        # It has heard Ready, said Hello, and given its one listening socket.
+        if (call, number) in [("recv", 1), ("send", 1)]:
+            wait_until(lambda: not one.processes())
+            assert "the hand-over was broken off" in one.log()
+            one.disconnect_all()
+            continue
+        (pid,) = wait_until(one.processes)
+        one.process = Successor(pid)
+        accepted = steps.taken().count("successor send") - BEFORE
+        assert one.serves()
+        assert crowd.look() <= 6 - accepted
+        one.upgrade()
+        assert crowd.look() == 0 and one.serves()
+        one.disconnect_all()
+        one.stop()
+        steps.forget()
+    assert number > 8 if call == "send" else number > 2
+
+
+# Nothing left to do it with
+
+def test_a_new_process_that_does_not_read(watched):
+    """The socket between the two is full."""
+    one, steps = watched(upgrade={"timeout": "500ms"})
+    raw = one.raw()
+    for n in range(60):
+        raw.send(parse(f"select {n}, '{'x' * 15_000}'", f"s{n}"))
+    raw.send(sync())
+    raw.read_until("Z")
+    steps.stop("successor", "send", 1)
+    assert "did not listen within upgrade.timeout" in one.fail_to_upgrade()
+    assert served(raw)
+    steps.strike()
+    one.upgrade()
+    assert served(raw)
+
+
+def test_no_descriptors_left(watched):
+    """The upgrade is abandoned before anybody has moved, or everybody moves."""
+    one, _ = watched()
+    crowd = [one.raw() for _ in range(20)]
+    limits = resource.prlimit(one.process.pid, resource.RLIMIT_NOFILE)
+    # Enough for the sockets between the two and the pipe to the new binary, but never for all that is to be given.
+    for spare in range(0, 20):
+        resource.prlimit(one.process.pid, resource.RLIMIT_NOFILE, (one.descriptors() + spare, limits[1]))
+        one.signal(signal.SIGUSR2)
+        over = wait_until(lambda: one.log().count("UPGRADE ABANDONED") > spare and "abandoned"
+                          or one.log().count("upgrade complete") and "complete")
+        if over == "complete":
+            one.process.wait()
+            one.process = Successor(one.processes()[0])
+        else:
+            assert "Too many open files" in one.abandoned(spare + 1)
+            resource.prlimit(one.process.pid, resource.RLIMIT_NOFILE, limits)
+        assert all(map(served, crowd)) and one.serves()
+        if over == "complete":
+            break
+    assert 0 < spare < 19
+
+
+def test_no_threads_left(watched):
+    one, steps = watched()
+    crowd = [one.raw() for _ in range(20)]
+    steps.strike("predecessor thread 1 1000")
+    assert "no thread for it" in one.fail_to_upgrade()
+    assert all(map(served, crowd))
+    # The new process needs some before it can serve anybody.
+    for first in range(1, 10):
+        steps.strike(f"successor thread {first} 1000")
+        one.signal(signal.SIGUSR2)
+        wait_until(lambda: one.log().count("UPGRADE ABANDONED") > first or "cannot move" in one.log())
+        assert all(map(served, crowd))
+        if "cannot move" in one.log():
+            break
+        assert one.serves()
+    # From then on it is waited for.
+    steps.strike()
+    one.wait_log("upgrade complete")
+    one.process.wait()
+    one.process = Successor(one.processes()[0])
+    assert all(map(served, crowd)) and one.serves()

@@ -19,6 +19,7 @@ pub enum Reply {
     /// To Query or FunctionCall: everything up to a ReadyForQuery.
     UntilReady {
         /// The Query is one SET that ends with its transaction.
+        #[serde(default)]
         tame: bool,
     },
     /// To Sync: a ReadyForQuery.
@@ -63,6 +64,7 @@ pub enum Deliver {
 
 /// What is taken back if the reply never comes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Undo {
     /// A name of the client's, and what it meant before.
     pub name: Option<(Vec<u8>, Option<Arc<Statement>>)>,
@@ -86,6 +88,7 @@ pub struct Expected {
     /// What is done with it.
     pub deliver: Deliver,
     /// What is taken back if it never comes.
+    #[serde(default)]
     pub undo: Option<Box<Undo>>,
     /// The statement that it is about, if it is one that follows its client.
     #[serde(default)]

@@ -25,6 +25,7 @@ pub enum Open<'a> {
 
 /// What is open, each with the last batch that changes it. A Query is a batch too.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Unsettled {
     /// The client's unnamed statement: apart, because some clients use no other.
     unnamed: Option<u64>,
