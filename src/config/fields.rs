@@ -48,7 +48,7 @@ pub(super) fn single(field: &[Word]) -> Result<&Word, String> {
     match field {
         [word] => Ok(word),
         [first, ..] => Err(format!(
-            "a list stands where one word is expected, after {}",
+            "a list stands where one word is expected, after {}; quote a word with a comma in it",
             quote(&first.text)
         )),
         [] => Err("a word is missing".into()),

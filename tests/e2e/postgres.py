@@ -10,6 +10,7 @@ Who can log in, and how (over TCP; the superuser uses the Unix socket):
   hashed   md5, "hashed-secret"
   clear    cleartext password, "clear-secret"
   jürgen   trust
+  certified  a client certificate in its name (hostssl)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import socket
 import subprocess
 import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 from psycopg.rows import dict_row
@@ -32,6 +34,7 @@ DATABASES = ["shop", "second", "données"]
 HBA = """
 local all postgres trust
 local all all trust
+hostssl all certified 127.0.0.1/32 cert
 host all app,jürgen 127.0.0.1/32 trust
 host all hashed 127.0.0.1/32 md5
 host all clear 127.0.0.1/32 password
@@ -43,6 +46,7 @@ set password_encryption = 'scram-sha-256';
 create role team;
 create role app login password 'app-secret' in role team;
 create role scram login password 'scram-secret';
+create role certified login;
 create role clear login password 'clear-secret';
 create role "jürgen" login password 'jürgen-secret';
 set password_encryption = 'md5';
@@ -129,6 +133,28 @@ class Postgres:
             self._control("stop", "-m", "immediate")
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+    def speak_tls(self, certificate: str | Path | None = None, key: str | Path | None = None,
+                  authority: str | Path | None = None) -> None:
+        """Offers TLS with this certificate to whoever connects from now on; without one, no more."""
+        files = {"server.crt": certificate, "server.key": key, "root.crt": authority}
+        for name, source in files.items():
+            if source:
+                file = os.path.join(self.data, name)
+                shutil.copyfile(source, file)
+                os.chmod(file, 0o600)
+                if os.geteuid() == 0:
+                    shutil.chown(file, "postgres", "postgres")
+        self.admin(f"alter system set ssl_ca_file = '{'root.crt' if authority else ''}'")
+        self.admin(f"alter system set ssl = {'on' if certificate else 'off'}")
+        self.admin("select pg_reload_conf()")
+        wanted = "S" if certificate else "N"
+        wait_until(lambda: self._answers_ssl_request(wanted), what="PostgreSQL has reloaded its certificates")
+
+    def _answers_ssl_request(self, wanted: str) -> bool:
+        with socket.create_connection((self.host, self.port), timeout=5) as probe:
+            probe.sendall(b"\0\0\0\x08\x04\xd2\x16\x2f")
+            return probe.recv(1) == wanted.encode()
 
     def admin(self, sql: str, *parameters: object, database: str = "postgres") -> list[dict]:
         """Runs SQL as superuser and returns the rows, if there are any."""

@@ -159,9 +159,21 @@ def function_call(oid: int, arguments: Sequence[bytes]) -> bytes:
 
 
 class Raw:
-    """A socket to a server that speaks the protocol, with nothing in between."""
+    """A socket to a server that speaks the protocol, with nothing in between.
 
-    def __init__(self, address: tuple[str, int] | str, receive_buffer: int = 0, timeout: float = 30.0):
+    `address` may be a socket that is connected already: one to a program, say, that does the TLS.
+    """
+
+    def __init__(self, address: tuple[str, int] | str | socket.socket, receive_buffer: int = 0, timeout: float = 30.0):
+        self.parameters: dict[str, str] = {}
+        self.pid = 0
+        self.secret = b""
+        self.status = ""
+        self._buffer = b""
+        if isinstance(address, socket.socket):
+            self.socket = address
+            self.socket.settimeout(timeout)
+            return
         family = socket.AF_UNIX if isinstance(address, str) else \
             socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.socket = socket.socket(family, socket.SOCK_STREAM)
@@ -171,11 +183,6 @@ class Raw:
         self.socket.connect(address)
         if family != socket.AF_UNIX:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.parameters: dict[str, str] = {}
-        self.pid = 0
-        self.secret = b""
-        self.status = ""
-        self._buffer = b""
 
     # Sending
 

@@ -1,0 +1,51 @@
+"""Certificates for tests: an authority, and whatever it signs.
+
+Made by the openssl program, with the keys readable by their owner only. All
+are for localhost and 127.0.0.1; the name asked for is the common name.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+RSA = ("rsa:2048",)
+EC = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+
+
+class Identity(NamedTuple):
+    """A certificate and its key, as files."""
+
+    certificate: Path
+    key: Path
+
+
+class Authority:
+    """Signs certificates. `certificate` is its own."""
+
+    def __init__(self, directory: Path, name: str = "test authority"):
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.certificate = directory / "ca.crt"
+        self._key = directory / "ca.key"
+        openssl("req", "-x509", "-newkey", *EC, "-nodes", "-days", "2", "-subj", f"/CN={name}",
+                "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", self._key, "-out", self.certificate)
+
+    def sign(self, name: str, *, kind: tuple[str, ...] = RSA, subject: str | None = None) -> Identity:
+        """A certificate with this common name, or another `subject` (/O=shop/CN=app)."""
+        stem = self.directory / name.replace("/", "_")
+        identity = Identity(stem.with_suffix(".crt"), stem.with_suffix(".key"))
+        request, extensions = stem.with_suffix(".csr"), stem.with_suffix(".ext")
+        openssl("req", "-newkey", *kind, "-nodes", "-subj", subject or f"/CN={name}", "-utf8",
+                "-keyout", identity.key, "-out", request)
+        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        openssl("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial",
+                "-sha256", "-days", "2", "-extfile", extensions, "-out", identity.certificate)
+        identity.key.chmod(0o600)
+        return identity
+
+
+def openssl(*arguments: object) -> None:
+    done = subprocess.run(["openssl", *map(str, arguments)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, f"openssl {arguments}: {done.stderr}"
