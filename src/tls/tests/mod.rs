@@ -2,6 +2,7 @@
 
 pub(crate) mod certificates;
 mod conversation;
+mod fuzz;
 mod handshakes;
 mod rules;
 mod vectors;
