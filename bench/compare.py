@@ -24,6 +24,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT / "tests/e2e"))
 sys.dont_write_bytecode = True
 
+from certificates import Authority  # noqa: E402
 from doorman import listening  # noqa: E402
 from postgres import Postgres, bin_dir, free_port  # noqa: E402
 from toml import to_toml  # noqa: E402
@@ -31,8 +32,9 @@ from wait import wait_until  # noqa: E402
 from wire import Raw, kinds, query  # noqa: E402
 
 USERS = {"trust": ("app", "app-secret"), "scram": ("scram", "scram-secret")}
-PGBENCH = {"simple": ["-M", "simple"], "extended": ["-M", "extended"], "prepared": ["-M", "prepared"],
-           "connect": ["-C"]}
+LARGE = Path(__file__).with_name("large.sql")
+PGBENCH = {"simple": ["-S", "-M", "simple"], "extended": ["-S", "-M", "extended"], "prepared": ["-S", "-M", "prepared"],
+           "connect": ["-S", "-C"], "large": ["-f", str(LARGE)]}
 
 
 class Direct:
@@ -56,13 +58,19 @@ class Pooler:
 
     name = ""
 
-    def __init__(self, pg: Postgres, auth: str, pool_size: int):
+    def __init__(self, pg: Postgres, options, pool_size: int):
         self.directory = Path(tempfile.mkdtemp(prefix=f"bench-{self.name}-"))
         self.directory.chmod(0o755)
         self.port = free_port()
-        command, options = self.prepare(pg, auth, pool_size)
+        self.identity = {}
+        if options.tls:
+            for name, source in options.identity._asdict().items():
+                self.identity[name] = shutil.copy(source, self.directory)
+                if os.geteuid() == 0:
+                    shutil.chown(self.identity[name], "postgres", "postgres")
+        command, started = self.prepare(pg, options, pool_size)
         with open(self.directory / "stderr", "wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **started)
         self.pid = self.process.pid
         try:
             wait_until(lambda: self.process.poll() is not None or listening(self.port), 10, f"{self.name} listens")
@@ -72,7 +80,7 @@ class Pooler:
             self.stop()
             raise
 
-    def prepare(self, pg: Postgres, auth: str, pool_size: int) -> tuple[list, dict]:
+    def prepare(self, pg: Postgres, options, pool_size: int) -> tuple[list, dict]:
         raise NotImplementedError
 
     def cannot(self, mode: str) -> str:
@@ -92,13 +100,16 @@ class Pooler:
 class Doorman(Pooler):
     name = "pg_doorman"
 
-    def prepare(self, pg, auth, pool_size):
-        user, _ = USERS[auth]
-        method = "trust" if auth == "trust" else "scram-sha-256"
+    def prepare(self, pg, options, pool_size):
+        user, _ = USERS[options.auth]
+        method = "trust" if options.auth == "trust" else "scram-sha-256"
+        tls = {"tls_mode": "require", "tls_certificate": self.identity["certificate"],
+               "tls_private_key": self.identity["key"]} if options.tls else {}
         config = self.directory / "pg_doorman.toml"
         config.write_text(to_toml({
             "general": {"host": "127.0.0.1", "port": self.port, "admin_username": "admin", "admin_password": "admin",
-                        "query_wait_timeout": "60s", "pg_hba": {"content": f"host all all 127.0.0.1/32 {method}\n"}},
+                        "query_wait_timeout": "60s", "pg_hba": {"content": f"host all all 127.0.0.1/32 {method}\n"},
+                        "server_tls_mode": "require" if options.server_tls else "disable", **tls},
             "pools": {"shop": {"server_host": pg.host, "server_port": pg.port, "pool_mode": "transaction", "users": [
                 {"username": user, "password": pg.verifier(user), "pool_size": pool_size}]}}}))
         program = os.environ.get("PG_DOORMAN") or str(CHECKOUT / "target/release/pg_doorman")
@@ -119,10 +130,15 @@ class Pgbouncer(Pooler):
             return "pgbouncer %d.%d has no prepared statements in transaction mode (1.21 has)" % self.version()
         return ""
 
-    def prepare(self, pg, auth, pool_size):
-        user, _ = USERS[auth]
+    def prepare(self, pg, options, pool_size):
+        user, _ = USERS[options.auth]
         (self.directory / "users").write_text(f'"{user}" "{pg.verifier(user)}"\n')
         extra = "max_prepared_statements = 200\n" if self.version() >= (1, 21) else ""
+        extra += f"server_tls_sslmode = {'require' if options.server_tls else 'disable'}\n"
+        if options.tls:
+            extra += (f"client_tls_sslmode = require\nclient_tls_protocols = secure\n"
+                      f"client_tls_cert_file = {self.identity['certificate']}\n"
+                      f"client_tls_key_file = {self.identity['key']}\n")
         config = self.directory / "pgbouncer.ini"
         config.write_text(f"""[databases]
 shop = host={pg.host} port={pg.port} dbname=shop
@@ -130,7 +146,7 @@ shop = host={pg.host} port={pg.port} dbname=shop
 listen_addr = 127.0.0.1
 listen_port = {self.port}
 unix_socket_dir =
-auth_type = {"trust" if auth == "trust" else "scram-sha-256"}
+auth_type = {"trust" if options.auth == "trust" else "scram-sha-256"}
 auth_file = {self.directory}/users
 pool_mode = transaction
 default_pool_size = {pool_size}
@@ -141,8 +157,8 @@ log_disconnections = 0
 log_stats = 0
 {extra}""")
         # It refuses to run as root.
-        options = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
-        return ["pgbouncer", "-q", str(config)], options
+        started = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        return ["pgbouncer", "-q", str(config)], started
 
 
 def processor_seconds(pid: int) -> float:
@@ -161,13 +177,15 @@ def resident_kib(pid: int) -> int:
 class Run:
     """One run of pgbench through one target: transactions per second, processor time per transaction."""
 
-    def __init__(self, target, auth: str, mode: str, clients: int, seconds: int):
-        user, password = USERS[auth]
+    def __init__(self, target, options, mode: str, clients: int):
+        user, password = USERS[options.auth]
+        tls = {"PGSSLMODE": "require", "PGSSLMAXPROTOCOLVERSION": f"TLSv{options.tls}"} if options.tls else \
+            {"PGSSLMODE": "disable"}
         before = processor_seconds(target.pid) if target.pid else 0.0
         done = subprocess.run(
-            [os.path.join(bin_dir(), "pgbench"), "-n", "-S", *PGBENCH[mode], "-c", str(clients), "-j",
-             str(min(clients, 2)), "-T", str(seconds), "-h", "127.0.0.1", "-p", str(target.port), "-U", user, "shop"],
-            capture_output=True, text=True, env={**os.environ, "PGPASSWORD": password, "PGSSLMODE": "disable"})
+            [os.path.join(bin_dir(), "pgbench"), "-n", *PGBENCH[mode], "-c", str(clients), "-j",
+             str(min(clients, 2)), "-T", str(options.seconds), "-h", "127.0.0.1", "-p", str(target.port), "-U", user, "shop"],
+            capture_output=True, text=True, env={**os.environ, "PGPASSWORD": password, **tls})
         if done.returncode != 0:
             raise RuntimeError(f"{target.name}, {mode}, {clients} clients: {done.stderr.strip()[-300:]}")
         count = int(re.search(r"transactions actually processed: (\d+)", done.stdout)[1])
@@ -209,7 +227,7 @@ def compare(options, pg: Postgres) -> None:
         targets = [Direct(pg)]
         try:
             for pooler in poolers:
-                targets.append(pooler(pg, options.auth, pool_size))
+                targets.append(pooler(pg, options, pool_size))
             for mode in options.modes:
                 for clients in options.clients:
                     results = measure(options, targets, mode, clients, remarks)
@@ -217,10 +235,10 @@ def compare(options, pg: Postgres) -> None:
         finally:
             for target in targets:
                 target.stop()
-    if options.idle:
+    if options.idle and not options.tls:
         print()
         for pooler in poolers:
-            target = pooler(pg, options.auth, 8)
+            target = pooler(pg, options, 8)
             try:
                 kib = memory_per_client(target, options.auth, options.idle)
                 print(f"{pooler.name}: {kib:.1f} KiB resident (Pss) per idle client, over {options.idle} clients")
@@ -240,7 +258,7 @@ def measure(options, targets, mode: str, clients: int, remarks: list[str]) -> di
         # Every other round the other way around: who comes first has no advantage.
         for target in able if number % 2 == 0 else able[::-1]:
             try:
-                results[target.name].append(Run(target, options.auth, mode, clients, options.seconds))
+                results[target.name].append(Run(target, options, mode, clients))
             except RuntimeError as problem:
                 remarks.append(str(problem))
     return results
@@ -279,11 +297,13 @@ def modes(value: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="bench/run")
     parser.add_argument("--clients", type=numbers, default=[1, 8, 40, 120], help="e.g. 1,8,40,120")
-    parser.add_argument("--modes", type=modes, default=list(PGBENCH), help=",".join(PGBENCH) + " (connect is -C)")
+    parser.add_argument("--modes", type=modes, default=[mode for mode in PGBENCH if mode != "large"], help=",".join(PGBENCH) + " (connect is -C, large a result of 50 MB)")
     parser.add_argument("--pool-sizes", type=numbers, default=[40, 8], help="e.g. 40,8")
     parser.add_argument("--seconds", type=int, default=5, help="per run")
     parser.add_argument("--rounds", type=int, default=3, help="runs per cell; medians are printed")
     parser.add_argument("--auth", choices=USERS, default="trust")
+    parser.add_argument("--tls", choices=["1.2", "1.3"], help="clients use TLS of this version")
+    parser.add_argument("--server-tls", action="store_true", help="the poolers use TLS to PostgreSQL")
     parser.add_argument("--idle", type=int, default=1000, help="idle clients for the memory figure, 0 for none")
     parser.add_argument("--scale", type=int, default=10, help="pgbench's scale")
     parser.add_argument("--no-peers", action="store_true", help="without pgbouncer")
@@ -297,6 +317,10 @@ def main() -> None:
         subprocess.run([os.path.join(bin_dir(), "pgbench"), "-i", "-q", "-s", str(options.scale), "-h", pg.directory,
                         "-p", str(pg.port), "-U", "postgres", "shop"], check=True, capture_output=True)
         pg.admin("grant all on all tables in schema public to public", database="shop")
+        if options.tls or options.server_tls:
+            authority = Authority(Path(pg.directory) / "tls")
+            options.identity = authority.sign("localhost")
+            pg.speak_tls(options.identity.certificate, options.identity.key)
         print(f"$ bench/run {shlex.join(sys.argv[1:])}")
         print(f"{os.cpu_count()} processors; {version(pg)}; pgbouncer "
               f"{'.'.join(map(str, Pgbouncer.version())) if shutil.which('pgbouncer') else 'absent'}; "
