@@ -24,9 +24,10 @@ STATE = DRIVERS.parent / ".state"
 # Python's drivers: Debian's, and the newest that there are.
 VERSIONS = {"debian": {}, "newest": {"PYTHONPATH": str(STATE / "python")}}
 
-# A prepared statement whose table has got another shape ends with 0A000. What drivers rely on is that the same
-# text prepared anew works; "kept" where it does not yet.
-STALE_PLANS = {"direct": "", "session": "", "transaction": "kept"}
+# A prepared statement whose table has got another shape ends with 0A000, on which drivers rely that keep what a
+# statement was described as. "overlooked" where a statement that was described on one server connection may run
+# with another shape on the next, on which it had to be prepared first.
+STALE_PLANS = {"direct": "", "session": "", "transaction": "overlooked"}
 
 
 def run(command, host, port, mode, environment) -> list[str]:

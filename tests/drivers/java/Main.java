@@ -261,7 +261,7 @@ public class Main {
             check("1000", connection, all, 1000);
         } catch (SQLException told) {
             connection.rollback();
-            if (!"kept".equals(System.getenv("STALE_PLANS"))) {
+            if (!"overlooked".equals(System.getenv("STALE_PLANS"))) {
                 check("0A000".equals(told.getSQLState()), told.getMessage());
                 // It knows now that what it has prepared is stale.
                 check("1000", connection, all, 1000);

@@ -147,10 +147,8 @@ check('look', $db->selectrow_array($select, undef, 1000), 'kept');
 if (($ENV{SERVER_PREPARE} // 1) and !eval { $db->selectrow_arrayref($all, undef, 1000); 1 }) {
     check($@, $DBI::state, '0A000');
 }
-if ($ENV{STALE_PLANS} ne 'kept') {
-    $all = $db->prepare("select * from $table where id = ?");
-    check('all', scalar(@{ $db->selectrow_arrayref($all, undef, 1000) }), 11);
-}
+$all = $db->prepare("select * from $table where id = ?");
+check('all', scalar(@{ $db->selectrow_arrayref($all, undef, 1000) }), 11);
 print "alter table\n";
 
 $db->do('select pg_sleep(20)', { pg_async => PG_ASYNC });
