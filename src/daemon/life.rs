@@ -78,6 +78,13 @@ fn cannot(code: u8) -> impl FnOnce(io::Error) -> CannotStart {
     }
 }
 
+fn no_thread(error: io::Error) -> CannotStart {
+    CannotStart {
+        code: CannotStart::OS,
+        why: format!("no thread can be started: {error}; raise the limit (ulimit -u, TasksMax=)"),
+    }
+}
+
 /// What happens to the process.
 enum Event {
     Signal(Signal),
@@ -276,13 +283,13 @@ fn open(start: Start) -> Result<Life, CannotStart> {
         }
     };
     let (sender, events) = unbounded();
-    start_signal_thread(signals, sender.clone()).map_err(cannot(CannotStart::OS))?;
+    start_signal_thread(signals, sender.clone()).map_err(no_thread)?;
     let lever = Lever {
         events: sender.clone(),
     };
     let desk = Desk::new(Arc::clone(&house), Box::new(lever));
     let _ = house.console.set(Arc::new(desk));
-    let janitor = start_janitor(&house).map_err(cannot(CannotStart::OS))?;
+    let janitor = start_janitor(&house).map_err(no_thread)?;
     let reception = Reception::new(Arc::clone(&house));
     // Whoever is let in, or comes from the predecessor, is let down by nothing that fails after this.
     reception.shut();
@@ -306,14 +313,14 @@ fn open(start: Start) -> Result<Life, CannotStart> {
     if let Err(error) = opened {
         // What could not be removed is found to be stale by the next one who starts.
         let _ = pid_file.as_ref().map(PidFile::remove_if_mine);
-        return Err(cannot(CannotStart::OS)(error));
+        return Err(no_thread(error));
     }
     let upgrade = match heir {
         Some(heir) => {
             let tell = sender.clone();
             let on_end = move |lives| drop(tell.send(Event::TookOver(lives)));
             heir.receive(Arc::clone(&house), Arc::clone(&reception), on_end)
-                .map_err(cannot(CannotStart::OS))?;
+                .map_err(no_thread)?;
             Upgrade::TakingOver
         }
         None => Upgrade::Idle,

@@ -195,6 +195,7 @@ def test_a_daemon_that_cannot_open_its_doors_leaves_no_pid_file(pg, doorman):
                 break
             wait_until(lambda: not one.processes())
             assert not pid_file.exists(), (threads, done.stderr)
+            assert b"fork" in done.stderr or b"no thread can be started" in done.stderr
         assert statuses[-1] == 0 and len(statuses) > 3, (statuses, done.stderr)
         one.process = Successor(int(pid_file.read_text()))
         one.stop()
