@@ -9,9 +9,12 @@ use clap::Parser;
 
 use pg_doorman::config::{self, ErrorKind, Settings};
 use pg_doorman::daemon::arguments::{Arguments, Command, UpgradeArguments};
-use pg_doorman::daemon::life::{self, CannotStart, Start};
 use pg_doorman::daemon::logging::{self, LogOptions, LogOutput};
 use pg_doorman::daemon::{daemonise, descriptors, keeper, upgrade_command};
+use pg_doorman::daemon::{
+    life,
+    opening::{CannotStart, Start},
+};
 use pg_doorman::upgrade::launch::{self, Origin};
 
 fn main() -> ExitCode {

@@ -1,32 +1,27 @@
-//! The life of the process: it opens its doors, serves, heeds signals, and leaves in an orderly way.
+//! The life of the process: it serves, heeds signals, and leaves in an orderly way.
 //!
 //! Signals are taken by one thread with `sigwait` and everything that happens to the process as a whole is
 //! one queue of events, worked off here, one at a time.
 
-use std::fmt;
-use std::io::{self, IsTerminal};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 
 use super::daemonise::Ready;
 use super::ledger::{Ledger, Standing};
 use super::logging;
 use super::notify::{Notice, Notify};
+use super::opening::{CannotStart, Start, open};
 use super::pidfile::PidFile;
-use crate::admin::desk::{Desk, Process};
-use crate::auth::MockSecret;
-use crate::config::{self, General, Settings};
-use crate::net::address::Address;
+use crate::admin::desk::Process;
+use crate::config;
 use crate::net::clock::Moment;
-use crate::net::listener::Listener;
-use crate::net::unix_listener::{SocketFile, bind_unix};
-use crate::net::{thread, wait};
+use crate::net::thread;
+use crate::net::unix_listener::SocketFile;
 use crate::pool::janitor::Janitor;
 use crate::session::accept::Reception;
 use crate::session::guest::Guest;
@@ -35,7 +30,6 @@ use crate::session::registry::told;
 use crate::upgrade::launch::Origin;
 use crate::upgrade::outcome::{self, Outcome};
 use crate::upgrade::predecessor::{self, Asker};
-use crate::upgrade::successor::Heir;
 
 /// How long sessions have to say their last words after they were told to leave.
 const LEAVING: Duration = Duration::from_secs(4);
@@ -43,50 +37,8 @@ const LEAVING: Duration = Duration::from_secs(4);
 /// How often it is looked whether the last session has gone.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Descriptors the process needs beside those of its clients and servers.
-const SPARE_DESCRIPTORS: u64 = 64;
-
-/// The variable that makes SIGINT a shutdown although nobody sits at a terminal.
-const SHUTDOWN_ONLY: &str = "PG_DOORMAN_CI_SHUTDOWN_ONLY";
-
-/// Why the process could not begin to serve, with its exit code (`sysexits.h`).
-#[derive(Debug)]
-pub struct CannotStart {
-    /// The exit code.
-    pub code: u8,
-    /// Why, in a sentence for the operator.
-    pub why: String,
-}
-
-impl CannotStart {
-    /// EX_OSERR: the operating system refuses something.
-    pub const OS: u8 = 71;
-    /// EX_CONFIG: the configuration asks for what cannot be had.
-    pub const CONFIG: u8 = 78;
-}
-
-impl fmt::Display for CannotStart {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
-    }
-}
-
-fn cannot(code: u8) -> impl FnOnce(io::Error) -> CannotStart {
-    move |error| CannotStart {
-        code,
-        why: error.to_string(),
-    }
-}
-
-fn no_thread(error: io::Error) -> CannotStart {
-    CannotStart {
-        code: CannotStart::OS,
-        why: format!("no thread can be started: {error}; raise the limit (ulimit -u, TasksMax=)"),
-    }
-}
-
 /// What happens to the process.
-enum Event {
+pub(super) enum Event {
     Signal(Signal),
     ShutDown,
     /// UPGRADE on the console, by this session.
@@ -99,8 +51,8 @@ enum Event {
 }
 
 /// The process as the console sees it.
-struct Lever {
-    events: Sender<Event>,
+pub(super) struct Lever {
+    pub(super) events: Sender<Event>,
 }
 
 impl Process for Lever {
@@ -132,52 +84,38 @@ impl Process for Lever {
 }
 
 /// A process that serves.
-struct Life {
-    house: Arc<House>,
-    config_file: PathBuf,
-    events: Receiver<Event>,
-    sender: Sender<Event>,
-    reception: Arc<Reception>,
-    origin: Origin,
+pub(super) struct Life {
+    pub(super) house: Arc<House>,
+    pub(super) config_file: PathBuf,
+    pub(super) events: Receiver<Event>,
+    pub(super) sender: Sender<Event>,
+    pub(super) reception: Arc<Reception>,
+    pub(super) origin: Origin,
     /// Whether SIGINT comes from somebody's keyboard.
-    at_terminal: bool,
-    upgrade: Upgrade,
+    pub(super) at_terminal: bool,
+    pub(super) upgrade: Upgrade,
     /// The console session that has asked for the upgrade under way.
-    asker: Arc<Asker>,
+    pub(super) asker: Arc<Asker>,
     /// SIGTERM came during an upgrade.
-    stop_wanted: bool,
+    pub(super) stop_wanted: bool,
     /// The successor's process id.
-    successor: Arc<AtomicU32>,
-    notify: Notify,
-    ledger: Ledger,
-    pid_file: Option<PidFile>,
-    socket_file: Option<SocketFile>,
-    _janitor: Janitor,
+    pub(super) successor: Arc<AtomicU32>,
+    pub(super) notify: Notify,
+    pub(super) ledger: Ledger,
+    pub(super) pid_file: Option<PidFile>,
+    pub(super) socket_file: Option<SocketFile>,
+    pub(super) _janitor: Janitor,
 }
 
 /// Whether an upgrade is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Upgrade {
+pub(super) enum Upgrade {
     /// None is.
     Idle,
     /// A thread is at it; its end is an event.
     Running,
     /// This process is the new one, and its predecessor still has something to give.
     TakingOver,
-}
-
-/// What a process starts from.
-pub struct Start {
-    /// The settings.
-    pub settings: Settings,
-    /// How the process was started.
-    pub origin: Origin,
-    /// A listening socket to use instead of `host` and `port`.
-    pub listener: Option<OwnedFd>,
-    /// The hand-over, if there is a predecessor.
-    pub hand_over: Option<OwnedFd>,
-    /// Whether this is a daemon.
-    pub daemon: bool,
 }
 
 /// Serves until told to leave. `ready` is whom to tell, in a daemon, that the doors are open.
@@ -205,219 +143,6 @@ pub fn serve(start: Start, ready: Option<Ready>) -> Result<(), CannotStart> {
             Err(error)
         }
     }
-}
-
-fn taken_signals() -> SigSet {
-    let mut set = SigSet::empty();
-    for signal in [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-    ] {
-        set.add(signal);
-    }
-    set
-}
-
-fn open(start: Start) -> Result<Life, CannotStart> {
-    let Start {
-        settings,
-        origin,
-        listener,
-        hand_over,
-        daemon,
-    } = start;
-    let signals = taken_signals();
-    wait::prepare_process(&signals).map_err(cannot(CannotStart::OS))?;
-    log::info!(
-        "Welcome to PgDoorman! (Version {})",
-        env!("CARGO_PKG_VERSION")
-    );
-    for warning in &settings.warnings {
-        log::warn!("{warning}");
-    }
-    check_descriptors(&settings);
-    let general = settings.general.clone();
-    let config_file = settings.path.clone();
-    let standing = match hand_over {
-        Some(_) => Standing::TakingOver,
-        None => Standing::Serving,
-    };
-    let ledger =
-        Ledger::open(origin.program(), &config_file, standing).map_err(cannot(CannotStart::OS))?;
-    let notify = Notify::from_environment().map_err(cannot(CannotStart::OS))?;
-    let mut heir = match hand_over.map(Heir::announce) {
-        // Who gave us up goes on serving; there is nothing for us to do.
-        Some(Err(error)) => {
-            return Err(CannotStart {
-                code: 1,
-                why: format!("the hand-over was broken off: {error}"),
-            });
-        }
-        Some(Ok(heir)) => Some(heir),
-        None => None,
-    };
-    let (house, listeners, socket_file) = match &mut heir {
-        Some(heir) => {
-            if let Some(Err(error)) = heir.log_filter().map(logging::set_filter) {
-                log::warn!("the predecessor's log level is not understood here: {error}");
-            }
-            let listeners = std::mem::take(&mut heir.listeners);
-            let file = listeners
-                .iter()
-                .find_map(|listener| match listener.address() {
-                    Address::Unix(path) => SocketFile::adopt(path).ok(),
-                    Address::Tcp(_) => None,
-                });
-            (heir.house(settings), listeners, file)
-        }
-        None => {
-            let (listeners, file) = bind(&general, listener)?;
-            let mock = MockSecret::random().map_err(|error| CannotStart {
-                code: 1,
-                why: format!("no randomness: {error}"),
-            })?;
-            (House::new(settings, mock), listeners, file)
-        }
-    };
-    let (sender, events) = unbounded();
-    start_signal_thread(signals, sender.clone()).map_err(no_thread)?;
-    let lever = Lever {
-        events: sender.clone(),
-    };
-    let desk = Desk::new(Arc::clone(&house), Box::new(lever));
-    let _ = house.console.set(Arc::new(desk));
-    let janitor = start_janitor(&house).map_err(no_thread)?;
-    let reception = Reception::new(Arc::clone(&house));
-    // Whoever is let in, or comes from the predecessor, is let down by nothing that fails after this.
-    reception.shut();
-    // The last thing before the doors open: they must not, beside another instance.
-    let pid = std::process::id();
-    let pid_file = match (daemon, heir.is_some()) {
-        (false, _) => None,
-        (true, true) => Some(PidFile::adopt(&general.daemon_pid_file, pid)),
-        (true, false) => {
-            let file = PidFile::write(&general.daemon_pid_file, pid);
-            Some(file.map_err(|error| CannotStart {
-                code: CannotStart::OS,
-                why: error.to_string(),
-            })?)
-        }
-    };
-    let opened = listeners.into_iter().try_for_each(|listener| {
-        log::info!("Running on {}", listener.address());
-        reception.open(listener)
-    });
-    if let Err(error) = opened {
-        // What could not be removed is found to be stale by the next one who starts.
-        let _ = pid_file.as_ref().map(PidFile::remove_if_mine);
-        return Err(no_thread(error));
-    }
-    let upgrade = match heir {
-        Some(heir) => {
-            let tell = sender.clone();
-            let on_end = move |lives| drop(tell.send(Event::TookOver(lives)));
-            heir.receive(Arc::clone(&house), Arc::clone(&reception), on_end)
-                .map_err(no_thread)?;
-            Upgrade::TakingOver
-        }
-        None => Upgrade::Idle,
-    };
-    reception.reopen();
-    log::info!("Accepting connections");
-    let shutdown_only = std::env::var_os(SHUTDOWN_ONLY).is_some_and(|value| value == "1");
-    Ok(Life {
-        house,
-        config_file,
-        events,
-        sender,
-        reception,
-        origin,
-        at_terminal: shutdown_only || !daemon && io::stdin().is_terminal(),
-        upgrade,
-        asker: Arc::default(),
-        stop_wanted: false,
-        successor: Arc::default(),
-        notify,
-        ledger,
-        pid_file,
-        socket_file,
-        _janitor: janitor,
-    })
-}
-
-fn start_janitor(house: &Arc<House>) -> io::Result<Janitor> {
-    let pools = Arc::clone(&house.pools);
-    let house = Arc::clone(house);
-    Janitor::start(
-        pools,
-        Box::new(move || {
-            let general = &house.settings().general;
-            (
-                general.retain_connections_time,
-                general.retain_connections_max,
-            )
-        }),
-    )
-}
-
-/// Binds what the configuration says, or takes the listening socket that was passed.
-fn bind(
-    general: &General,
-    inherited: Option<OwnedFd>,
-) -> Result<(Vec<Listener>, Option<SocketFile>), CannotStart> {
-    let backlog = general
-        .backlog
-        .map_or(general.max_connections, |n| n as usize);
-    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-    let mut listeners = match inherited {
-        Some(fd) => vec![Listener::inherit(fd).map_err(cannot(CannotStart::CONFIG))?],
-        None => Listener::bind_tcp(&general.host, general.port, backlog)
-            .map_err(cannot(CannotStart::CONFIG))?,
-    };
-    let mut socket_file = None;
-    if let Some(directory) = &general.unix_socket_dir {
-        let mode = general.unix_socket_mode;
-        let (listener, file) =
-            bind_unix(directory, general.port, mode, backlog).map_err(cannot(CannotStart::OS))?;
-        listeners.push(listener);
-        socket_file = Some(file);
-    }
-    Ok((listeners, socket_file))
-}
-
-fn check_descriptors(settings: &Settings) {
-    let servers: usize = settings
-        .pools
-        .values()
-        .flat_map(|pool| &pool.users)
-        .map(|user| user.pool_size)
-        .sum();
-    let wanted = (settings.general.max_connections + servers) as u64 + SPARE_DESCRIPTORS;
-    match super::descriptors::raise_limit() {
-        Ok((_, limit)) if limit < wanted => log::warn!(
-            "the limit of open files is {limit}; max_connections and all pool sizes together need {wanted}. \
-             Raise it (ulimit -n, LimitNOFILE=) or lower max_connections"
-        ),
-        Ok(_) => {}
-        Err(error) => log::warn!("could not raise the limit of open files: {error}"),
-    }
-}
-
-fn start_signal_thread(signals: SigSet, events: Sender<Event>) -> io::Result<()> {
-    std::thread::Builder::new()
-        .stack_size(64 * 1024)
-        .spawn(move || {
-            thread::name("signals");
-            while let Ok(signal) = signals.wait() {
-                if events.send(Event::Signal(signal)).is_err() {
-                    return;
-                }
-            }
-        })
-        .map(drop)
 }
 
 impl Life {

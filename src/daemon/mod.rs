@@ -22,6 +22,7 @@ mod log_filter;
 mod log_format;
 pub mod logging;
 pub mod notify;
+pub mod opening;
 pub mod pidfile;
 pub mod replaced;
 mod stderr;
