@@ -1,7 +1,8 @@
 """Certificates for tests: an authority, and whatever it signs.
 
-Made by the openssl program, with the keys readable by their owner only. All
-are for localhost and 127.0.0.1; the name asked for is the common name.
+Made by the openssl program, with the keys readable by their owner only. They
+are for localhost and 127.0.0.1 unless told otherwise; the name asked for is the
+common name.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ class Authority:
         openssl("req", "-x509", "-newkey", *EC, "-nodes", "-days", "2", "-subj", f"/CN={name}",
                 "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", self._key, "-out", self.certificate)
 
-    def sign(self, name: str, *, kind: tuple[str, ...] = RSA, subject: str | None = None) -> Identity:
-        """A certificate with this common name, or another `subject` (/O=shop/CN=app)."""
+    def sign(self, name: str, *, kind: tuple[str, ...] = RSA, subject: str | None = None,
+             names: str = "DNS:localhost,IP:127.0.0.1") -> Identity:
+        """A certificate with this common name, or another `subject` (/O=shop/CN=app), for these `names`."""
         stem = self.directory / name.replace("/", "_")
         identity = Identity(stem.with_suffix(".crt"), stem.with_suffix(".key"))
         request, extensions = stem.with_suffix(".csr"), stem.with_suffix(".ext")
         openssl("req", "-newkey", *kind, "-nodes", "-subj", subject or f"/CN={name}", "-utf8",
                 "-keyout", identity.key, "-out", request)
-        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        extensions.write_text(f"subjectAltName={names}\n")
         openssl("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial",
                 "-sha256", "-days", "2", "-extfile", extensions, "-out", identity.certificate)
         identity.key.chmod(0o600)

@@ -60,7 +60,6 @@ SETTINGS = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
-    "jit": "off",
     "shared_buffers": "64MB",
     "timezone": "UTC",
     "lc_messages": "C",
@@ -155,6 +154,25 @@ class Postgres:
         with socket.create_connection((self.host, self.port), timeout=5) as probe:
             probe.sendall(b"\0\0\0\x08\x04\xd2\x16\x2f")
             return probe.recv(1) == wanted.encode()
+
+    @contextmanager
+    def rules(self, rules: str):
+        """For a while these rules decide about clients over TCP."""
+        path = os.path.join(self.data, "pg_hba.conf")
+
+        def take(text: str) -> None:
+            with open(path, "w") as hba:
+                hba.write(text)
+            loaded = self.admin("select pg_conf_load_time() as at")
+            self.admin("select pg_reload_conf()")
+            wait_until(lambda: self.admin("select pg_conf_load_time() as at") != loaded,
+                       what="PostgreSQL has reloaded its rules")
+
+        take("local all all trust\n" + rules)
+        try:
+            yield
+        finally:
+            take(HBA)
 
     def admin(self, sql: str, *parameters: object, database: str = "postgres") -> list[dict]:
         """Runs SQL as superuser and returns the rows, if there are any."""
