@@ -45,7 +45,9 @@
 //! - A thread is woken by a signal that `ppoll` lets through, not by an eventfd; [`net::wait`] says why.
 //! - A request is not sent before its first message is whole, up to 64 KiB: half a message holds nothing
 //!   but its own thread.
-//! - There is no room for TLS yet, nor for `/metrics`.
+//! - Keys are not kept out of core dumps by themselves: OpenSSL's cipher contexts, which hold them too, lie
+//!   on the common heap. The service file forbids core dumps instead, and README.md says so.
+//! - There is no room for `/metrics` yet.
 
 #![deny(missing_docs)]
 

@@ -163,12 +163,13 @@ impl Plan {
     /// another process.
     pub fn leads_to(&self) -> String {
         format!(
-            "{}:{} {} {} {:?}",
+            "{}:{} {} {} {:?} {}",
             self.host,
             self.port,
             self.server_database,
             self.application_name,
-            self.startup_parameters
+            self.startup_parameters,
+            self.encryption.mode()
         )
     }
 

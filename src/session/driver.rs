@@ -153,7 +153,7 @@ impl Driver {
             && self.session.client.owed.is_empty();
         let client = Interest {
             read: reads_client,
-            write: !self.session.client.owed.is_empty(),
+            write: !self.session.client.owed.is_empty() || self.client.owes(),
         };
         let server = Interest {
             read: self.session.reads_server(),
@@ -161,7 +161,8 @@ impl Driver {
                 .session
                 .lent
                 .as_ref()
-                .is_some_and(|lent| !lent.side.owed.is_empty()),
+                .is_some_and(|lent| !lent.side.owed.is_empty())
+                || self.server.as_ref().is_some_and(Stream::owes),
         };
         // While the pooler has something of its own to do on the server connection, which is soon over,
         // the client is not listened to, not even for whether it is still there: it may have left its

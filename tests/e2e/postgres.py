@@ -60,6 +60,7 @@ SETTINGS = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
+    "jit": "off",
     "shared_buffers": "64MB",
     "timezone": "UTC",
     "lc_messages": "C",

@@ -1,6 +1,7 @@
 """TLS on both sides of the pooler: who gets in, what is shown, and that nobody on it notices an upgrade.
 
-How the libraries get along with it, and what they do with their keys meanwhile, is in test_tls_peers.
+How the libraries get along with it, and what they do with their keys meanwhile, is in test_tls_peers; how clients prove
+themselves over it is in test_tls_login.
 """
 
 from __future__ import annotations
@@ -36,11 +37,6 @@ def authority(tmp_path_factory):
 def identity(authority):
     """What the pooler shows."""
     return authority.sign("localhost")
-
-
-@pytest.fixture(scope="module")
-def clients_authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("clients"), "the clients' authority")
 
 
 @pytest.fixture(scope="module")
@@ -137,23 +133,6 @@ def test_the_pooler_shows_its_certificate(secured, authority, stranger):
     one.connect(host="localhost", sslmode="verify-full", sslrootcert=str(authority.certificate))
     assert "certificate verify failed" in refused(one, sslmode="verify-full", sslrootcert=str(stranger.certificate))
     one.wait_log("TLS handshake with client .* failed: .*unknown ca")
-
-
-def test_a_client_must_show_a_certificate_where_the_mode_demands_it(secured, clients_authority, stranger):
-    one = secured("verify-full", general={"tls_ca_cert": str(clients_authority.certificate)})
-    known = clients_authority.sign("app")
-    unknown = stranger.sign("app")
-    assert one.connect(sslmode="require", sslcert=str(known.certificate), sslkey=str(known.key))
-    refused(one, sslmode="require", sslcert="/does/not/exist")
-    refused(one, sslmode="require", sslcert=str(unknown.certificate), sslkey=str(unknown.key))
-    one.wait_log("TLS handshake with client .* failed: .*peer did not return a certificate")
-    one.wait_log("TLS handshake with client .* failed: .*certificate verify failed")
-
-
-def test_a_rule_for_encrypted_connections_is_about_those(secured):
-    one = secured("allow", general={"pg_hba": {"content": "hostssl all all all trust\nhost pgdoorman all all trust\n"}})
-    assert one.connect(sslmode="require")
-    assert "no encryption" in refused(one, sslmode="disable")
 
 
 def test_a_unix_socket_needs_no_tls(secured, tmp_path):
@@ -362,17 +341,6 @@ def test_a_server_is_not_trusted_for_having_any_certificate(doorman, postgres_wi
     one.stop()
     one = doorman(pool={"server_tls_mode": "verify-full", **keys})
     assert "IP address mismatch" in refused(one)
-
-
-def test_the_pooler_shows_postgresql_a_certificate(doorman, postgres_with_tls, authority):
-    pg, own = postgres_with_tls, authority.sign("app")
-    with pg.rules("hostssl all all 127.0.0.1/32 cert\n"):
-        one = doorman(pool={**verified(authority), "server_tls_certificate": str(own.certificate),
-                            "server_tls_private_key": str(own.key)})
-        one.connect().execute("select 1")
-        (row,) = pg.admin("select client_dn from pg_stat_activity join pg_stat_ssl using (pid) where usename = 'app'")
-        assert row["client_dn"] == "/CN=app"
-        one.stop()
 
 
 def test_a_query_over_tls_is_cancelled(secured, pg, authority, behind, background):
