@@ -368,7 +368,7 @@ pub fn take(passage: &mut Passage) -> io::Result<Option<(Message, Vec<OwnedFd>)>
     Ok(Some((message, frame.descriptors)))
 }
 
-fn read(body: &[u8]) -> Result<Message, ciborium::de::Error<io::Error>> {
+pub(super) fn read(body: &[u8]) -> Result<Message, ciborium::de::Error<io::Error>> {
     let mut scratch = Zeroizing::new([0; 4096]);
     let read = ciborium::de::from_reader_with_buffer(body, &mut scratch[..]);
     if read.is_err() && is_unknown(body) {

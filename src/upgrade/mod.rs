@@ -18,3 +18,6 @@ pub mod messages;
 pub mod outcome;
 pub mod predecessor;
 pub mod successor;
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,8 @@
  *     SIDE send|recv N SIGNAL    that side gets the signal right after its Nth such step
  *     SIDE thread N COUNT        its attempts to start a thread fail, from the Nth on, COUNT times
  *
+ * If there is a directory $HANDOVER_RECORD, what each side sends is appended to the file of its name there.
+ *
  * Steps are counted from the beginning of an upgrade, threads of a predecessor too, and those of a successor
  * from its start.
  */
@@ -82,12 +84,32 @@ static void step(int fd, int call)
     errno = saved;
 }
 
+static void record(int fd, const struct msghdr *message, ssize_t sent)
+{
+    int saved = errno, file = -1;
+    const char *directory = getenv("HANDOVER_RECORD");
+    char path[4096];
+    if (directory && !access(directory, W_OK)) {
+        snprintf(path, sizeof path, "%s/%s", directory, fd == ours ? "predecessor" : "successor");
+        file = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+    }
+    if (file >= 0) {
+        /* The hand-over sends one piece at a time. */
+        if (write(file, message->msg_iov[0].iov_base, sent) != sent)
+            unlink(path);
+        close(file);
+    }
+    errno = saved;
+}
+
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
     ssize_t (*next)(int, const struct msghdr *, int) = dlsym(RTLD_NEXT, "sendmsg");
     ssize_t sent = next(fd, message, flags);
-    if (sent > 0 && nameless(fd))
+    if (sent > 0 && nameless(fd)) {
+        record(fd, message, sent);
         step(fd, SEND);
+    }
     return sent;
 }
 

@@ -22,8 +22,9 @@ class Steps:
     def __init__(self, library: Path, directory: Path):
         self.plan = directory / "plan"
         self.record = directory / "steps"
+        self.recording = directory / "recording"
         self.environment = {"LD_PRELOAD": str(library), "HANDOVER_PLAN": str(self.plan),
-                            "HANDOVER_STEPS": str(self.record)}
+                            "HANDOVER_STEPS": str(self.record), "HANDOVER_RECORD": str(self.recording)}
 
     def strike(self, *lines: str) -> None:
         """From now on this happens; nothing if nothing is said."""
@@ -42,6 +43,10 @@ class Steps:
     def taken(self) -> list[str]:
         """All steps taken so far, as "SIDE CALL"."""
         return self.record.read_text().splitlines() if self.record.exists() else []
+
+    def write_down(self) -> None:
+        """From now on what both sides send is recorded."""
+        self.recording.mkdir()
 
     def forget(self) -> None:
         self.record.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """What can befall the two processes of a hand-over, at every one of its steps."""
 
+import os
 import re
 import resource
 import signal
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import handover
-from doorman import Successor, binary
+from doorman import ADMIN_PASSWORD, CHECKOUT, Successor, binary
 from handover import Steps
 from wait import wait_until
-from wire import Raw, parse, query, rows, sync
+from wire import (Raw, bind, cancel_request, copy_data, copy_done, error, execute, flush, parse, query, rows,
+                  sync)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +62,7 @@ BEFORE = 2
 
 def test_the_successor_stops_half_way(watched):
     """Those it had not taken go on, on the old process, and the log says how many are lost."""
-    one, steps = watched(upgrade={"timeout": "500ms"})
+    one, steps = watched(upgrade={"timeout": "2s"})
     crowd = [one.raw() for _ in range(300)]
     steps.stop("successor", "send", BEFORE + 100)
     said = one.fail_to_upgrade()
@@ -88,7 +90,7 @@ def test_no_thread_for_a_session_in_the_new_process(watched, pg):
 
 
 def test_no_thread_for_a_session_that_comes_back(watched):
-    one, steps = watched(upgrade={"timeout": "500ms"})
+    one, steps = watched(upgrade={"timeout": "2s"})
     crowd = [one.raw() for _ in range(100)]
     # Some of their old threads wait for work, for the others new ones are needed.
     steps.strike("successor send 1 19", "predecessor thread 1 20")
@@ -107,7 +109,7 @@ def test_the_program_is_a_script_that_stays(watched, tmp_path):
     """The process that takes over is a child of the one that was started."""
     program = tmp_path / "pg_doorman"
     program.symlink_to(binary())
-    one, steps = watched(program=program, upgrade={"timeout": "500ms"})
+    one, steps = watched(program=program, upgrade={"timeout": "2s"})
     crowd = [one.raw() for _ in range(10)]
     script(program, f'{binary()} "$@"\nexit $?')
     # Nothing of it is left if it fails ...
@@ -274,7 +276,7 @@ def test_the_old_process_is_killed_after_each_step(watched, pg, call):
 
 def test_a_new_process_that_does_not_read(watched):
     """The socket between the two is full."""
-    one, steps = watched(upgrade={"timeout": "500ms"})
+    one, steps = watched(upgrade={"timeout": "2s"})
     raw = one.raw()
     for n in range(60):
         raw.send(parse(f"select {n}, '{'x' * 15_000}'", f"s{n}"))
@@ -332,3 +334,107 @@ def test_no_threads_left(watched):
     one.process.wait()
     one.process = Successor(one.processes()[0])
     assert all(map(served, crowd)) and one.serves()
+
+
+# What is written down of it
+
+def test_a_hand_over_is_recorded(watched, pg):
+    """With HANDOVER_RECORDING=DIRECTORY it is kept there, for later versions to read; see src/upgrade/tests.rs."""
+    one, steps = watched(size=8)
+    plain, named, set_up = one.raw(), one.raw(), one.raw(application_name="till", DateStyle="German, DMY")
+    plain.value("select 1")
+    named.send(parse("select $1::int + 1", "sum"), parse("select 'text'", "text"), sync())
+    named.read_until("Z")
+    named.send(bind(["1"], "sum"), execute(), sync())
+    named.read_until("Z")
+    set_up.ask(query("set timezone = 'Asia/Tokyo'; set enable_seqscan = off"))
+    inside, failed, running, copying, batch, portal, half = (one.raw() for _ in range(7))
+    inside.ask(query("begin; create temp table mine (n int) on commit drop"))
+    failed.ask(query("begin"))
+    failed.ask(query("select 1/0"))
+    running.send(query("select 1 from pg_sleep(3)"), query("select 2"))
+    copying.ask(query("begin; create temp table goods (n int) on commit drop"))
+    copying.send(query("copy goods from stdin"))
+    copying.read_until("G")
+    copying.send(copy_data(b"1\n"), copy_data(b"2\n")[:6])
+    batch.send(parse("select $1::int"), bind(["5"]), execute(), flush())
+    batch.read_until("C")
+    portal.ask(query("begin"))
+    portal.send(parse("select generate_series(1, 10)"), bind((), "", "p"), execute("p", 4), sync())
+    portal.read_until("Z")
+    half.send(query("select 'half'")[:9])
+    at_console = one.raw(user="admin", database="pgdoorman", password=ADMIN_PASSWORD)
+    at_console.ask(query("show version"))
+    at_console.send(query("show version")[:5])
+    holders = [one.raw() for _ in range(2)]
+    for raw in holders:
+        raw.ask(query("begin"))
+    waiting = one.raw()
+    waiting.send(query("select 'waited'"))
+    wait_until(lambda: one.waiting() == 1)
+    steps.write_down()
+    one.upgrade()
+    for raw in holders:
+        raw.ask(query("commit"))
+    assert rows(waiting.read_until("Z")) == [[b"waited"]]
+    half.send(query("select 'half'")[9:])
+    assert rows(half.read_until("Z")) == [[b"half"]]
+    copying.send(copy_data(b"2\n")[6:], copy_done())
+    copying.read_until("Z")
+    assert copying.value("select sum(n) from goods") == "3"
+    written = {side: (steps.recording / side).read_bytes() for side in handover.SIDES}
+    assert all(written.values())
+    if wanted := os.environ.get("HANDOVER_RECORDING"):
+        kept = CHECKOUT / wanted
+        kept.mkdir(parents=True)  # never into one that is there
+        for side, stream in written.items():
+            (kept / side).write_bytes(stream)
+
+
+# CancelRequests
+
+def test_a_cancel_finds_its_session_in_either_process(watched, pg):
+    """Before the session has moved, on its way, and after it has, and at whichever process it arrives."""
+    one, _ = watched(size=30, general={"query_wait_timeout": "60s"})
+    crowd = [one.raw() for _ in range(30)]
+    waiting = [one.raw() for _ in range(5)]
+    slow = one.raw(login=False)
+    slow.send(b"\0")
+    for n, raw in enumerate(crowd):
+        raw.send(query(f"select pg_sleep(120), {n}"))
+    wait_until(lambda: len(pg.admin("select pid from pg_stat_activity where query like 'select pg_sleep(120)%'")) == 30)
+    for raw in waiting:
+        raw.send(query("select 1"))
+    wait_until(lambda: one.waiting() == 5)
+    # These are accepted by the old process and say what they want while it has given some of its sessions away.
+    early = [Raw((one.host, one.port)) for _ in range(12)]
+    for messenger, raw in zip(early, crowd):
+        messenger.send(cancel_request(raw.pid, raw.secret)[:-1])
+    one.signal(signal.SIGUSR2)
+
+    def cancel_late(some):
+        for raw in some:
+            messenger = Raw((one.host, one.port))
+            messenger.send(cancel_request(raw.pid, raw.secret))
+            messenger.rest()
+            messenger.close()
+
+    threads = [threading.Thread(target=cancel_late, args=(crowd[n::3][4:],)) for n in range(3)]
+    threads.append(threading.Thread(target=cancel_late, args=(waiting,)))
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: one.log().count("Accepting connections") == 2)
+    for messenger, raw in zip(early, crowd):
+        messenger.send(cancel_request(raw.pid, raw.secret)[-1:])
+        messenger.rest()
+        messenger.close()
+    for thread in threads:
+        thread.join()
+    for raw in crowd + waiting:
+        assert error(raw.read_until("Z")).code == "57014"
+        assert answer(raw, "select 1") == "1"
+    slow.close()
+    one.wait_log("upgrade complete", 20)
+    one.process.wait()
+    one.process = Successor(one.processes()[0])
+    assert all(map(served, crowd + waiting))
