@@ -17,6 +17,9 @@ use super::traces::Traces;
 /// What a statement's name on a server begins with.
 pub const PREFIX: &str = "DOORMAN_";
 
+/// The name of a statement that no server has: what is asked of it fails.
+pub const NOBODYS: &str = "DOORMAN_refuses";
+
 /// A statement whose definition has more bytes than this is not kept for the next client that prepares
 /// it: it is likely to carry its data in its text, and PostgreSQL would keep all of it.
 pub const LARGE: usize = 16 * 1024;

@@ -189,7 +189,7 @@ fn calls_set_config(text: &[u8]) -> bool {
 }
 
 /// Without the comments it begins with: drivers put their marks there.
-fn without_comment(mut text: &[u8]) -> &[u8] {
+pub fn without_comment(mut text: &[u8]) -> &[u8] {
     loop {
         let ends: &[u8] = match text {
             [b'/', b'*', ..] => b"*/",

@@ -99,6 +99,9 @@ pub struct Lent {
     /// The client's batch runs a statement that may change how texts are read.
     #[serde(default)]
     pub changing: bool,
+    /// The client has parsed an unnamed statement on it that does not follow.
+    #[serde(default)]
+    pub unnamed_parsed: bool,
     /// The client has begun a batch of the extended protocol and has not ended it with a Sync.
     #[serde(default)]
     pub batch_open: bool,

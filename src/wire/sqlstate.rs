@@ -11,6 +11,8 @@ pub const PROTOCOL_VIOLATION: SqlState = "08P01";
 pub const FEATURE_NOT_SUPPORTED: SqlState = "0A000";
 /// in_failed_sql_transaction.
 pub const IN_FAILED_TRANSACTION: SqlState = "25P02";
+/// invalid_sql_statement_name: no such prepared statement.
+pub const INVALID_STATEMENT_NAME: SqlState = "26000";
 /// invalid_authorization_specification: refused by a host-based rule.
 pub const INVALID_AUTHORIZATION: SqlState = "28000";
 /// invalid_password.

@@ -356,3 +356,142 @@ def test_what_does_not_matter_to_a_text_parts_no_statements(doorman):
         raw.ask(*run("select 42"))
         raw.ask(query("commit"))
     assert raw.value("select count(*) from pg_prepared_statements where statement = 'select 42'") == "1"
+
+
+# What ends a statement, with the right tags, errors and status
+
+def gist(seen):
+    """Kinds, tags, errors and status: all that a client can tell two servers apart by."""
+    return [(m.kind, m.tag if m.kind == "C" else (m.code, m.text) if m.kind == "E" else m.body)
+            for m in seen if m.kind not in "SNA"]
+
+
+ENDS = {
+    "deallocate": [query("deallocate s")],
+    "deallocate prepare": [query("DEALLOCATE\tPREPARE s ;")],
+    "deallocate quoted": [query('deallocate "s"')],
+    "deallocate with other case": [query("deallocate S")],
+    "deallocate a quoted name of other case": [query('deallocate "S"')],
+    "deallocate behind a comment": [query("/* bye */ deallocate s -- now")],
+    "deallocate what is not there": [query("deallocate nothing")],
+    "deallocate all": [query("deallocate all")],
+    "deallocate prepare all": [query("DEALLOCATE PREPARE ALL;")],
+    "discard all": [query("discard all")],
+    "discard plans": [query("discard plans")],
+    "close": [close_statement("s"), sync()],
+    "close twice": [close_statement("s"), close_statement("s"), sync()],
+    "close what is not there": [close_statement("nothing"), sync()],
+    "close the unnamed one": [close_statement(""), sync()],
+    "a query ends the unnamed one": [query("")],
+    "a failed parse ends the unnamed one": [parse("selec"), sync()],
+    "deallocate by parse": [*run("deallocate s"), parse("select 'unnamed'"), sync()],
+    "deallocate all by parse": run("deallocate all", name="all"),
+    "a batch that fails before it comes to close": [bind((), "nothing"), close_statement("s"), sync()],
+    "a batch that fails after close": [close_statement("s"), bind((), "nothing"), sync()],
+}
+
+
+@pytest.mark.parametrize("block", [[], ["begin"], ["begin", "select 1/0"]],
+                         ids=["outside", "in a transaction", "in a failed one"])
+@pytest.mark.parametrize("end", ENDS)
+def test_what_ends_a_statement_ends_it_as_in_postgresql(doorman, direct, end, block):
+    raw = doorman(size=2).raw()
+    for it in (raw, direct):
+        it.ask(parse("select 's'", "s"), sync())
+        for sql in block:
+            it.ask(query(sql))
+        it.ask(parse("select 'unnamed'"), sync())
+    steps = [ENDS[end], [bind((), "s"), execute(), sync()], [bind(), execute(), sync()], [query("rollback")],
+             [bind((), "s"), describe_portal(), execute(), sync()], [bind(), execute(), sync()],
+             [parse("select 'new'", "s"), sync()], [bind((), "s"), execute(), sync()]]
+    for step in steps:
+        if b"".join(step).count(b"S\0\0\0\4") > 1:
+            raw.send(*step)
+            direct.send(*step)
+            for _ in range(2):
+                assert gist(raw.read_until("Z")) == gist(direct.read_until("Z"))
+        else:
+            assert gist(raw.ask(*step)) == gist(direct.ask(*step))
+        assert raw.status == direct.status
+
+
+@pytest.mark.parametrize("how", ["bind", "describe", "close", "deallocate", "deallocate by parse", "in a longer query",
+                                 "prepare"])
+@pytest.mark.parametrize("block", [[], ["begin"]], ids=["outside", "in a transaction"])
+def test_the_name_a_statement_has_on_the_server_reaches_nothing(doorman, direct, how, block):
+    """Neither to use another client's statement nor to take it away."""
+    one = doorman(size=1)
+    victim, curious = one.raw(), one.raw()
+    assert rows(victim.ask(*run("select 'mine'", name="mine"))) == [[b"mine"]]
+    name = victim.value("select name from pg_prepared_statements where statement like '%mine%'")
+    assert name.startswith("DOORMAN_")
+    batch = {
+        "bind": [bind((), name), execute(), sync()],
+        "describe": [describe_statement(name), sync()],
+        "close": [close_statement(name), sync()],
+        "deallocate": [query(f'deallocate "{name}"')],
+        "deallocate by parse": run(f'deallocate "{name}"'),
+        "in a longer query": [query(f'select 1; deallocate "{name}"')],
+        "prepare": [query(f'prepare "{name}" as select 1')],
+    }[how]
+    for sql in block:
+        curious.ask(query(sql))
+        direct.ask(query(sql))
+    got, alone = curious.ask(*batch), direct.ask(*batch)
+    if how in ("bind", "describe", "close", "deallocate"):
+        assert gist(got) == gist(alone)
+    elif how == "deallocate by parse":
+        assert error(got).text == error(alone).text
+    assert how in ("in a longer query", "prepare") or curious.status == direct.status
+    curious.ask(query("rollback"))
+    for _ in range(2):
+        assert rows(victim.ask(bind((), "mine"), execute(), sync())) == [[b"mine"]]
+    assert rows(victim.ask(*run("select 'mine'"))) == [[b"mine"]]
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_the_unnamed_statement_of_another_client_is_not_found(doorman, prepared, mode):
+    one = doorman(mode=mode, size=1, general={"prepared_statements": prepared})
+    first = one.raw()
+    first.ask(*run("select 'mine'"))
+    first.close()
+    second = one.raw()
+    refused = error(second.ask(bind(), execute(), sync()))
+    assert (refused.code, refused.text) == ("26000", "unnamed prepared statement does not exist")
+    assert rows(second.ask(*run("select 'own'"))) == [[b"own"]]
+
+
+def test_errors_and_the_log_speak_of_the_clients_own_names(doorman, direct):
+    one = doorman("-l", "debug", size=1)
+    raw = one.raw()
+    long = "n" * 60
+    for it in (raw, direct):
+        it.ask(parse("select $1::int, $2::int", "s"), parse("select 1", long), sync())
+    for batch in ([bind(["1"], "s"), sync()], [bind(["x", "1"], "s"), sync()], [parse("select 2", "s"), sync()],
+                  [bind((), "nothing"), sync()], [bind(["1"], long), sync()], [execute("p"), sync()],
+                  [parse("select 1" + " -- long" * 2000, "s"), sync()]):
+        assert gist(raw.ask(*batch)) == gist(direct.ask(*batch))
+    one.wait_log("bind message supplies 1 parameters")
+    assert "DOORMAN" not in one.log()
+
+
+def test_prepare_and_execute_in_sql_live_as_long_as_the_transaction(doorman, direct):
+    """What the manual says; and nobody else's are reached."""
+    one = doorman(size=1)
+    raw, other = one.raw(), one.raw()
+    for it in (raw, direct):
+        for sql in ("begin", "prepare q(int) as select $1 + 1", "execute q(41)"):
+            seen = it.ask(query(sql))
+        assert rows(seen) == [[b"42"]]
+        # By the protocol too: it is the same statement.
+        assert rows(it.ask(bind(["1"], "q"), execute(), sync())) == [[b"2"]]
+        it.ask(query("commit"))
+    assert error(other.ask(query("execute q(1)"))).code == "26000"
+    assert error(raw.ask(query("execute q(1)"))).code == "26000"
+    # The same name in both ways of preparing.
+    raw.ask(*run("select 'by protocol'", name="q"))
+    raw.ask(query("begin"))
+    assert raw.ask(query("prepare q as select 'by sql'"))[0].tag == "PREPARE"
+    assert rows(raw.ask(query("execute q"))) == [[b"by sql"]]
+    raw.ask(query("commit"))
+    assert rows(raw.ask(bind((), "q"), execute(), sync())) == [[b"by protocol"]]

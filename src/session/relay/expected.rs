@@ -34,8 +34,6 @@ pub enum Reply {
     Execute,
     /// To Close: CloseComplete.
     Close,
-    /// To a `DEALLOCATE name` that the pooler answers: CommandComplete and ReadyForQuery.
-    Deallocated,
     /// To a request that the pooler refuses: an ErrorResponse, which the server is made to give.
     Refused,
     /// None. Marks where the client's CopyDone or CopyFail stands among its requests.

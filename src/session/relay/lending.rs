@@ -16,7 +16,7 @@ use crate::server::parameters::literal;
 use crate::server::parameters::{Parameters, set_statement};
 use crate::server::reading::Changes;
 use crate::server::traces::Traces;
-use crate::session::session::{Lent, Phase, Rules, Session, Side};
+use crate::session::session::{Frame, Lent, Phase, Rules, Session, Side};
 use crate::wire::backend;
 use crate::wire::frontend;
 use crate::wire::write;
@@ -60,6 +60,7 @@ impl Session {
             barrier: false,
             forgetting: false,
             changing: false,
+            unnamed_parsed: false,
             batch_open: false,
             changes: Changes::None,
             kept: Kept::default(),
@@ -327,6 +328,8 @@ impl Session {
         self.client.owed = Vec::new();
         self.client.unread = Vec::new();
         let half_sent = self.client.frame.left > 0 && !self.client.frame.dropped;
+        // The rest of a message that was not passed on is awaited no more.
+        self.client.frame = Frame::default();
         let Some(lent) = &mut self.lent else {
             return true;
         };
@@ -373,7 +376,7 @@ impl Session {
     /// Gives the server connection up: the session has none and is idle.
     pub fn give_up_connection(&mut self) -> Option<Box<Backend>> {
         let lent = self.lent.take()?;
-        self.client.frame = super::super::session::Frame::default();
+        self.client.frame = Frame::default();
         self.enter(Phase::Idle);
         Some(lent.backend)
     }

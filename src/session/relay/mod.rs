@@ -7,13 +7,17 @@
 //! | [`pieces`] | what a step wants written, without copying what is only passed on |
 //! | [`requests`] | a step over what the client sent |
 //! | [`statements`] | prepared statements that follow their client |
+//! | [`deallocate`] | DEALLOCATE in SQL of statements that follow |
 //! | [`reading`] | the settings that the texts of statements are read under |
 //! | [`stale`] | statements that have to be parsed anew |
 //! | [`replies`] | a step over what the server sent |
+//! | [`errors`] | what an error takes back, and in whose words it is told |
 //! | [`lending`] | a server connection comes to the session and leaves it |
 //!
 //! All of them are methods of [`Session`](super::session::Session), which is all the state there is.
 
+pub mod deallocate;
+pub mod errors;
 pub mod expected;
 pub mod lending;
 pub mod pieces;

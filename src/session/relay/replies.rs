@@ -7,21 +7,23 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::expected::{Deliver, Expected, Refusal, Reply};
+use super::expected::{Deliver, Expected, Reply};
 use super::pieces::Output;
 use super::stale::is_stale_plan;
 use crate::net::clock::Moment;
-use crate::server::prepared::PREFIX;
 use crate::server::reading::Changes;
 use crate::server::traces::Traces;
 use crate::session::session::{Lent, Phase, Session};
 use crate::wire::backend::{self, TransactionStatus};
-use crate::wire::error::{ErrorFields, Severity, error_response};
+use crate::wire::error::ErrorFields;
 use crate::wire::frame::{self, BadLength, HEADER, Header};
-use crate::wire::{sqlstate, write};
+use crate::wire::write;
 
 /// Messages whose content matters are awaited whole up to this many bytes; larger ones pass unread.
 const LONGEST_READ: usize = 8 * 1024;
+
+/// The same for an ErrorResponse, which may quote what the client sent.
+const LONGEST_ERROR: usize = 256 * 1024;
 
 /// A row, or the result of a function call, is huge from this many bytes on.
 const HUGE: usize = 1024 * 1024;
@@ -44,7 +46,7 @@ impl From<BadLength> for Desync {
 
 /// What becomes of one message.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Pass,
     Drop,
     /// Something else has been written in its place.
@@ -93,7 +95,11 @@ impl Session {
                     | backend::ERROR_RESPONSE
             ) || (head.kind == backend::DATA_ROW && !lent.asked.is_empty());
             let n = head.whole().min(rest.len());
-            if content_matters && n < head.whole() && head.whole() <= LONGEST_READ {
+            let longest = match head.kind {
+                backend::ERROR_RESPONSE => LONGEST_ERROR,
+                _ => LONGEST_READ,
+            };
+            if content_matters && n < head.whole() && head.whole() <= longest {
                 break;
             }
             if head.kind == backend::PARAMETER_DESCRIPTION && head.whole() <= LONGEST_READ {
@@ -167,20 +173,12 @@ impl Session {
                 return;
             }
             let reply = head.reply;
-            let answer = lent.expected.pop_front();
-            let status = lent.backend.status;
-            if reply == Reply::Deallocated && status == TransactionStatus::Failed {
-                let undo = answer.and_then(|answer| answer.undo);
-                if let Some((name, Some(meant))) = undo.and_then(|undo| undo.name) {
-                    self.statements.insert(name, meant);
-                }
-            }
+            lent.expected.pop_front();
             if self.abandoned {
                 continue;
             }
             out.client.write(|own| match reply {
                 Reply::Close => write::message(own, backend::CLOSE_COMPLETE, |_| {}),
-                Reply::Deallocated => deallocated(own, status),
                 _ => write::message(own, backend::PARSE_COMPLETE, |_| {}),
             });
         }
@@ -304,6 +302,10 @@ impl Session {
                 lent.backend.traces.add(Traces::SETTINGS);
             }
         }
+        if tag == b"DEALLOCATE" && lent.deallocating.is_empty() {
+            // In a query of several statements, by whatever name.
+            lent.backend.traces.add(Traces::STATEMENTS);
+        }
         if tag == b"DEALLOCATE" {
             if let Some((name, number)) = lent.deallocating.pop_front() {
                 lent.backend.prepared.forget(number);
@@ -317,7 +319,8 @@ impl Session {
         if tag == b"DISCARD ALL" || tag == b"DEALLOCATE ALL" {
             lent.backend.prepared.clear();
             if phase == Phase::Serving {
-                self.statements.clear();
+                // The unnamed one is not among those that are deallocated.
+                self.statements.retain(|name, _| name.is_empty());
             }
         }
     }
@@ -393,120 +396,6 @@ impl Session {
         );
     }
 
-    /// An error: what is still expected up to the next Sync will not come, and is taken back.
-    fn error(&mut self, body: Option<&[u8]>, out: &mut Output) -> Fate {
-        let phase = self.phase();
-        let fields = body.map(ErrorFields::parse).unwrap_or_default();
-        let stale = self.finds_stale(&fields);
-        let Some(lent) = &mut self.lent else {
-            return Fate::Drop;
-        };
-        log::debug!(
-            "[{}@{} #c{}] server error pid={}: {fields}",
-            self.user,
-            self.database,
-            self.id,
-            lent.backend.key.process_id
-        );
-        lent.deallocating.clear();
-        // After a FATAL PostgreSQL closes the connection.
-        lent.ended |= fields.is_fatal();
-        // While the client is being served it hears of every error, also of that of a Parse which the
-        // pooler added: its own would have failed alike.
-        let for_client = phase == Phase::Serving && !self.abandoned;
-        if phase != Phase::Serving {
-            lent.spoiled = Some(fields.to_string());
-        }
-        let head = lent.expected.front_mut();
-        let undo = head.and_then(|head| head.undo.as_mut());
-        let refusal = undo.and_then(|undo| undo.refusal.take());
-        self.take_back();
-        if let Some((number, place)) = stale {
-            self.retire(number);
-            if let Some(place) = place {
-                self.begin_again(place, out);
-                return Fate::Drop;
-            }
-        }
-        if phase == Phase::Serving {
-            self.work.errors += 1;
-        }
-        if !for_client {
-            return Fate::Drop;
-        }
-        if let Some(Refusal { code, words }) = refusal {
-            (out.client).write(|own| error_response(own, Severity::Error, &code, &words));
-            return Fate::Replaced;
-        }
-        // Only these speak of statements by their names; anywhere else such a word is somebody's own.
-        let of_statements = matches!(fields.code.as_str(), "26000" | "42P05" | "08P01");
-        let body = body.filter(|_| of_statements);
-        match body.and_then(|body| self.in_clients_words(body)) {
-            Some(body) => {
-                out.client.write(|own| {
-                    write::message(own, backend::ERROR_RESPONSE, |out| {
-                        out.extend_from_slice(&body);
-                    });
-                });
-                Fate::Replaced
-            }
-            None => Fate::Pass,
-        }
-    }
-
-    /// Drops what is expected before the next Sync and undoes what was assumed of it.
-    fn take_back(&mut self) {
-        let Some(lent) = &mut self.lent else { return };
-        if matches!(
-            lent.expected.front(),
-            Some(Expected {
-                reply: Reply::UntilReady { .. } | Reply::Ready,
-                ..
-            }) | None
-        ) {
-            // The simple protocol goes on to its ReadyForQuery by itself.
-            return;
-        }
-        let end = lent
-            .expected
-            .iter()
-            .position(|expected| expected.reply == Reply::Ready);
-        // Without a Sync among what was sent, the server skips all that comes before one.
-        lent.skipping |= end.is_none();
-        lent.copying_in = false;
-        let skipped: Vec<Expected> = lent
-            .expected
-            .drain(..end.unwrap_or(lent.expected.len()))
-            .collect();
-        for _ in skipped.iter().filter(|skipped| skipped.ends_batch()) {
-            lent.unsettled.batch_answered();
-        }
-        // Backwards, so that a name that changed twice gets its first meaning back.
-        for undo in skipped.into_iter().rev().filter_map(|skipped| skipped.undo) {
-            if let Some(number) = undo.not_prepared {
-                lent.backend.prepared.forget(number);
-            }
-            if let Some(number) = undo.not_closed {
-                lent.backend.prepared.put_back_surplus(number);
-            }
-            if let Some((name, before)) = undo.name {
-                // What a later batch has made of the name holds; this is what it was before that.
-                let later = lent.expected.iter_mut().find_map(|expected| {
-                    let (later, before) = expected.undo.as_mut()?.name.as_mut()?;
-                    (*later == name).then_some(before)
-                });
-                if let Some(later) = later {
-                    *later = before;
-                    continue;
-                }
-                match before {
-                    Some(statement) => self.statements.insert(name, statement),
-                    None => self.statements.remove(&name),
-                };
-            }
-        }
-    }
-
     /// The server waits for copy data. Sync and Flush mean nothing to it until the copy has ended, so no
     /// reply to a Sync that was sent before that will come.
     fn copy_in_begins(&mut self) {
@@ -534,53 +423,6 @@ impl Session {
         let synced = |expected: &Expected| expected.reply == Reply::Ready;
         lent.batch_open |= unsynced && !lent.expected.iter().any(synced);
     }
-
-    /// The body of an error with the client's own names of its statements, or `None` if it speaks of no
-    /// name of the pooler's.
-    fn in_clients_words(&self, body: &[u8]) -> Option<Vec<u8>> {
-        let prefix = PREFIX.as_bytes();
-        let finds = |rest: &[u8]| rest.windows(prefix.len()).position(|w| w == prefix);
-        let mut rest = body;
-        let mut found = finds(rest)?;
-        let mut words = Vec::with_capacity(body.len());
-        loop {
-            words.extend_from_slice(&rest[..found]);
-            let after = &rest[found + prefix.len()..];
-            let digits = after.iter().take_while(|b| b.is_ascii_digit()).count();
-            let number: Option<u64> = std::str::from_utf8(&after[..digits])
-                .ok()
-                .and_then(|digits| digits.parse().ok());
-            let name = self
-                .statements
-                .iter()
-                .find(|(_, statement)| Some(statement.number) == number)
-                .map_or(&b""[..], |(name, _)| name);
-            // Without a number it is a word of somebody else's.
-            words.extend_from_slice(if digits == 0 { prefix } else { name });
-            rest = &after[digits..];
-            match finds(rest) {
-                Some(next) => found = next,
-                None => break,
-            }
-        }
-        words.extend_from_slice(rest);
-        Some(words)
-    }
-}
-
-/// The answer to a `DEALLOCATE name`, as PostgreSQL would give it in this state.
-fn deallocated(out: &mut Vec<u8>, status: TransactionStatus) {
-    if status == TransactionStatus::Failed {
-        error_response(
-            out,
-            Severity::Error,
-            sqlstate::IN_FAILED_TRANSACTION,
-            "current transaction is aborted, commands ignored until end of transaction block",
-        );
-    } else {
-        backend::command_complete(out, "DEALLOCATE");
-    }
-    backend::ready_for_query(out, status);
 }
 
 fn lent_head_is_own(lent: Option<&Lent>) -> bool {

@@ -261,9 +261,16 @@ impl Session {
                 };
                 let bar = found.has(Traces::FORGETTING) || changes.are_any();
                 let bar = bar || lent.changes.are_any();
+                // PostgreSQL drops the unnamed statement when a Query comes.
+                let unnamed = self.statements.remove(&b""[..]);
+                let dropped = unnamed.is_some() || lent.unsettled.unnamed_is_open();
+                if dropped {
+                    lent.unsettled.add(Open::Name(b""));
+                }
                 let mut expected = Expected::forward(Reply::UntilReady { tame });
-                if changes.are_any() {
+                if changes.are_any() || dropped {
                     expected.undo = Some(Box::new(Undo {
+                        name: dropped.then(|| (Vec::new(), unnamed)),
                         changes,
                         ..Undo::default()
                     }));

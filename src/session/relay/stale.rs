@@ -17,7 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::expected::{Deliver, Expected, Reply};
+use super::expected::{Deliver, Expected, Refusal, Reply};
 use super::pieces::Output;
 use crate::session::session::{Lent, Phase, Session};
 use crate::wire::error::ErrorFields;
@@ -28,7 +28,7 @@ use crate::wire::{frontend, sqlstate};
 const MOST_KEPT: usize = 16 * 1024;
 
 /// What PostgreSQL says when it finds a plan stale, and where in its source.
-pub const WORDS: &str = "cached plan must not change result type";
+const WORDS: &str = "cached plan must not change result type";
 const ROUTINE: &str = "RevalidateCachedQuery";
 
 /// The batch under way as the client sent it, to be sent again.
@@ -116,6 +116,14 @@ impl Kept {
             _ => false,
         };
         harmless.then_some(place)
+    }
+}
+
+/// What a client is told in PostgreSQL's words if it would misread the rows.
+pub(super) fn refusal() -> Refusal {
+    Refusal {
+        code: sqlstate::FEATURE_NOT_SUPPORTED.to_owned(),
+        words: WORDS.to_owned(),
     }
 }
 

@@ -6,19 +6,19 @@
 
 use std::sync::Arc;
 
+use super::deallocate::{deallocation, does_not_exist, is_poolers_own};
 use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
 use super::pieces::Output;
 use super::requests::{Step, Violation};
 use super::stale;
 use super::unsettled::Open;
 use crate::pool::statements::Statements;
-use crate::server::prepared::{PREFIX, Statement};
+use crate::server::prepared::{NOBODYS, PREFIX, Statement};
 use crate::server::reading::{self, Changes};
 use crate::server::traces::{Scan, Traces};
 use crate::session::session::{Lent, Session};
-use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::frame::{self, HEADER, Header};
-use crate::wire::sqlstate::{self, SqlState};
+use crate::wire::sqlstate;
 use crate::wire::{frontend, write};
 
 /// The longest Parse that is taken as a whole, in bytes; a statement's text has to be stored.
@@ -28,47 +28,7 @@ pub const LONGEST_STATEMENT: usize = 256 * 1024 * 1024;
 /// and cuts none; drivers use some dozen bytes.
 const LONGEST_NAMES: usize = 8 * 1024;
 
-/// The name of a statement that no server has: what is asked of it fails.
-const NOBODYS: &str = "DOORMAN_refuses";
-
 impl Session {
-    /// Answers a `DEALLOCATE name` in place if the name is that of a statement which follows its client:
-    /// PostgreSQL knows it by another, and it stays there for others.
-    pub(super) fn deallocate(
-        &mut self,
-        head: Header,
-        at: usize,
-        rest: &[u8],
-        out: &mut Output,
-    ) -> Option<Step> {
-        if !self.rules.follow_statements || self.refusing {
-            return None;
-        }
-        let busy = |lent: &Lent| lent.skipping || lent.batch_open;
-        if self.lent.as_ref().is_some_and(busy) {
-            return None;
-        }
-        let name = deallocated_name(rest.get(HEADER..head.whole())?)?;
-        if self.hangs_on(Some(&name), None) {
-            return Some(Step::MustWait);
-        }
-        let meant = self.statements.remove(&name)?;
-        if self.lent.is_none() {
-            out.client.write(|own| {
-                backend::command_complete(own, "DEALLOCATE");
-                backend::ready_for_query(own, TransactionStatus::Idle);
-            });
-        } else {
-            let undo = Undo {
-                name: Some((name, Some(meant))),
-                ..Undo::default()
-            };
-            let answer = Expected::undoing(Reply::Deallocated, Deliver::Produce, undo);
-            self.expect(answer, out);
-        }
-        Some(self.begin(head, at, rest, true, out))
-    }
-
     /// Closes statements that had to make room, in front of a batch of the client's: that costs no round
     /// trip. Later in the batch the server might be copying, and take a Close for a broken protocol; and
     /// with nothing under way, nothing can fail and leave the Close undone.
@@ -98,18 +58,10 @@ impl Session {
     }
 
     /// Whether a request that speaks of this name, and one that speaks of this statement, has to wait.
-    fn hangs_on(&mut self, name: Option<&[u8]>, statement: Option<&Statement>) -> bool {
+    pub(super) fn hangs_on(&mut self, name: Option<&[u8]>, statement: Option<&Statement>) -> bool {
         let number = statement.map(|statement| statement.number);
         let lent = self.lent.as_mut();
         lent.is_some_and(|lent| lent.unsettled.concerns(name, number))
-    }
-
-    /// The client's name and the statement, if this is the definition of a `DEALLOCATE` of one of its own.
-    fn deallocated_by(&self, definition: &[u8]) -> Option<(Vec<u8>, Arc<Statement>)> {
-        let text_end = definition.iter().position(|&b| b == 0)?;
-        let name = deallocated_name(&definition[..=text_end])?;
-        let meant = Arc::clone(self.statements.get(&name)?);
-        Some((name, meant))
     }
 
     /// A Parse where statements do not follow their client: it passes as it is.
@@ -127,6 +79,8 @@ impl Session {
         if let Some(lent) = &mut self.lent {
             if first != 0 {
                 lent.backend.traces.add(Traces::STATEMENTS);
+            } else {
+                lent.unnamed_parsed = true;
             }
             let text = &rest[HEADER..rest.len().min(head.whole())];
             let whole = text.len() == head.body;
@@ -159,7 +113,13 @@ impl Session {
         let (name, definition) = frame::c_string(body).ok_or_else(malformed)?;
         check_definition(definition).ok_or_else(malformed)?;
         // `DEALLOCATE name` has to speak of the name that the server knows.
-        let deallocated = self.deallocated_by(definition);
+        let deallocated = match self.deallocated_by(definition) {
+            Ok(deallocated) => deallocated,
+            Err(name) => {
+                self.refuse_in_batch(does_not_exist(&name), out);
+                return Ok(Step::Took(head.whole()));
+            }
+        };
         let renamed = deallocated
             .as_ref()
             .map(|(_, meant)| deallocation(meant, definition));
@@ -201,7 +161,7 @@ impl Session {
             return Ok(Step::Took(head.whole()));
         }
         if !name.is_empty() && self.statements.len() >= self.named_limit() {
-            self.refuse_in_batch(sqlstate::LIMIT_EXCEEDED, self.too_many_statements(), out);
+            self.refuse_in_batch(self.too_many_statements(), out);
             return Ok(Step::Took(head.whole()));
         }
         let before = self
@@ -256,17 +216,21 @@ impl Session {
         self.rules.prepared_per_client.saturating_add(unnamed)
     }
 
-    fn too_many_statements(&self) -> String {
-        format!(
+    fn too_many_statements(&self) -> Refusal {
+        let words = format!(
             "too many prepared statements: this client has {} and the pooler allows no more \
              (client_prepared_statements_max); close those that are no longer needed",
             self.rules.prepared_per_client
-        )
+        );
+        Refusal {
+            code: sqlstate::LIMIT_EXCEEDED.to_owned(),
+            words,
+        }
     }
 
     /// Refuses a request inside a batch. The server is sent one in its place that must fail, so that the
     /// batch and its transaction go on as after any error; the client gets these words at the right place.
-    fn refuse_in_batch(&mut self, code: SqlState, words: String, out: &mut Output) {
+    fn refuse_in_batch(&mut self, refusal: Refusal, out: &mut Output) {
         out.server.write(|own| {
             write::message(own, frontend::BIND, |body| {
                 write::c_string(body, b"");
@@ -275,10 +239,7 @@ impl Session {
             });
         });
         let undo = Undo {
-            refusal: Some(Refusal {
-                code: code.to_owned(),
-                words,
-            }),
+            refusal: Some(refusal),
             ..Undo::default()
         };
         let refused = Expected::undoing(Reply::Refused, Deliver::Forward, undo);
@@ -367,6 +328,23 @@ impl Session {
             self.close_surplus(out);
             statement
         };
+        let follows = self.rules.follow_statements;
+        let parsed = self.lent.as_ref().is_some_and(|lent| lent.unnamed_parsed);
+        let anothers = !of_portal
+            && match name {
+                // It may have been left by the client that had the connection before.
+                b"" => !follows && !parsed,
+                name => follows && statement.is_none() && is_poolers_own(name),
+            };
+        if anothers && head.kind == frontend::CLOSE {
+            let closed = Expected::undoing(reply, Deliver::Produce, Undo::default());
+            self.expect(closed, out);
+            return Ok(self.begin(head, at, rest, true, out));
+        }
+        if anothers {
+            self.refuse_in_batch(does_not_exist(name), out);
+            return Ok(self.begin(head, at, rest, true, out));
+        }
         let Some(statement) = statement else {
             // A portal, or a name PostgreSQL knows or will complain about in its own words.
             self.expect(Expected::forward(reply), out);
@@ -391,7 +369,7 @@ impl Session {
             let parsed_here = |lent: &Lent| lent.kept.parses(name);
             let fresh = self.begins_again || self.lent.as_ref().is_some_and(parsed_here);
             if stale && head.kind == frontend::BIND && !fresh {
-                self.refuse_in_batch(sqlstate::FEATURE_NOT_SUPPORTED, stale::WORDS.into(), out);
+                self.refuse_in_batch(stale::refusal(), out);
                 return Ok(self.begin(head, at, rest, true, out));
             }
             self.statements
@@ -418,39 +396,6 @@ impl Session {
         self.expect(expected, out);
         Ok(Step::Took(end))
     }
-}
-
-/// The name in the text of a Query that is a single `DEALLOCATE [PREPARE] name`.
-fn deallocated_name(text: &[u8]) -> Option<Vec<u8>> {
-    const VERB: &[u8] = b"deallocate";
-    let text = text.strip_suffix(b"\0")?.trim_ascii();
-    let (verb, rest) = text.split_at_checked(VERB.len())?;
-    if !verb.eq_ignore_ascii_case(VERB) || !rest.first()?.is_ascii_whitespace() {
-        return None;
-    }
-    let mut name = rest.trim_ascii();
-    name = name.strip_suffix(b";").unwrap_or(name).trim_ascii();
-    match name.split_at_checked(8) {
-        Some((word, after)) if word.eq_ignore_ascii_case(b"prepare ") => name = after.trim_ascii(),
-        _ => {}
-    }
-    if let Some(quoted) = name.strip_prefix(b"\"").and_then(|n| n.strip_suffix(b"\"")) {
-        // A quote inside is doubled; such names are left to PostgreSQL.
-        return (!quoted.contains(&b'"')).then(|| quoted.to_vec());
-    }
-    let plain = |&b: &u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'$' || b >= 128;
-    let lower = name.to_ascii_lowercase();
-    (!lower.is_empty() && lower.iter().all(plain) && lower != b"all").then_some(lower)
-}
-
-/// A `DEALLOCATE` of this statement by its name on servers, with the parameter types of `definition`.
-fn deallocation(meant: &Statement, definition: &[u8]) -> Vec<u8> {
-    let mut renamed = Vec::new();
-    let text = format!("DEALLOCATE \"{}\"", meant.server_name());
-    write::c_string(&mut renamed, text.as_bytes());
-    let types = frame::c_string(definition).map_or(&[0, 0][..], |(_, types)| types);
-    renamed.extend_from_slice(types);
-    renamed
 }
 
 /// Whether the rest of a Parse is what it should be: a text, and as many parameter types as announced.

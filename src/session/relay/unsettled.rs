@@ -84,6 +84,11 @@ impl Unsettled {
         self.awaited && self.answered < self.sent
     }
 
+    /// Whether it is open what the client's unnamed statement is, for the batch that is being sent too.
+    pub fn unnamed_is_open(&self) -> bool {
+        self.unnamed.is_some_and(|batch| batch >= self.answered)
+    }
+
     /// Whether a request that speaks of these has to wait. If so, it is awaited from now on. What the
     /// request's own batch has changed is as good as settled for it.
     pub fn concerns(&mut self, name: Option<&[u8]>, number: Option<u64>) -> bool {

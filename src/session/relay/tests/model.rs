@@ -65,6 +65,8 @@ impl Postgres {
         if kind == b'Q' {
             self.ready();
         } else {
+            // An error does not wait for a Flush (send_message_to_frontend).
+            self.flush();
             self.skipping = true;
         }
     }
@@ -93,6 +95,9 @@ impl Postgres {
                 let [name, text] = &split(body, 2)[..] else {
                     panic!("a broken Parse")
                 };
+                if name.is_empty() {
+                    self.statements.remove(name);
+                }
                 if text.starts_with(b"bad") {
                     self.fail(kind, "42601", b"");
                 } else if !name.is_empty() && self.statements.contains_key(name) {
@@ -139,6 +144,7 @@ impl Postgres {
             }
             b'H' => self.flush(),
             b'Q' => {
+                self.statements.remove(&b""[..]);
                 self.run(kind, &body[..body.len() - 1]);
             }
             b'd' | b'c' | b'f' => {}
@@ -168,11 +174,11 @@ impl Postgres {
                 "ROLLBACK"
             }
             b"discard all" => {
-                self.statements.clear();
+                self.statements.retain(|name, _| name.is_empty());
                 "DISCARD ALL"
             }
             b"deallocate all" => {
-                self.statements.clear();
+                self.statements.retain(|name, _| name.is_empty());
                 "DEALLOCATE ALL"
             }
             b"copy" => {

@@ -64,15 +64,138 @@ fn a_failed_parse_leaves_neither_name_nor_entry() {
 }
 
 #[test]
-fn a_failed_parse_of_the_unnamed_statement_keeps_the_one_before() {
+fn the_unnamed_statement_ends_with_a_failed_parse_and_with_any_query() {
     let mut between = Between::new();
-    between.client(&[&parse("", "select 1"), &sync()]);
-    between.server(&[&parsed(), &ready()]);
+    let prepare = |between: &mut Between| {
+        between.client(&[&parse("", "select 1"), &sync()]);
+        if !between.to_client.ends_with(&parsed()) {
+            between.server(&[&parsed()]);
+        }
+        between.server(&[&ready()]);
+        assert!(between.session.statements.contains_key(&b""[..]));
+        between.to_client.clear();
+        between.to_server.clear();
+    };
+    prepare(&mut between);
     between.client(&[&parse("", "selec"), &parse("", "selec 2"), &sync()]);
     between.server(&[&error("42601", "syntax"), &ready()]);
     between.to_server.clear();
     between.client(&[&bind(""), &sync()]);
+    between.server_gets(&[&bind(""), &sync()]);
+    between.server(&[&error("26000", "unnamed"), &ready()]);
+
+    prepare(&mut between);
+    between.client(&[&query(";"), &bind(""), &sync()]);
+    between.server_gets(&[&query(";")]);
+    between.server(&[&nothing_to_run(), &ready()]);
+    between.server_gets(&[&bind(""), &sync()]);
+    between.server(&[&error("26000", "unnamed"), &ready()]);
+
+    // Not with one that the server skips.
+    prepare(&mut between);
+    between.client(&[
+        &bind("none"),
+        &query("select 2"),
+        &sync(),
+        &bind(""),
+        &sync(),
+    ]);
+    between.server(&[&error("26000", "none"), &ready()]);
+    let sent = between.to_server.clone();
+    assert!(sent.ends_with(&[bind("DOORMAN_0"), sync()].concat()));
+}
+
+fn not_there(name: &str) -> Bytes {
+    let words = format!("prepared statement \"{name}\" does not exist");
+    let mut own = Vec::new();
+    crate::wire::error::error_response(
+        &mut own,
+        crate::wire::error::Severity::Error,
+        "26000",
+        &words,
+    );
+    own
+}
+
+#[test]
+fn anothers_statement_is_not_reached_by_the_name_it_has_on_the_server() {
+    let one = known(&["select 1"]);
+    let mut other = Between::new();
+    other.idle = one.idle;
+    let failure = error(
+        "26000",
+        "prepared statement \"DOORMAN_refuses\" does not exist",
+    );
+    for request in [
+        bind("DOORMAN_0"),
+        describe("DOORMAN_0"),
+        parse("", "deallocate \"DOORMAN_0\""),
+    ] {
+        other.client(&[&request, &sync()]);
+        other.server_gets(&[&refused(), &sync()]);
+        other.server(&[&failure, &ready()]);
+        other.client_gets(&[&not_there("DOORMAN_0"), &ready()]);
+    }
+    other.client(&[&close("DOORMAN_0"), &sync()]);
+    other.server_gets(&[&sync()]);
+    other.server(&[&ready()]);
+    other.client_gets(&[&closed(), &ready()]);
+    other.client(&[&query("deallocate \"DOORMAN_0\"")]);
+    other.server_gets(&[]);
+    other.client_gets(&[&not_there("DOORMAN_0"), &ready()]);
+    other.passes(
+        &[&query("begin")],
+        &[&complete("BEGIN"), &ready_in_transaction()],
+    );
+    other.client(&[&query("deallocate \"DOORMAN_0\"")]);
+    other.server_gets(&[&query("DEALLOCATE \"DOORMAN_refuses\"")]);
+    other.server(&[&failure, &ready_failed()]);
+    other.client_gets(&[&not_there("DOORMAN_0"), &ready_failed()]);
+}
+
+#[test]
+fn a_client_may_call_its_own_statement_what_it_likes() {
+    let mut between = Between::new();
+    between.client(&[
+        &parse("x", "select 1"),
+        &parse("DOORMAN_0", "select 2"),
+        &sync(),
+    ]);
+    between.server(&[&parsed(), &parsed(), &ready()]);
+    between.to_server.clear();
+    between.client(&[&bind("DOORMAN_0"), &sync()]);
+    between.server_gets(&[&bind("DOORMAN_1"), &sync()]);
+}
+
+#[test]
+fn deallocate_all_outside_of_a_transaction_needs_no_server() {
+    let mut between = known(&["select 1", "select 2"]);
+    between.client(&[&query("deallocate all")]);
+    between.server_gets(&[]);
+    between.client_gets(&[&complete("DEALLOCATE ALL"), &ready()]);
+    assert!(between.session.statements.is_empty());
+    // And what others have stays.
+    between.client(&[&parse("a", "select 1"), &bind("a"), &sync()]);
     between.server_gets(&[&bind("DOORMAN_0"), &sync()]);
+}
+
+#[test]
+fn an_unnamed_statement_that_does_not_follow_is_not_found_by_the_next_client() {
+    let mut between = Between::new();
+    between.rules.follow_statements = false;
+    between.client(&[&bind(""), &sync()]);
+    between.server_gets(&[&refused(), &sync()]);
+    between.server(&[&error("26000", "DOORMAN_refuses"), &ready()]);
+    let mut words = Vec::new();
+    crate::wire::error::error_response(
+        &mut words,
+        crate::wire::error::Severity::Error,
+        "26000",
+        "unnamed prepared statement does not exist",
+    );
+    between.client_gets(&[&words, &ready()]);
+    let request = [parse("", "select 1"), bind(""), sync()].concat();
+    between.passes(&[&request], &[&parsed(), &bound(), &ready()]);
 }
 
 #[test]
@@ -483,7 +606,10 @@ fn statements_stay_as_they_are_where_they_do_not_follow() {
 fn what_the_server_forgets_is_forgotten() {
     for tag in ["DISCARD ALL", "DEALLOCATE ALL"] {
         let mut between = known(&["select 1"]);
-        between.passes(&[&query(tag)], &[&complete(tag), &ready()]);
+        // Behind something else, so that the server is asked.
+        let request = [query("select 1"), query(tag)].concat();
+        let reply = [complete("SELECT 1"), ready(), complete(tag), ready()].concat();
+        between.passes(&[&request], &[&reply]);
         assert!(between.is_back());
         assert!(between.session.statements.is_empty());
         between.client(&[&parse("0", "select 1"), &sync()]);

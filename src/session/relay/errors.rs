@@ -1,0 +1,175 @@
+//! An error from the server: what will not come any more is taken back, and the client is told in words
+//! of its own.
+//!
+//! The invariant: after an error the client's names, and what the server is known to have, are what they
+//! would be had the requests it skipped never been sent.
+
+use super::expected::{Expected, Refusal, Reply};
+use super::pieces::Output;
+use super::replies::Fate;
+use crate::server::prepared::PREFIX;
+use crate::session::session::{Phase, Session};
+use crate::wire::backend;
+use crate::wire::error::{ErrorFields, Severity, error_response};
+use crate::wire::frame::HEADER;
+use crate::wire::write;
+
+impl Session {
+    /// An error: what is still expected up to the next Sync will not come, and is taken back.
+    pub(super) fn error(&mut self, body: Option<&[u8]>, out: &mut Output) -> Fate {
+        let phase = self.phase();
+        let fields = body.map(ErrorFields::parse).unwrap_or_default();
+        let stale = self.finds_stale(&fields);
+        let Some(lent) = &mut self.lent else {
+            return Fate::Drop;
+        };
+        let pid = lent.backend.key.process_id;
+        lent.deallocating.clear();
+        // After a FATAL PostgreSQL closes the connection.
+        lent.ended |= fields.is_fatal();
+        // While the client is being served it hears of every error, also of that of a Parse which the
+        // pooler added: its own would have failed alike.
+        let for_client = phase == Phase::Serving && !self.abandoned;
+        if phase != Phase::Serving {
+            lent.spoiled = Some(fields.to_string());
+        }
+        let head = lent.expected.front_mut();
+        let undo = head.and_then(|head| head.undo.as_mut());
+        let refusal = undo.and_then(|undo| undo.refusal.take());
+        self.take_back();
+        if let Some((number, place)) = stale {
+            self.retire(number);
+            if let Some(place) = place {
+                log::debug!("{} prepared anew pid={pid}: {fields}", self.tag());
+                self.begin_again(place, out);
+                return Fate::Drop;
+            }
+        }
+        // Only these speak of statements by their names; anywhere else such a word is somebody's own.
+        let of_statements = matches!(fields.code.as_str(), "26000" | "42P05" | "08P01");
+        let body = body.filter(|_| of_statements && for_client);
+        let in_clients_words = match &refusal {
+            Some(Refusal { code, words }) => {
+                let mut own = Vec::new();
+                error_response(&mut own, Severity::Error, code, words);
+                Some(own.split_off(HEADER))
+            }
+            None => body.and_then(|body| self.in_clients_words(body)),
+        };
+        let shown = in_clients_words.as_deref().map(ErrorFields::parse);
+        let shown = shown.as_ref().unwrap_or(&fields);
+        log::debug!("{} server error pid={pid}: {shown}", self.tag());
+        if phase == Phase::Serving {
+            self.work.errors += 1;
+        }
+        if !for_client {
+            return Fate::Drop;
+        }
+        match in_clients_words {
+            Some(body) => {
+                out.client.write(|own| {
+                    write::message(own, backend::ERROR_RESPONSE, |out| {
+                        out.extend_from_slice(&body);
+                    });
+                });
+                Fate::Replaced
+            }
+            None => Fate::Pass,
+        }
+    }
+
+    /// Drops what is expected before the next Sync and undoes what was assumed of it.
+    fn take_back(&mut self) {
+        let Some(lent) = &mut self.lent else { return };
+        if matches!(
+            lent.expected.front(),
+            Some(Expected {
+                reply: Reply::UntilReady { .. } | Reply::Ready,
+                ..
+            }) | None
+        ) {
+            // The simple protocol goes on to its ReadyForQuery by itself.
+            return;
+        }
+        let end = lent
+            .expected
+            .iter()
+            .position(|expected| expected.reply == Reply::Ready);
+        // Without a Sync among what was sent, the server skips all that comes before one.
+        lent.skipping |= end.is_none();
+        lent.copying_in = false;
+        let mut skipped: Vec<Expected> = lent
+            .expected
+            .drain(..end.unwrap_or(lent.expected.len()))
+            .collect();
+        for _ in skipped.iter().filter(|skipped| skipped.ends_batch()) {
+            lent.unsettled.batch_answered();
+        }
+        if let Some(failed) = skipped
+            .first_mut()
+            .filter(|first| first.reply == Reply::Parse)
+        {
+            // Its own failure does not bring back the unnamed statement it was to replace.
+            let name = failed.undo.as_mut().and_then(|undo| undo.name.as_mut());
+            if let Some((_, before)) = name.filter(|(name, _)| name.is_empty()) {
+                *before = None;
+            }
+        }
+        // Backwards, so that a name that changed twice gets its first meaning back.
+        for undo in skipped.into_iter().rev().filter_map(|skipped| skipped.undo) {
+            if let Some(number) = undo.not_prepared {
+                lent.backend.prepared.forget(number);
+            }
+            if let Some(number) = undo.not_closed {
+                lent.backend.prepared.put_back_surplus(number);
+            }
+            if let Some((name, before)) = undo.name {
+                // What a later batch has made of the name holds; this is what it was before that.
+                let later = lent.expected.iter_mut().find_map(|expected| {
+                    let (later, before) = expected.undo.as_mut()?.name.as_mut()?;
+                    (*later == name).then_some(before)
+                });
+                if let Some(later) = later {
+                    *later = before;
+                    continue;
+                }
+                match before {
+                    Some(statement) => self.statements.insert(name, statement),
+                    None => self.statements.remove(&name),
+                };
+            }
+        }
+    }
+
+    /// The body of an error with the client's own names of its statements, or `None` if it speaks of no
+    /// name of the pooler's.
+    fn in_clients_words(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let prefix = PREFIX.as_bytes();
+        let finds = |rest: &[u8]| rest.windows(prefix.len()).position(|w| w == prefix);
+        let mut rest = body;
+        let mut found = finds(rest)?;
+        let mut words = Vec::with_capacity(body.len());
+        loop {
+            words.extend_from_slice(&rest[..found]);
+            let after = &rest[found + prefix.len()..];
+            let digits = after.iter().take_while(|b| b.is_ascii_digit()).count();
+            let number: Option<u64> = std::str::from_utf8(&after[..digits])
+                .ok()
+                .and_then(|digits| digits.parse().ok());
+            let name = self
+                .statements
+                .iter()
+                .find(|(_, statement)| Some(statement.number) == number)
+                .map_or(&b""[..], |(name, _)| name);
+            // Without a number it is a word of somebody else's.
+            words.extend_from_slice(if digits == 0 { prefix } else { name });
+            rest = &after[digits..];
+            match finds(rest) {
+                Some(next) => found = next,
+                None => break,
+            }
+        }
+        words.extend_from_slice(rest);
+        Some(words)
+    }
+}
