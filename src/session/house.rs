@@ -80,9 +80,29 @@ struct Neighbour {
     thread: Pid,
 }
 
+/// Whose sessions move to another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moving {
+    /// All.
+    Everybody,
+    /// Those of the console. The others finish their transactions here and are told 58006.
+    Console,
+}
+
+impl Moving {
+    /// What a session is told.
+    fn flag(self, console: bool) -> u32 {
+        match self {
+            Moving::Console if !console => told::DRAIN,
+            Moving::Everybody | Moving::Console => told::MOVE,
+        }
+    }
+}
+
 /// Where sessions that were told to move are handed in.
 struct Mover {
     parked: Sender<Guest>,
+    whom: Moving,
     /// The thread that takes them, to be woken.
     thread: Pid,
 }
@@ -210,17 +230,33 @@ impl House {
 
     /// From now on sessions move: each parks at its next wait and is handed in at `parked`, and the
     /// calling thread is woken. Those that log in later park as soon as they have.
-    pub fn begin_moving(&self, parked: Sender<Guest>) {
+    pub fn begin_moving(&self, parked: Sender<Guest>, whom: Moving) {
         let thread = thread::number();
-        *self.mover.lock() = Some(Mover { parked, thread });
-        self.tell_all(told::MOVE);
+        *self.mover.lock() = Some(Mover {
+            parked,
+            whom,
+            thread,
+        });
+        for handle in self.sessions.all() {
+            handle.tell(whom.flag(handle.console));
+        }
+    }
+
+    /// What a session has to be told that has just been entered, if sessions move.
+    pub(super) fn moving_flag(&self, console: bool) -> Option<u32> {
+        let mover = self.mover.lock();
+        mover.as_ref().map(|mover| mover.whom.flag(console))
     }
 
     /// Sessions no longer move.
     pub fn end_moving(&self) {
         *self.mover.lock() = None;
+        let drains = self.stage() != Stage::Open;
         for handle in self.sessions.all() {
             handle.heeded(told::MOVE);
+            if !drains {
+                handle.heeded(told::DRAIN);
+            }
         }
     }
 

@@ -443,8 +443,8 @@ impl Login<'_> {
     fn enter(&self, who: Identity) -> Entry {
         let entry = self.house.sessions.enter(Handle::new(who));
         let handle = entry.handle();
-        if self.house.is_moving() {
-            handle.tell(told::MOVE);
+        if let Some(flag) = self.house.moving_flag(handle.console) {
+            handle.tell(flag);
         }
         // The stage may have changed since it was looked at, when nobody knew of this session.
         match self.house.stage() {

@@ -28,7 +28,7 @@ use crate::pool::totals::Work;
 use crate::server::backend::Connection;
 use crate::session::accept::Reception;
 use crate::session::guest::{Guest, Reply, What};
-use crate::session::house::House;
+use crate::session::house::{House, Moving};
 use crate::session::registry::{CancelKey, told};
 
 /// Sessions that are sent and not yet acknowledged, at most: it bounds the descriptors in flight.
@@ -213,11 +213,29 @@ impl HandOver<'_> {
         self.introduce()?;
         self.give_idle()?;
         messages::post(&mut self.passage, &Message::Open, Vec::new())?;
-        self.house.begin_moving(sender);
+        let settings = self.house.settings();
+        let whom = if settings.upgrade.migrate {
+            Moving::Everybody
+        } else {
+            log::info!(
+                "the new process takes new clients; those that are here finish their transactions (upgrade.migrate)"
+            );
+            Moving::Console
+        };
+        self.house.begin_moving(sender, whom);
+        let mut cut_at = match whom {
+            Moving::Everybody => None,
+            Moving::Console => Some(Moment::now().after(settings.general.shutdown_timeout)),
+        };
         loop {
             let came = Moment::now();
             while let Ok(guest) = self.parked.try_recv() {
                 self.backlog.push_back((guest, came));
+            }
+            if cut_at.is_some_and(|at| at <= Moment::now()) {
+                cut_at = None;
+                log::warn!("shutdown_timeout has passed; clients in transactions are cut");
+                self.house.tell_all(told::CUT);
             }
             self.offer_again();
             self.reception.seat_waiting();

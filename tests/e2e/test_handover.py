@@ -12,9 +12,10 @@ import pytest
 import handover
 from doorman import ADMIN_PASSWORD, CHECKOUT, Successor, binary
 from handover import Steps
+from test_load import pgbench, scale  # noqa: F401
 from wait import wait_until
-from wire import (Raw, bind, cancel_request, copy_data, copy_done, error, execute, flush, parse, query, rows,
-                  sync)
+from wire import (Raw, bind, cancel_request, copy_data, copy_done, error, execute, flush, kinds, parse, query,
+                  rows, sync)
 
 
 @pytest.fixture(scope="session")
@@ -336,6 +337,55 @@ def test_no_threads_left(watched):
     assert all(map(served, crowd)) and one.serves()
 
 
+# The classic way
+
+def test_without_migration_transactions_finish_first(watched, pg):
+    one, _ = watched(upgrade={"migrate": False}, general={"shutdown_timeout": "60s"})
+    idle, inside, at_console = one.raw(), one.raw(), one.raw(user="admin", database="pgdoorman", password=ADMIN_PASSWORD)
+    inside.ask(query("begin"))
+    old = one.process
+    one.signal(signal.SIGUSR2)
+    # Who has nothing to finish is told at once; a new client is served by the new process meanwhile.
+    assert error(idle.read_until("E")).code == "58006"
+    wait_until(lambda: one.log().count("Accepting connections") == 2)
+    assert one.serves() and old.poll() is None
+    assert inside.value("select 1") == "1"
+    assert inside.status == "T"
+    inside.send(query("commit"))
+    assert kinds(inside.read_until("Z")) == "CZ"
+    assert error(inside.read_until("E")).code == "58006"
+    assert old.wait() == 0
+    (pid,) = one.processes()
+    one.process = Successor(pid)
+    assert len(rows(at_console.ask(query("show version")))) == 1
+    assert one.serves()
+
+
+def test_without_migration_the_time_to_finish_is_limited(watched):
+    one, _ = watched(upgrade={"migrate": False}, general={"shutdown_timeout": "300ms"})
+    inside = one.raw()
+    inside.ask(query("begin"))
+    one.signal(signal.SIGUSR2)
+    assert error(inside.read_until("E")).code == "58006"
+    assert one.wait() == 0
+    (pid,) = one.processes()
+    one.process = Successor(pid)
+    assert one.serves()
+
+
+def test_without_migration_the_new_process_is_killed(watched):
+    """Whoever is still there stays, and the old process takes new clients again."""
+    one, _ = watched(upgrade={"migrate": False}, general={"shutdown_timeout": "60s"})
+    inside = one.raw()
+    inside.ask(query("begin"))
+    one.signal(signal.SIGUSR2)
+    wait_until(lambda: one.log().count("Accepting connections") == 2)
+    os.kill(next(pid for pid in one.processes() if pid != one.process.pid), signal.SIGKILL)
+    assert "signal: 9" in one.abandoned()
+    inside.ask(query("commit"))
+    assert served(inside) and one.serves()
+
+
 # What is written down of it
 
 def test_a_hand_over_is_recorded(watched, pg):
@@ -438,3 +488,27 @@ def test_a_cancel_finds_its_session_in_either_process(watched, pg):
     one.process.wait()
     one.process = Successor(one.processes()[0])
     assert all(map(served, crowd + waiting))
+
+
+# Under load
+
+@pytest.mark.limit(120)
+def test_pgbench_does_not_notice_that_new_processes_are_killed(watched, pg, scale, background):  # noqa: F811
+    """Again and again, before they have taken anybody."""
+    one, steps = watched(size=4, general={"query_wait_timeout": "60s"})
+    pid = one.process.pid
+    load = background(pgbench, one.host, one.port, "-n", "-S", "-M", "prepared", "-c", "20", "-j", "20", "-T", "5")
+    wait_until(lambda: len(pg.pids()) == 4)
+    backends = pg.pids()
+    blows = [("recv", 1), ("send", 1)]
+    for number in range(1000):
+        steps.kill("successor", *blows[number % len(blows)])
+        assert "signal: 9" in one.fail_to_upgrade()
+        if load.done():
+            break
+    load.result(30)
+    assert one.process.pid == pid and pg.pids() == backends
+    assert "had moved" not in one.log()
+    steps.strike()
+    one.upgrade()
+    assert one.serves()

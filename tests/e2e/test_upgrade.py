@@ -724,40 +724,6 @@ def test_sigterm_during_an_upgrade_stops_all(doorman):
     wait_until(lambda: not one.processes())
 
 
-@pytest.mark.limit(120)
-def test_the_successor_is_killed_again_and_again(doorman, pg, scale, background, tmp_path):  # noqa: F811
-    """Before it has begun, and as it begins."""
-    program = tmp_path / "pg_doorman"
-    shutil.copy(binary(), program)
-    one = doorman(size=4, general={"query_wait_timeout": "30s"}, program=program)
-    pid = one.process.pid
-    program.unlink()
-    program.write_text(f"#!/bin/sh\n{IN_EARNEST}kill -STOP $$; exec {binary()} \"$@\"\n")
-    program.chmod(0o755)
-    load = background(pgbench, one.host, one.port, "-n", "-S", "-M", "prepared", "-c", "20", "-j", "20", "-T", "5")
-    wait_until(lambda: len(pg.pids()) == 4)
-    backends = pg.pids()
-    for n in range(10):
-        one.signal(signal.SIGUSR2)
-        successor = wait_until(lambda: next(iter(set(stopped(one)) - {pid}), None), what="the successor is there")
-        if n % 2:
-            os.kill(successor, signal.SIGCONT)
-        os.kill(successor, signal.SIGKILL)
-        assert "closed the hand-over" in one.abandoned(n + 1)
-    assert not load.done()
-    load.result(30)
-    assert one.process.pid == pid and pg.pids() == backends
-    program.unlink()
-    shutil.copy(binary(), program)
-    one.upgrade()
-    assert one.serves()
-
-
-def stopped(one):
-    """The processes of this pooler that have stopped themselves."""
-    return [pid for pid in one.processes() if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"]
-
-
 def test_the_successor_may_open_too_few_files(scene):
     """What it cannot take stays where it is."""
     scene.install(IN_EARNEST + f'ulimit -n 20; exec {binary()} "$@"')
@@ -775,3 +741,69 @@ def test_clients_that_come_and_go_do_not_notice(doorman, scale, mode, protocol, 
     while not load.done():
         one.upgrade()
     load.result(30)
+
+
+# For long
+
+LOOP = float(os.environ.get("UPGRADE_LOOP_SECONDS", "15"))
+
+
+@pytest.mark.limit(int(LOOP) + 90)
+def test_upgrades_in_a_loop(doorman, pg, scale, background):  # noqa: F811
+    """UPGRADE_LOOP_SECONDS=600 for the long one."""
+    news = {"server_host": pg.host, "server_port": pg.port, "server_database": "shop", "pool_mode": "session",
+            "users": [{"username": "app", "password": pg.verifier("app"), "pool_size": 4}]}
+    one = doorman(size=6, general={"query_wait_timeout": "60s"}, pools={"news": news})
+    listener = one.raw(database="news")
+    listener.ask(query("listen news"))
+    over, said, heard, turns = threading.Event(), [], [], []
+
+    def announce():
+        while not said or said[-1] != "end":
+            said.append("end" if over.wait(0.05) else str(len(said)))
+            pg.admin(f"notify news, '{said[-1]}'", database="shop")
+
+    def listen():
+        while not heard or heard[-1] != "end":
+            heard.append(listener.read().body[4:].split(b"\0")[1].decode())
+
+    def transact():
+        worker = one.connect(autocommit=False, prepare_threshold=2)
+        while not over.is_set():
+            with worker.transaction():
+                worker.execute("create temp table if not exists mine (n int) on commit delete rows")
+                worker.execute("insert into mine select generate_series(1, %s)", (len(turns) % 50 + 1,))
+                (count,) = worker.execute("select count(*) from mine").fetchone()
+            assert count == len(turns) % 50 + 1
+            turns.append(count)
+
+    loads = [background(pgbench, one.host, one.port, "-n", "-b", "select-only@4", "-b", "simple-update@2", "-M", protocol,
+                        "-c", "6", "-j", "6", "-T", str(int(LOOP))) for protocol in ("simple", "extended", "prepared")]
+    workers = [background(work) for work in (announce, listen, transact)]
+    upgrades = 0
+    try:
+        while not all(load.done() for load in loads):
+            one.upgrade(timeout=30)
+            upgrades += 1
+    finally:
+        over.set()
+    for future in loads + workers:
+        future.result(60)
+    assert heard == said
+    assert upgrades > 2 and turns
+
+
+@pytest.mark.limit(180)
+def test_a_hundred_upgrades_leave_nothing(doorman):
+    one = doorman()
+
+    def measure():
+        return one.descriptors(), one.threads(), one.resident_kib()
+
+    for n in range(100):
+        one.upgrade()
+        if n == 1:
+            before = measure()
+    after = measure()
+    assert after[0] <= before[0] and after[1] <= before[1] + 1, (before, after)
+    assert after[2] <= before[2] + 2048, (before, after)

@@ -45,7 +45,6 @@ mod prelude {
     pub(super) const SUITES: &str = "[\"TLS_AES_128_GCM_SHA256\", \"ECDHE-RSA-AES128-GCM-SHA256\"]";
     pub(super) const AUTH_QUERY: &str = "auth_query";
     pub(super) const WEB: &str = "the metrics page";
-    pub(super) const UPGRADE: &str = "an upgrade that moves no sessions";
     pub(super) const RUNTIME: &str = "there is no async runtime here, each client has a thread";
     pub(super) const PATRONI: &str = "there is no fallback to Patroni members";
     pub(super) const ONE_UNNAMED: &str = "a client has one unnamed statement, as in PostgreSQL";
