@@ -47,6 +47,18 @@ class Authority:
         identity.key.chmod(0o600)
         return identity
 
+    def revoke(self, *identities: Identity) -> Path:
+        """Revokes certificates; the list of all that are (CRL)."""
+        config, revoked = self.directory / "ca.cnf", self.directory / "ca.crl"
+        config.write_text(f"[ca]\ndefault_ca = it\n[it]\ndatabase = {self.directory}/index.txt\n"
+                          "default_md = sha256\ndefault_crl_days = 2\n")
+        (self.directory / "index.txt").touch()
+        itself = "-config", config, "-cert", self.certificate, "-keyfile", self._key
+        for identity in identities:
+            openssl("ca", *itself, "-revoke", identity.certificate)
+        openssl("ca", *itself, "-gencrl", "-out", revoked)
+        return revoked
+
 
 def openssl(*arguments: object) -> None:
     done = subprocess.run(["openssl", *map(str, arguments)], capture_output=True, text=True, stdin=subprocess.DEVNULL)

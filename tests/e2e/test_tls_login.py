@@ -40,10 +40,15 @@ def identity(authority):
 
 
 @pytest.fixture(scope="module")
-def postgres_with_tls(pg, authority, clients):
+def postgres_identity(authority):
+    """What PostgreSQL shows, if it speaks TLS."""
+    return authority.sign("postgres")
+
+
+@pytest.fixture(scope="module")
+def postgres_with_tls(pg, postgres_identity, clients):
     """PostgreSQL itself speaks TLS."""
-    shown = authority.sign("postgres")
-    pg.speak_tls(shown.certificate, shown.key, clients.certificate)
+    pg.speak_tls(postgres_identity.certificate, postgres_identity.key, clients.certificate)
     yield pg
     pg.speak_tls()
 
@@ -281,6 +286,25 @@ def test_certificates_can_be_demanded_of_everybody(certified, clients, mode, ver
         assert connection.execute("select 1").fetchone() == (1,)
     assert "alert" in refused(one.connect, sslmode="require", sslcert="/nowhere", sslkey="/nowhere", **newest)
     assert "not allowed by tls_mode" in refused(one.connect, sslmode="disable")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_revoked_certificate_is_worth_nothing(certified, clients, version):
+    lost, kept = clients.sign("lost"), clients.sign("kept")
+    one = certified("hostssl all all 127.0.0.1/32 trust clientcert=verify-ca\n", tls_crl=str(clients.revoke(lost)))
+    newest = {"ssl_max_protocol_version": f"TLSv{version}"}
+    assert one.connect(**showing(kept), **newest).execute("select 1").fetchone() == (1,)
+    assert "alert certificate revoked" in refused(one.connect, **showing(lost), **newest)
+
+
+def test_a_postgresql_whose_certificate_is_revoked_is_not_believed(doorman, postgres_with_tls, postgres_identity, authority):
+    pool = {"server_host": "localhost", "server_tls_mode": "verify-full", "server_tls_ca_cert": str(authority.certificate)}
+    other = authority.sign("other")
+    one = doorman(pool={**pool, "server_tls_crl": str(authority.revoke(other))})
+    assert one.connect().execute("select 1").fetchone() == (1,)
+    mistrusted = doorman(pool={**pool, "server_tls_crl": str(authority.revoke(postgres_identity))})
+    refused(mistrusted.connect)
+    mistrusted.wait_log("certificate revoked")
 
 
 def test_the_console_asks_for_certificates_too(certified, clients):
