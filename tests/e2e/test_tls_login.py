@@ -169,7 +169,8 @@ def test_nobody_can_stand_between_the_pooler_and_postgresql(encrypted, between, 
         user |= {"server_username": "scram", "server_password": "scram-secret"}
     pool = {"server_tls_mode": "require"}
     one = encrypted(SCRAM, users=[user], pool={**pool, "server_port": between(pg.port)}, pools={
-        "direct": {"server_host": pg.host, "server_port": pg.port, "server_database": "shop", **pool, "users": [user]}})
+        "direct": {"server_host": pg.host, "server_port": pg.port, "server_database": "shop", **pool, "users": [user]}},
+        general={"connect_timeout": "20s", "query_wait_timeout": "25s"})
     with one.connect(user="scram", password="scram-secret", database="direct", sslmode="require") as connection:
         assert connection.execute("select ssl from pg_stat_ssl where pid = pg_backend_pid()").fetchone() == (True,)
     refused(one.connect, user="scram", password="scram-secret", sslmode="require")
