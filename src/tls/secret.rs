@@ -1,7 +1,8 @@
 //! A key, an IV or a traffic secret: wiped when it is dropped, never printed.
 //!
-//! Invariant: the bytes lie in place, never in a buffer that grows, so no stale copy is left behind by a
-//! reallocation. They are written down only for the hand-over to another process.
+//! Invariant: the bytes lie in one place on the heap, where nothing grows and from where nothing is moved:
+//! whoever gets the secret gets a pointer, and no stale copy is left behind on a stack. They are written down
+//! only for the hand-over to another process.
 
 use std::fmt;
 
@@ -15,7 +16,7 @@ pub const LONGEST: usize = 48;
 /// Up to [`LONGEST`] bytes that nobody else may see.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Secret {
-    bytes: [u8; LONGEST],
+    bytes: Box<[u8; LONGEST]>,
     length: usize,
 }
 
@@ -23,7 +24,7 @@ impl Secret {
     /// A copy of `bytes`; `None` if they are too many.
     pub fn new(bytes: &[u8]) -> Option<Secret> {
         let mut secret = Secret {
-            bytes: [0; LONGEST],
+            bytes: Box::new([0; LONGEST]),
             length: bytes.len(),
         };
         secret.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
