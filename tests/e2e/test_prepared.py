@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from wire import (PROTOCOL_3_0, Raw, bind, close_statement, describe_portal, describe_statement, error, execute,
+from wait import wait_until
+from wire import (Raw, bind, close_statement, describe_portal, describe_statement, error, execute,
                   kinds, parse, query, rows, sync)
 
 
@@ -495,3 +496,22 @@ def test_prepare_and_execute_in_sql_live_as_long_as_the_transaction(doorman, dir
     assert rows(raw.ask(query("execute q"))) == [[b"by sql"]]
     raw.ask(query("commit"))
     assert rows(raw.ask(bind((), "q"), execute(), sync())) == [[b"by protocol"]]
+
+
+def test_a_statement_outlives_a_change_of_the_pools_mode(doorman):
+    """Also a large one, which is kept for a transaction only, and all the transactions of a session."""
+    one = doorman(size=1)
+    raw, other = one.raw(), one.raw()
+    large = "select length('" + "x" * 20000 + "')"
+    for name, sql in (("s", "select 's'"), ("large", large)):
+        raw.ask(parse(sql, name), sync())
+    one.config["pools"]["shop"]["pool_mode"] = "session"
+    one.reload()
+    wait_until(lambda: "session" in one.pool()["pool_mode"], what="the pool is in session mode")
+    for _ in range(5):
+        assert rows(raw.ask(bind((), "s"), execute(), sync())) == [[b"s"]]
+        assert rows(raw.ask(bind((), "large"), execute(), sync())) == [[b"20000"]]
+        raw.ask(*run("select 1"))
+    assert raw.value("select count(*) from pg_prepared_statements where length(statement) > 16000") <= "1"
+    raw.close()
+    assert rows(other.ask(*run("select 2"))) == [[b"2"]]

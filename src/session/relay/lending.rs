@@ -46,6 +46,9 @@ impl Session {
         out: &mut Output,
     ) {
         self.rules = rules;
+        // What a client has prepared follows it also if its pool is run otherwise since.
+        let named = |name: &Vec<u8>| !name.is_empty();
+        self.rules.follow_statements |= self.statements.keys().any(named);
         let now = self.now;
         self.lent = Some(Lent {
             at_ready: Arc::clone(&backend.reported),
@@ -223,7 +226,6 @@ impl Session {
             self.enter(Phase::Cleaning);
             return;
         }
-        backend.prepared.end_passing();
         let undo = backend.traces.undo().filter(|_| undo_traces);
         let question = question(&lent.asked);
         let Some(undo) = undo else {

@@ -355,6 +355,9 @@ impl Session {
         };
         lent.unsettled.batch_answered();
         lent.backend.status = status;
+        if status == TransactionStatus::Idle {
+            lent.backend.prepared.end_passing();
+        }
         lent.copying_in = false;
         if lent.reset_seen {
             // Only what has changed with this request can have been reset by it.
