@@ -19,6 +19,7 @@ pub mod lend;
 pub mod login;
 pub mod registry;
 pub mod relay;
+mod serve;
 #[allow(
     clippy::module_inception,
     reason = "the file is the value: one session"

@@ -1,0 +1,168 @@
+//! A thread's work for one client: log it in, drive its session, and say in the log how it ended; or hand
+//! the session on if it is to move.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::Socket;
+
+use super::accept::Arriving;
+use super::console::{self, ConsoleEnd};
+use super::driver::Driver;
+use super::ending::Ending;
+use super::guest::{AtConsole, Guest, Reply, What};
+use super::house::{House, Stage};
+use super::login::{self, Refusal};
+use super::registry::{Handle, told};
+use crate::net::address::Address;
+use crate::net::dialogue::{Broken, Dialogue};
+use crate::net::stream::Stream;
+use crate::net::thread;
+use crate::pool::plans::client_sockets;
+
+/// Serves one connection from its first byte to its last.
+pub(super) fn serve(house: &Arc<House>, socket: Socket, address: Address, arriving: Arriving) {
+    let id = house.sessions.next_id();
+    thread::name(&format!("c{id} login"));
+    let settings = house.settings();
+    let unix = matches!(address, Address::Unix(_));
+    let stream = Stream::new(socket, unix, &client_sockets(&settings.general));
+    drop(settings);
+    let logging_in = house.login_begins(id);
+    drop(arriving);
+    let outcome = login::log_in(house, id, stream, &address);
+    // If it has logged in it is in the registry by now: it is never in neither.
+    drop(logging_in);
+    match outcome {
+        Ok(guest) => {
+            if house.settings().general.log_client_connections {
+                let kind = match &guest.handle().tls {
+                    Some(tls) => format!("TLS, {tls}"),
+                    None if unix => "unix".to_owned(),
+                    None => "plain".to_owned(),
+                };
+                log::info!(
+                    "{} client connected from {address} ({kind})",
+                    guest.handle().tag()
+                );
+            }
+            serve_guest(house, guest);
+        }
+        Err(Refusal::Done) => {}
+        Err(Refusal::Silent(why)) => log::debug!("[#c{id}] client {address} left: {why}"),
+        Err(Refusal::Handshake(why)) => {
+            log::info!("[#c{id}] TLS handshake with client {address} failed: {why}");
+        }
+        Err(Refusal::Words { code, log, .. }) => {
+            log::warn!("[#c{id}] client {address} rejected: {log} ({code})");
+        }
+        Err(Refusal::Forwarded(fields)) => {
+            log::info!("[#c{id}] client {address} rejected by PostgreSQL: {fields}");
+        }
+    }
+}
+
+/// Serves a guest until it leaves, or until it moves: then it is handed to whoever moves it.
+pub(super) fn serve_guest(house: &Arc<House>, mut guest: Guest) {
+    while let Some(parked) = serve_until_parked(house, guest) {
+        if parked.awaits_reply() {
+            if let Some(console) = house.console.get() {
+                console.upgrade(parked);
+            }
+            return;
+        }
+        // Whoever was to move it has given up in the meantime: it goes on here.
+        match house.park(parked) {
+            Ok(()) => return,
+            Err(back) => guest = *back,
+        }
+    }
+}
+
+fn serve_until_parked(house: &Arc<House>, guest: Guest) -> Option<Guest> {
+    let Guest { entry, place, what } = guest;
+    let handle = Arc::clone(entry.handle());
+    thread::name(&format!(
+        "c{} {}@{}",
+        handle.id, handle.user, handle.database
+    ));
+    let outcome = match what {
+        What::Pool(resting) => {
+            match Driver::new(Arc::clone(house), Arc::clone(&handle), resting).run() {
+                Ok(ending) => Ok((ending.to_string(), ending.is_trouble())),
+                Err(resting) => Err(What::Pool(resting)),
+            }
+        }
+        What::Console(console) => serve_console(house, &handle, console).map(|text| (text, false)),
+    };
+    let (text, trouble) = match outcome {
+        Ok(ended) => ended,
+        Err(what) => return Some(Guest { entry, place, what }),
+    };
+    let line = format!(
+        "{} client disconnected from {}: {text}, session={:?}",
+        handle.tag(),
+        handle.address,
+        handle.connected_at.elapsed()
+    );
+    if trouble {
+        log::warn!("{line}");
+    } else if house.settings().general.log_client_disconnections {
+        log::info!("{line}");
+    } else {
+        log::debug!("{line}");
+    }
+    drop(entry);
+    drop(place);
+    None
+}
+
+/// Serves a console session.
+///
+/// # Errors
+/// The session, if it is to move or to rest.
+fn serve_console(
+    house: &Arc<House>,
+    handle: &Arc<Handle>,
+    at_console: AtConsole,
+) -> Result<String, What> {
+    handle.driven_here();
+    let told_to_stop =
+        || house.stage() == Stage::Stopping || handle.told() & (told::MOVE | told::STOP) != 0;
+    let mut dialogue = Dialogue {
+        stream: at_console.client,
+        inbox: at_console.unread,
+        deadline: None,
+        told_to_stop: &told_to_stop,
+    };
+    if let Reply::Owed(reply) = at_console.reply {
+        if let Err(broken) = dialogue.send(&reply) {
+            return Ok(broken.to_string());
+        }
+    }
+    let Some(console) = house.console.get() else {
+        return Ok("there is no console".to_owned());
+    };
+    let (text, ending) = match console::serve(&mut dialogue, &**console) {
+        ConsoleEnd::Left => ("it said good-bye".to_owned(), Ending::Left),
+        ConsoleEnd::Broken(Broken::Told) if house.stage() != Stage::Stopping => {
+            return Err(rest(dialogue, Reply::Given));
+        }
+        ConsoleEnd::Rests => return Err(rest(dialogue, Reply::Awaited)),
+        ConsoleEnd::Broken(Broken::Told) => ("the pooler stops".to_owned(), Ending::Stopped),
+        ConsoleEnd::Broken(broken) => (broken.to_string(), Ending::Left),
+        ConsoleEnd::Violation(what) => (what, Ending::Left),
+    };
+    dialogue
+        .stream
+        .finish(&ending.message(), Duration::from_secs(2));
+    Ok(text)
+}
+
+fn rest(dialogue: Dialogue<'_>, reply: Reply) -> What {
+    What::Console(AtConsole {
+        client: dialogue.stream,
+        unread: dialogue.inbox,
+        reply,
+    })
+}

@@ -1,0 +1,239 @@
+//! What the predecessor gives, put into messages: who it is, what it has, its sessions one by one.
+//!
+//! Everything given stays here too until it is acknowledged. Decides nothing over the course of the
+//! hand-over.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::super::messages::{
+    self, Given, GivenConsole, GivenIdle, GivenSession, Hello, Listener, Message, Pool, Standing,
+    VERSION,
+};
+use super::{HandOver, Pending};
+use crate::net::clock::Moment;
+use crate::net::passing::Passage;
+use crate::net::stream::Stream;
+use crate::session::guest::{Guest, Reply, What};
+
+/// Numbers left free between the predecessor's last and the successor's first, for those who come while
+/// both live.
+const GAP: u64 = 10_000;
+
+/// Bytes of prepared statements in one message.
+const TOGETHER: usize = 256 * 1024;
+
+impl HandOver<'_> {
+    /// The prepared statements: there may be many, and nobody has to wait for them.
+    pub(super) fn give_statements(&mut self) -> io::Result<()> {
+        let mut together = Vec::new();
+        let mut size = 0;
+        let mut all = self.house.statements.all().into_iter().peekable();
+        while let Some(statement) = all.next() {
+            size += statement.definition.len();
+            together.push(statement);
+            if size >= TOGETHER || all.peek().is_none() {
+                let message = Message::Statements(std::mem::take(&mut together));
+                size = 0;
+                messages::post(&mut self.passage, &message, Vec::new())?;
+                self.passage.flush()?;
+                while self.passage.owes() {
+                    self.step(Some("did not listen"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes CancelRequests on behind the sessions they are for.
+    pub(super) fn give_cancels(&mut self) -> io::Result<()> {
+        let mut keys = std::mem::take(&mut self.early_cancels);
+        keys.extend(self.cancels.try_iter());
+        for key in keys {
+            match self.house.sessions.by_cancel_key(&key) {
+                Some(session) if !self.sessions.contains_key(&session.id) => {
+                    if session.is_away() {
+                        self.early_cancels.push(key);
+                    } else {
+                        self.reception.cancel(key, true);
+                    }
+                }
+                _ => messages::post(&mut self.passage, &Message::Cancel(key), Vec::new())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Who we are, where we listen, which pools there are.
+    pub(super) fn introduce(&mut self) -> io::Result<()> {
+        let house = self.house;
+        let arrivals = &house.arrivals;
+        let hello = Hello {
+            version: VERSION,
+            next_session: house.sessions.last_id() + GAP,
+            next_server: house.pools.last_number() + GAP,
+            next_statement: house.statements.last_number() + GAP,
+            mock: house.mock.clone(),
+            listeners: self.reception.listeners().len(),
+            arrivals: [&arrivals.total, &arrivals.plain, &arrivals.cancel]
+                .map(|count| count.load(Ordering::Relaxed)),
+            arrivals_tls: arrivals.tls.load(Ordering::Relaxed),
+            log_filter: Some(self.log_filter.clone()),
+        };
+        messages::post(
+            &mut self.passage,
+            &Message::Hello(Box::new(hello)),
+            Vec::new(),
+        )?;
+        for listener in self.reception.listeners() {
+            let copy = listener.fd().try_clone_to_owned()?;
+            let address = listener.address().clone();
+            let message = Message::Listener(Listener { address });
+            messages::post(&mut self.passage, &message, vec![copy])?;
+        }
+        for pool in house.pools.all() {
+            let now = pool.snapshot();
+            self.told_work.push((Arc::clone(&pool), now.totals.all));
+            let message = Message::Pool(Box::new(Pool {
+                database: pool.database.clone(),
+                user: pool.user.clone(),
+                paused: now.paused,
+                totals: now.totals,
+                proved: pool.proved_key(),
+                connections: now.idle + now.lent,
+                leads_to: now.plan.leads_to(),
+            }));
+            messages::post(&mut self.passage, &message, Vec::new())?;
+        }
+        Ok(())
+    }
+
+    /// Gives the connections that lie idle, also those that have come back in the meantime. False if not all
+    /// could be given yet.
+    pub(super) fn give_idle(&mut self) -> io::Result<bool> {
+        for pool in self.house.pools.all() {
+            while let Some(connection) = pool.take_idle() {
+                if connection.stream.tls().is_some() && !self.takes_tls {
+                    connection.close("the new process cannot carry its TLS connection on");
+                    pool.moved_away();
+                    continue;
+                }
+                let copy = match connection.stream.fd().try_clone_to_owned() {
+                    Ok(copy) => copy,
+                    Err(error) => {
+                        pool.put_back(connection);
+                        self.bear(error)?;
+                        return Ok(false);
+                    }
+                };
+                let given = Given::Idle(GivenIdle {
+                    database: &pool.database,
+                    user: &pool.user,
+                    backend: &connection.backend,
+                    tls: connection.stream.tls(),
+                });
+                let posted = messages::post(&mut self.passage, &given, vec![copy]);
+                let number = connection.backend.key.id;
+                self.idle
+                    .insert(number, Pending::Idle(Arc::clone(&pool), connection));
+                posted?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives a session; false if it could not be given yet and is the first in the backlog.
+    pub(super) fn give_session(&mut self, guest: Guest, since: Moment) -> io::Result<bool> {
+        if !self.takes_tls && has_tls(&guest) {
+            // An older version. To give it the session would be to make it talk nonsense.
+            self.keep(guest, "the new process cannot carry its TLS connection on");
+            return Ok(true);
+        }
+        if let Err(error) = post_guest(&mut self.passage, &guest) {
+            self.backlog.push_front((guest, since));
+            self.bear(error)?;
+            return Ok(false);
+        }
+        let id = guest.handle().id;
+        self.sessions.insert(id, Pending::Session(guest, since));
+        Ok(true)
+    }
+
+    /// A shortage of descriptors passes once some sessions are gone, and must not end the hand-over as soon
+    /// as there are any that would end with it.
+    fn bear(&mut self, error: io::Error) -> io::Result<()> {
+        let short = [libc::EMFILE, libc::ENFILE];
+        let is_short = error
+            .raw_os_error()
+            .is_some_and(|code| short.contains(&code));
+        if !is_short || self.outcome.moved == 0 && self.sessions.is_empty() {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut self.is_short, true) {
+            log::warn!(
+                "no descriptor left to pass a session on with ({error}); it is tried again as others move. Raise the limit (ulimit -n, LimitNOFILE=)"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Whether a client or its server connection speaks TLS.
+fn has_tls(guest: &Guest) -> bool {
+    match &guest.what {
+        What::Pool(resting) => {
+            resting.client.tls().is_some()
+                || resting.server.as_ref().and_then(Stream::tls).is_some()
+        }
+        What::Console(console) => console.client.tls().is_some(),
+    }
+}
+
+/// Queues a session with copies of its descriptors. Ours stay open: it may come back.
+fn post_guest(passage: &mut Passage, guest: &Guest) -> io::Result<()> {
+    let handle = guest.handle();
+    let standing = Standing {
+        application_name: handle.application_name.clone(),
+        transactions: handle.transactions.get(),
+        queries: handle.queries.get(),
+        errors: handle.errors.get(),
+    };
+    match &guest.what {
+        What::Pool(resting) => {
+            let mut descriptors = vec![resting.client.fd().try_clone_to_owned()?];
+            if let Some(server) = &resting.server {
+                descriptors.push(server.fd().try_clone_to_owned()?);
+            }
+            let given = Given::Session(GivenSession {
+                session: &resting.session,
+                standing,
+                server_deadline: resting.server_deadline,
+                client_tls: resting.client.tls(),
+                server_tls: resting.server.as_ref().and_then(Stream::tls),
+            });
+            messages::post(passage, &given, descriptors)
+        }
+        What::Console(console) => {
+            let owed = match &console.reply {
+                Reply::Owed(reply) => &reply[..],
+                Reply::Given | Reply::Awaited => &[],
+            };
+            let given = Given::Console(GivenConsole {
+                id: handle.id,
+                secret: &handle.secret,
+                database: &handle.database,
+                user: &handle.user,
+                address: &handle.address,
+                connected_at: handle.connected_at,
+                standing,
+                unread: &console.unread,
+                owed,
+                awaits_outcome: guest.awaits_reply(),
+                tls: console.client.tls(),
+            });
+            let copy = console.client.fd().try_clone_to_owned()?;
+            messages::post(passage, &given, vec![copy])
+        }
+    }
+}
