@@ -123,7 +123,10 @@ struct Clients {
 fn clients_of(sessions: &[Arc<Handle>], pool: &Pool) -> Clients {
     let mut count = Clients::default();
     for handle in sessions {
-        if handle.console || handle.user != pool.user || handle.database != pool.database {
+        if handle.who.console
+            || handle.who.user != pool.user
+            || handle.who.database != pool.database
+        {
             continue;
         }
         match handle.activity() {
@@ -214,20 +217,20 @@ fn clients(house: &House) -> Table {
             Activity::Idle | Activity::Login => ("idle", "read"),
         };
         table.row(vec![
-            format!("#c{}", handle.id),
-            handle.database.clone(),
-            handle.user.clone(),
-            String::from_utf8_lossy(&handle.application_name).into_owned(),
-            handle.address.to_string(),
-            handle.tls.is_some().to_string(),
+            format!("#c{}", handle.who.id),
+            handle.who.database.clone(),
+            handle.who.user.clone(),
+            String::from_utf8_lossy(&handle.who.application_name).into_owned(),
+            handle.who.address.to_string(),
+            handle.who.tls.is_some().to_string(),
             state.to_owned(),
             wait.to_owned(),
             handle.transactions.get().to_string(),
             handle.queries.get().to_string(),
             handle.errors.get().to_string(),
-            handle.connected_at.elapsed().as_secs().to_string(),
-            tls_version(handle.tls.as_ref()),
-            tls_suite(handle.tls.as_ref()),
+            handle.who.connected_at.elapsed().as_secs().to_string(),
+            tls_version(handle.who.tls.as_ref()),
+            tls_suite(handle.who.tls.as_ref()),
         ]);
     }
     table
@@ -299,8 +302,8 @@ fn servers(house: &House) -> Table {
     }
     for handle in house.sessions.all() {
         if let Some(key) = handle.running_on() {
-            let name = &handle.application_name;
-            row(&key, &handle.database, &handle.user, name, "active");
+            let name = &handle.who.application_name;
+            row(&key, &handle.who.database, &handle.who.user, name, "active");
         }
     }
     table

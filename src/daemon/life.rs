@@ -398,7 +398,7 @@ impl Life {
     /// Sessions that are not the console's.
     fn clients(&self) -> usize {
         let sessions = self.house.sessions.all();
-        sessions.iter().filter(|handle| !handle.console).count()
+        sessions.iter().filter(|handle| !handle.who.console).count()
     }
 
     fn await_leaving(&self) {

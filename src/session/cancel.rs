@@ -52,7 +52,7 @@ pub fn cancel_anywhere(house: &House, key: CancelKey) {
 
 fn send(house: &House, handle: &Arc<Handle>, backend: &BackendKey) {
     let sockets = server_sockets(&house.settings().general);
-    let plan = house.pools.find(&handle.database, &handle.user);
+    let plan = house.pools.find(&handle.who.database, &handle.who.user);
     let plan = plan.map(|pool| pool.plan());
     let way = cancel::Way {
         encryption: plan.as_ref().map(|plan| &plan.encryption),

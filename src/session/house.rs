@@ -173,7 +173,12 @@ impl House {
         *self.settings.write() = Arc::new(settings);
         self.pools.apply(plans);
         for handle in self.sessions.all() {
-            if !handle.console && self.pools.find(&handle.database, &handle.user).is_none() {
+            if !handle.who.console
+                && self
+                    .pools
+                    .find(&handle.who.database, &handle.who.user)
+                    .is_none()
+            {
                 handle.tell(told::REMOVED);
             }
         }
@@ -238,7 +243,7 @@ impl House {
             thread,
         });
         for handle in self.sessions.all() {
-            handle.tell(whom.flag(handle.console));
+            handle.tell(whom.flag(handle.who.console));
         }
     }
 

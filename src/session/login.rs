@@ -443,13 +443,13 @@ impl Login<'_> {
     fn enter(&self, who: Identity) -> Entry {
         let entry = self.house.sessions.enter(Handle::new(who));
         let handle = entry.handle();
-        if let Some(flag) = self.house.moving_flag(handle.console) {
+        if let Some(flag) = self.house.moving_flag(handle.who.console) {
             handle.tell(flag);
         }
         // The stage may have changed since it was looked at, when nobody knew of this session.
         match self.house.stage() {
             Stage::Open => {}
-            Stage::Draining if handle.console => {}
+            Stage::Draining if handle.who.console => {}
             Stage::Draining => handle.tell(told::DRAIN),
             Stage::Stopping => handle.tell(told::STOP),
         }
@@ -467,7 +467,7 @@ impl Login<'_> {
         for (name, value) in parameters.iter() {
             backend::parameter_status(&mut greeting, name.as_bytes(), value);
         }
-        backend::backend_key_data(&mut greeting, process_id(handle.id), &handle.secret);
+        backend::backend_key_data(&mut greeting, process_id(handle.who.id), &handle.who.secret);
         backend::ready_for_query(&mut greeting, TransactionStatus::Idle);
         Ok(dialogue.send(&greeting)?)
     }

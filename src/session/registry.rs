@@ -89,9 +89,9 @@ pub struct CancelKey {
     pub secret: Vec<u8>,
 }
 
-/// What others may know of a session, and tell it.
+/// Who a session is.
 #[derive(Debug)]
-pub struct Handle {
+pub struct Identity {
     /// Its number.
     pub id: u64,
     /// The secret of its cancel key.
@@ -110,6 +110,13 @@ pub struct Handle {
     pub console: bool,
     /// Its TLS, if it has any.
     pub tls: Option<Negotiated>,
+}
+
+/// What others may know of a session, and tell it.
+#[derive(Debug)]
+pub struct Handle {
+    /// Who it is.
+    pub who: Identity,
     /// Where it waits for a server connection.
     pub waiter: Arc<Waiter>,
     /// Transactions it has finished.
@@ -126,42 +133,11 @@ pub struct Handle {
     doing: Mutex<Doing>,
 }
 
-/// Who a session is; see [`Handle`] for the parts.
-#[derive(Debug)]
-pub struct Identity {
-    /// Its number.
-    pub id: u64,
-    /// The secret of its cancel key.
-    pub secret: Vec<u8>,
-    /// The database.
-    pub database: String,
-    /// The user.
-    pub user: String,
-    /// `application_name`.
-    pub application_name: Vec<u8>,
-    /// Where the client is.
-    pub address: Address,
-    /// When it connected.
-    pub connected_at: Moment,
-    /// Whether it is a console session.
-    pub console: bool,
-    /// Its TLS, if it has any.
-    pub tls: Option<Negotiated>,
-}
-
 impl Handle {
     /// The handle of a session that nobody drives yet.
     pub fn new(who: Identity) -> Handle {
         Handle {
-            id: who.id,
-            secret: who.secret,
-            database: who.database,
-            user: who.user,
-            application_name: who.application_name,
-            address: who.address,
-            connected_at: who.connected_at,
-            console: who.console,
-            tls: who.tls,
+            who,
             waiter: Arc::default(),
             transactions: Count::default(),
             queries: Count::default(),
@@ -176,7 +152,10 @@ impl Handle {
 
     /// How log lines name the session.
     pub fn tag(&self) -> String {
-        format!("[{}@{} #c{}]", self.user, self.database, self.id)
+        format!(
+            "[{}@{} #c{}]",
+            self.who.user, self.who.database, self.who.id
+        )
     }
 
     /// Tells the session something and makes its thread look up, wherever it waits.
@@ -336,7 +315,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.registry.sessions.write().remove(&self.handle.id);
+        self.registry.sessions.write().remove(&self.handle.who.id);
     }
 }
 
@@ -364,7 +343,9 @@ impl Registry {
     /// Enters a session.
     pub fn enter(self: &Arc<Registry>, handle: Handle) -> Entry {
         let handle = Arc::new(handle);
-        self.sessions.write().insert(handle.id, Arc::clone(&handle));
+        self.sessions
+            .write()
+            .insert(handle.who.id, Arc::clone(&handle));
         Entry {
             registry: Arc::clone(self),
             handle,
@@ -379,7 +360,7 @@ impl Registry {
     /// All sessions, in the order of their numbers.
     pub fn all(&self) -> Vec<Arc<Handle>> {
         let mut all: Vec<_> = self.sessions.read().values().cloned().collect();
-        all.sort_by_key(|handle| handle.id);
+        all.sort_by_key(|handle| handle.who.id);
         all
     }
 
@@ -399,9 +380,9 @@ impl Registry {
             .read()
             .values()
             .find(|handle| {
-                process_id(handle.id) == key.process_id
-                    && handle.secret.len() == key.secret.len()
-                    && openssl::memcmp::eq(&handle.secret, &key.secret)
+                process_id(handle.who.id) == key.process_id
+                    && handle.who.secret.len() == key.secret.len()
+                    && openssl::memcmp::eq(&handle.who.secret, &key.secret)
             })
             .cloned()
     }

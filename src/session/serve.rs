@@ -36,7 +36,7 @@ pub(super) fn serve(house: &Arc<House>, socket: Socket, address: Address, arrivi
     match outcome {
         Ok(guest) => {
             if house.settings().general.log_client_connections {
-                let kind = match &guest.handle().tls {
+                let kind = match &guest.handle().who.tls {
                     Some(tls) => format!("TLS, {tls}"),
                     None if unix => "unix".to_owned(),
                     None => "plain".to_owned(),
@@ -84,7 +84,7 @@ fn serve_until_parked(house: &Arc<House>, guest: Guest) -> Option<Guest> {
     let handle = Arc::clone(entry.handle());
     thread::name(&format!(
         "c{} {}@{}",
-        handle.id, handle.user, handle.database
+        handle.who.id, handle.who.user, handle.who.database
     ));
     let outcome = match what {
         What::Pool(resting) => {
@@ -102,8 +102,8 @@ fn serve_until_parked(house: &Arc<House>, guest: Guest) -> Option<Guest> {
     let line = format!(
         "{} client disconnected from {}: {text}, session={:?}",
         handle.tag(),
-        handle.address,
-        handle.connected_at.elapsed()
+        handle.who.address,
+        handle.who.connected_at.elapsed()
     );
     if trouble {
         log::warn!("{line}");

@@ -52,7 +52,7 @@ impl HandOver<'_> {
         keys.extend(self.cancels.try_iter());
         for key in keys {
             match self.house.sessions.by_cancel_key(&key) {
-                Some(session) if !self.sessions.contains_key(&session.id) => {
+                Some(session) if !self.sessions.contains_key(&session.who.id) => {
                     if session.is_away() {
                         self.early_cancels.push(key);
                     } else {
@@ -155,7 +155,7 @@ impl HandOver<'_> {
             self.bear(error)?;
             return Ok(false);
         }
-        let id = guest.handle().id;
+        let id = guest.handle().who.id;
         self.sessions.insert(id, Pending::Session(guest, since));
         Ok(true)
     }
@@ -194,7 +194,7 @@ fn has_tls(guest: &Guest) -> bool {
 fn post_guest(passage: &mut Passage, guest: &Guest) -> io::Result<()> {
     let handle = guest.handle();
     let standing = Standing {
-        application_name: handle.application_name.clone(),
+        application_name: handle.who.application_name.clone(),
         transactions: handle.transactions.get(),
         queries: handle.queries.get(),
         errors: handle.errors.get(),
@@ -220,12 +220,12 @@ fn post_guest(passage: &mut Passage, guest: &Guest) -> io::Result<()> {
                 Reply::Given | Reply::Awaited => &[],
             };
             let given = Given::Console(GivenConsole {
-                id: handle.id,
-                secret: &handle.secret,
-                database: &handle.database,
-                user: &handle.user,
-                address: &handle.address,
-                connected_at: handle.connected_at,
+                id: handle.who.id,
+                secret: &handle.who.secret,
+                database: &handle.who.database,
+                user: &handle.who.user,
+                address: &handle.who.address,
+                connected_at: handle.who.connected_at,
                 standing,
                 unread: &console.unread,
                 owed,
