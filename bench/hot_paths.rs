@@ -476,6 +476,7 @@ fn plan(port: u16) -> Plan {
         connect_timeout: Duration::from_secs(5),
         encryption: Encryption::none(),
         sockets: SocketOptions::default(),
+        check_query: ";".into(),
         log_parameter_changes: false,
     }
 }

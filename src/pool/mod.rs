@@ -3,6 +3,7 @@
 //! A pool belongs to one user of one database. It does not know the client protocol: it deals in
 //! connections and in those who wait for one. No I/O happens under its lock.
 
+pub mod check;
 pub mod connector;
 pub mod effects;
 mod failures;

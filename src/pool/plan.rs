@@ -128,6 +128,8 @@ pub struct Plan {
     pub encryption: Encryption,
     /// How sockets are set up.
     pub sockets: SocketOptions,
+    /// The simple query that is answered with PostgreSQL's last answer to it; none if empty.
+    pub check_query: String,
     /// Whether a changed parameter of a client is worth a line in the log.
     pub log_parameter_changes: bool,
 }

@@ -93,6 +93,7 @@ fn plan(
         connect_timeout: pool.connect_timeout,
         encryption,
         sockets,
+        check_query: general.pooler_check_query.clone(),
         log_parameter_changes: pool.log_client_parameter_status_changes,
     }
 }

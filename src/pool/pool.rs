@@ -322,6 +322,7 @@ impl Pool {
         let mut state = self.lock();
         state.totals.all.add(work);
         state.lent -= 1;
+        state.forget_check_answer();
         self.serve(&mut state, false);
     }
 

@@ -58,6 +58,8 @@ pub(super) struct State {
     pub(super) to_ring: Bells,
     pub(super) totals: Totals,
     pub(super) failures: Failures,
+    /// PostgreSQL's answer to the check query of the plan.
+    pub(super) check_answer: Option<Arc<[u8]>>,
 }
 
 /// Those to be told, once the lock is free, that there is something in their slot.
@@ -132,6 +134,7 @@ impl State {
             to_ring: Bells::default(),
             totals: Totals::default(),
             failures: Failures::default(),
+            check_answer: None,
         }
     }
 
@@ -184,6 +187,7 @@ impl State {
 
     pub(super) fn start_epoch(&mut self) -> Vec<Connection> {
         self.epoch += 1;
+        self.forget_check_answer();
         self.idle.drain(..).collect()
     }
 

@@ -220,6 +220,7 @@ pub(crate) fn plan(server: &Server, size: usize) -> Plan {
         connect_timeout: LONG,
         encryption: Encryption::none(),
         sockets: SocketOptions::default(),
+        check_query: ";".into(),
         log_parameter_changes: false,
     }
 }

@@ -56,6 +56,7 @@ impl Pool {
             Err(error) => {
                 let words = format!("could not connect to PostgreSQL at {target}: {error}");
                 let line = state.failures.note(words, Moment::now());
+                state.forget_check_answer();
                 state.pass_on_failure(error);
                 drop(state);
                 if let Some(line) = line {
@@ -76,6 +77,7 @@ impl Pool {
             state.proved = None;
         }
         state.plan = Arc::new(plan);
+        state.forget_check_answer();
         self.version.fetch_add(1, Ordering::AcqRel);
         let leaving = if same_server {
             state.surplus()
@@ -143,6 +145,9 @@ impl Pool {
             } else {
                 place += 1;
             }
+        }
+        if !dead.is_empty() {
+            state.forget_check_answer();
         }
         self.serve(&mut state, false);
         if !state.closed && !state.paused {

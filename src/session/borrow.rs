@@ -24,7 +24,6 @@ impl Driver {
     pub(super) fn take_server_at_once(&mut self) -> Result<bool, Ending> {
         self.starved = false;
         self.asked_since = self.session.now;
-        self.refresh_plan()?;
         match self.claim.obtain_at_once(self.session.now) {
             Ok(Some(connection)) => {
                 self.lend(connection)?;
@@ -36,6 +35,36 @@ impl Driver {
                 Ok(false)
             }
             Err(why) => Err(self.without_server(&why)),
+        }
+    }
+
+    /// Answers the client's request without a server connection if it is the check query and PostgreSQL's
+    /// answer is known. Returns how many of the bytes at hand that was, or 0.
+    pub(super) fn answer_check(&mut self, input: &[u8]) -> Result<usize, Ending> {
+        self.refresh_plan()?;
+        let plan = &self.plan.1;
+        let asks = self.session.asks_only(&plan.check_query, input);
+        let answer = asks.and_then(|_| self.claim.pool().check_answer(plan));
+        self.session
+            .listen_for_answer(asks.is_some() && answer.is_none());
+        let (Some(n), Some(answer)) = (asks, answer) else {
+            return Ok(0);
+        };
+        self.session.answer_as_before(&answer, &mut self.out);
+        self.deliver(&[])?;
+        Ok(n)
+    }
+
+    /// Tells the pool PostgreSQL's answer to the check query, if it has just come.
+    pub(super) fn keep_check_answer(&mut self) {
+        let Some(answer) = self.session.take_overheard() else {
+            return;
+        };
+        if let Some(lent) = &self.session.lent {
+            let epoch = lent.backend.epoch;
+            self.claim
+                .pool()
+                .keep_check_answer(&self.plan.1, epoch, answer);
         }
     }
 
@@ -56,6 +85,8 @@ impl Driver {
         let pool = self.house.pools.find(database, user);
         let pool = pool.ok_or(Ending::PoolRemoved)?;
         self.plan = (0, pool.plan());
+        // What was listened for is the answer to the other plan's query.
+        self.session.listen_for_answer(false);
         self.claim.turn_to(pool);
         Ok(())
     }

@@ -104,6 +104,7 @@ impl Driver {
 
     fn rest(mut self) -> Resting {
         self.claim.leave_queue();
+        self.session.listen_for_answer(false);
         // In this order: after the first no CancelRequest can begin, and the second waits for those that
         // have.
         self.handle.parked();
@@ -313,9 +314,13 @@ impl Driver {
                     break Ok(());
                 }
                 Wants::End => break Err(Ending::Left),
-                Wants::Server => match self.take_server_at_once() {
-                    Ok(true) => {}
-                    Ok(false) => break Ok(()),
+                Wants::Server => match self.answer_check(&input.bytes()[consumed..]) {
+                    Ok(0) => match self.take_server_at_once() {
+                        Ok(true) => {}
+                        Ok(false) => break Ok(()),
+                        Err(ending) => break Err(ending),
+                    },
+                    Ok(n) => consumed += n,
                     Err(ending) => break Err(ending),
                 },
             }
@@ -361,6 +366,7 @@ impl Driver {
             let received = &lent.backend.key.tally.bytes_received;
             received.add(input.bytes().len() as u64);
         }
+        self.keep_check_answer();
         // The connection goes back before the client, who may be slow, gets its reply.
         let give_back = self.session.phase() == Phase::Returning;
         if give_back {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::relay::check::Overheard;
 use super::relay::expected::Queue;
 use super::relay::reading::Under;
 use super::relay::stale::Kept;
@@ -248,6 +249,9 @@ pub struct Session {
     /// The settings that the texts of its statements are read under.
     #[serde(skip)]
     pub under: Under,
+    /// The answer to the check query, on its way to the client.
+    #[serde(skip)]
+    pub overheard: Overheard,
     /// Its next request is taken up again because a plan was stale: it will not misread the new one's rows.
     #[serde(default)]
     pub begins_again: bool,
@@ -290,6 +294,7 @@ impl Session {
             abandoned: false,
             refusing: false,
             under: Under::default(),
+            overheard: Overheard::default(),
             begins_again: false,
             work: Work::default(),
         }

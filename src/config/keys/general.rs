@@ -140,9 +140,12 @@ keys! {
             /// How long the text of an unused unnamed statement is kept, in seconds.
             query_interner_anon_idle_ttl_seconds: Option<usize> = is("60"),
                 integer_or_off(MANY), Live, Ignored(FORGOTTEN_BY_NUMBER);
-            /// A query that is answered without asking PostgreSQL.
-            pooler_check_query: String = is("\";\""),
-                Kind::Text, Live, NotYet("answering it without PostgreSQL");
+            /// A simple query that, outside of a transaction and byte for byte, is answered with
+            /// what PostgreSQL last answered to it in the same pool, without a server connection,
+            /// for as long as the pool has one and none is lost. Its answer has to be the same for
+            /// all clients; errors, and what leaves anything behind, are not kept. An empty text:
+            /// none.
+            pooler_check_query: String = is("\";\""), Kind::Text, Live, Works;
         }
         group "TLS for clients" {
             /// Whether clients use TLS: never; if they ask for it (allow and prefer); always

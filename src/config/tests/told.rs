@@ -116,7 +116,7 @@ fn an_unknown_key_is_a_warning_with_the_nearest_name_in_every_table() {
 
 #[test]
 fn keys_without_effect_are_told_only_where_they_are_written() {
-    let text = "worker_threads = 8\npooler_check_query = \"select 1\"\nmax_memory_usage = 0\n\
+    let text = "worker_threads = 8\nmax_memory_usage = 0\n\
                 client_prepared_statements_cache_size = 5";
     let settings = with_general(text).unwrap();
     assert_eq!(
@@ -128,9 +128,8 @@ fn keys_without_effect_are_told_only_where_they_are_written() {
         told.contains("test.toml:5: general.worker_threads: has no effect"),
         "{told}"
     );
-    assert!(told.contains("test.toml:6: general.pooler_check_query: has no effect"));
     assert!(
-        told.contains("test.toml:8: general.client_prepared_statements_cache_size: is an old name")
+        told.contains("test.toml:7: general.client_prepared_statements_cache_size: is an old name")
     );
     assert!(
         !told.contains("max_memory_usage"),

@@ -8,6 +8,7 @@
 //! | [`requests`] | a step over what the client sent |
 //! | [`statements`] | prepared statements that follow their client |
 //! | [`deallocate`] | DEALLOCATE in SQL of statements that follow |
+//! | [`check`] | a query that is answered with PostgreSQL's last answer to it |
 //! | [`reading`] | the settings that the texts of statements are read under |
 //! | [`stale`] | statements that have to be parsed anew |
 //! | [`replies`] | a step over what the server sent |
@@ -16,6 +17,7 @@
 //!
 //! All of them are methods of [`Session`](super::session::Session), which is all the state there is.
 
+pub mod check;
 pub mod deallocate;
 pub mod errors;
 pub mod expected;

@@ -78,9 +78,11 @@ impl Session {
             if frame.left > 0 {
                 let n = frame.left.min(rest.len());
                 frame.left -= n;
-                if !frame.dropped {
+                let passed = !frame.dropped;
+                if passed {
                     out.client.pass(at..at + n);
                 }
+                self.overhear(None, passed, &rest[..n]);
                 at += n;
                 continue;
             }
@@ -119,6 +121,7 @@ impl Session {
             if !dropped {
                 out.client.pass(at..at + n);
             }
+            self.overhear(Some(head), !dropped, &rest[..n]);
             if let Some(lent) = &mut self.lent {
                 lent.side.frame.huge = head.whole() > HUGE
                     && matches!(

@@ -5,6 +5,7 @@
 //! | `messages` | the messages themselves, as short words |
 //! | `simple` | Query and FunctionCall, what may come at any time, what does not fit |
 //! | `batches` | the extended protocol: order, errors, streams cut anywhere |
+//! | `check` | a query that is answered with PostgreSQL's last answer to it |
 //! | `statements` | prepared statements that follow their client |
 //! | `reading` | a statement belongs to the settings it is read under |
 //! | `stale` | statements that have to be parsed anew |
@@ -16,6 +17,7 @@
 //! | `noise` | any bytes at all |
 
 mod batches;
+mod check;
 mod cleaning;
 mod copy;
 mod leaving;

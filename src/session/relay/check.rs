@@ -1,0 +1,107 @@
+//! `pooler_check_query`: a simple query that is answered with what PostgreSQL last answered to it.
+//!
+//! The session overhears PostgreSQL's answer as it passes, and gives it to others byte for byte. Nothing is
+//! kept of an answer that is more than rows: an error, a notice, an open transaction, or anything that the
+//! query does to its server connection.
+
+use super::pieces::Output;
+use crate::session::session::{Phase, Session};
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::frame::{self, HEADER, Header};
+use crate::wire::frontend;
+
+/// The longest answer that is kept.
+const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// An answer of PostgreSQL's that passes on its way to the client.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub enum Overheard {
+    /// None is listened for.
+    #[default]
+    Nothing,
+    /// What has come of it.
+    Part(Vec<u8>),
+    /// All of it, fit to be given again.
+    Whole(Vec<u8>),
+}
+
+impl Session {
+    /// The length of the message in front of the client's bytes, if it is a Query of this text that needs a
+    /// server connection.
+    pub fn asks_only(&self, text: &str, input: &[u8]) -> Option<usize> {
+        let head = frame::header(input).ok().flatten()?;
+        let fits = head.kind == frontend::QUERY && head.body == text.len() + 1;
+        if !fits || text.is_empty() || self.lent.is_some() || self.client.frame.left > 0 {
+            return None;
+        }
+        let body = input.get(HEADER..head.whole())?;
+        (body.strip_suffix(b"\0")? == text.as_bytes()).then_some(head.whole())
+    }
+
+    /// Gives the client an answer that was overheard before.
+    pub fn answer_as_before(&mut self, answer: &[u8], out: &mut Output) {
+        // As any Query does.
+        self.statements.remove(&b""[..]);
+        out.client.write(|own| own.extend_from_slice(answer));
+    }
+
+    /// Listens for the answer to the next request, which is the first on its server connection.
+    pub fn listen_for_answer(&mut self, listens: bool) {
+        self.overheard = match listens {
+            true => Overheard::Part(Vec::new()),
+            false => Overheard::Nothing,
+        };
+    }
+
+    /// The answer that was listened for, once it is whole.
+    pub fn take_overheard(&mut self) -> Option<Vec<u8>> {
+        match std::mem::take(&mut self.overheard) {
+            Overheard::Whole(answer) => Some(answer),
+            other => {
+                self.overheard = other;
+                None
+            }
+        }
+    }
+
+    /// Takes note of a message, or its next part if there is no `head`, that goes to the client.
+    pub(super) fn overhear(&mut self, head: Option<Header>, passed: bool, bytes: &[u8]) {
+        // What comes before that answers the pooler's own statements.
+        let serves = self.phase() == Phase::Serving;
+        let Overheard::Part(answer) = &mut self.overheard else {
+            return;
+        };
+        if !serves {
+            return;
+        }
+        let body = bytes.get(HEADER..).unwrap_or_default();
+        let kind = head.map(|head| head.kind);
+        let fits = match kind {
+            None
+            | Some(
+                backend::ROW_DESCRIPTION
+                | backend::DATA_ROW
+                | backend::EMPTY_QUERY_RESPONSE
+                | backend::READY_FOR_QUERY,
+            ) => true,
+            Some(backend::COMMAND_COMPLETE) => {
+                body.starts_with(b"SELECT ") || body.starts_with(b"SHOW\0")
+            }
+            _ => false,
+        };
+        if !fits || !passed || answer.len() + bytes.len() > LONGEST_ANSWER {
+            self.overheard = Overheard::Nothing;
+            return;
+        }
+        answer.extend_from_slice(bytes);
+        if kind == Some(backend::READY_FOR_QUERY) {
+            let left_nothing = self.lent.as_ref().is_some_and(|lent| {
+                lent.backend.status == TransactionStatus::Idle && lent.backend.traces.is_clean()
+            });
+            self.overheard = match std::mem::take(&mut self.overheard) {
+                Overheard::Part(answer) if left_nothing => Overheard::Whole(answer),
+                _ => Overheard::Nothing,
+            };
+        }
+    }
+}
