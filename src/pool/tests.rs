@@ -6,6 +6,7 @@
 //! minute has failed.
 
 mod changes;
+mod check;
 mod failure;
 mod maintenance;
 mod numbers;
