@@ -33,6 +33,16 @@ impl Pool {
         state.foreign = !same_server;
     }
 
+    /// From now on, or no longer, what lies idle is given to another process: none is made ahead of need.
+    pub fn set_leaving(&self, leaving: bool) {
+        self.lock().leaving = leaving;
+    }
+
+    /// Whether a connection is being made.
+    pub fn is_connecting(&self) -> bool {
+        self.lock().connecting > 0
+    }
+
     /// Nothing more comes from another process.
     pub fn expect_no_more(self: &Arc<Pool>) {
         let mut state = self.lock();

@@ -46,6 +46,8 @@ pub(super) struct State {
     pub(super) wants_seat: Option<Moment>,
     /// Those lead elsewhere than this pool's plan.
     pub(super) foreign: bool,
+    /// What lies idle is being given to another process.
+    pub(super) leaving: bool,
     pub(super) epoch: u64,
     pub(super) paused: bool,
     pub(super) closed: bool,
@@ -124,6 +126,7 @@ impl State {
             seats,
             wants_seat: None,
             foreign: false,
+            leaving: false,
             epoch: 1,
             paused: false,
             closed: false,

@@ -150,7 +150,7 @@ impl Pool {
             state.forget_check_answer();
         }
         self.serve(&mut state, false);
-        if !state.closed && !state.paused {
+        if !state.closed && !state.paused && !state.leaving {
             let missing = state.plan.min_size.saturating_sub(state.total());
             let allowed = state.failures.allow_warming(missing, now);
             self.connect(&mut state, allowed);

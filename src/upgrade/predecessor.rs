@@ -244,7 +244,14 @@ impl HandOver<'_> {
             let all = !self.reception.is_receiving()
                 && self.house.logins() == 0
                 && self.house.sessions.len() == asking;
-            let all = self.give_idle()? && all;
+            // PostgreSQL has seen those that are being made; they are given when they are there.
+            let connecting = self
+                .house
+                .pools
+                .all()
+                .iter()
+                .any(|pool| pool.is_connecting());
+            let all = self.give_idle()? && all && !connecting;
             // What can be written at once needs no answer by itself: it is not waited for.
             self.passage.flush()?;
             let owed = !self.sessions.is_empty() || !self.idle.is_empty() || self.passage.owes();
@@ -437,6 +444,9 @@ impl HandOver<'_> {
         let _ = self.hear();
         self.house.end_moving();
         self.house.end_passing_on();
+        for pool in self.house.pools.all() {
+            pool.set_leaving(false);
+        }
         let sent = self
             .sessions
             .drain()

@@ -454,7 +454,7 @@ def test_a_cancel_finds_its_session_in_either_process(watched, pg):
         raw.send(query(f"select pg_sleep(120), {n}"))
     wait_until(lambda: len(pg.admin("select pid from pg_stat_activity where query like 'select pg_sleep(120)%'")) == 30)
     for raw in waiting:
-        raw.send(query("select 1"))
+        raw.send(query("select pg_sleep(120)"))
     wait_until(lambda: one.waiting() == 5)
     # These are accepted by the old process and say what they want while it has given some of its sessions away.
     early = [Raw((one.host, one.port)) for _ in range(12)]

@@ -3,9 +3,11 @@
 import os
 import shutil
 import signal
+import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,54 @@ from test_load import pgbench, scale  # noqa: F401
 from wait import stays, wait_until
 from wire import (Raw, bind, cancel_request, copy_data, copy_done, describe_portal, error, execute, flush, kinds, parse,
                   query, rows, sync)
+
+
+class Gate:
+    """Stands in front of PostgreSQL; while it is shut, who connects waits."""
+
+    def __init__(self, pg):
+        self._address = (pg.host, pg.port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._is_open = threading.Event()
+        self._is_open.set()
+        self.passed = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def shut(self) -> None:
+        self._is_open.clear()
+
+    def open(self) -> None:
+        self._is_open.set()
+
+    def close(self) -> None:
+        self.open()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self._is_open.wait()
+                self.passed += 1
+                server = socket.create_connection(self._address)
+                for pair in ((client, server), (server, client)):
+                    threading.Thread(target=self._copy, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _copy(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while piece := source.recv(16384):
+                sink.sendall(piece)
+            sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def gate(pg):
+    gate = Gate(pg)
+    yield gate
+    gate.close()
 
 
 @pytest.fixture
@@ -70,6 +120,25 @@ def test_silent_clients_move(doorman, pg, mode, same_backends):
     for raw in crowd:
         assert raw.value("select 2") == "2"
     assert clients(one).keys() == before.keys()
+
+
+def test_a_connection_that_is_being_made_moves_when_it_is_there(doorman, gate, background):
+    """The new process made another in its place, and one of the two had to be closed."""
+    one = doorman(size=2, pool={"server_host": "127.0.0.1", "server_port": gate.port},
+                  general={"query_wait_timeout": "60s", "connect_timeout": "60s"})
+    holder, waiter = one.raw(), one.raw()
+    holder.ask(query("begin"))
+    gate.shut()
+    waiter.send(query("select 1"))
+    wait_until(lambda: int(one.pool()["sv_login"]) == 1)
+    upgrading = background(one.upgrade, timeout=60)
+    one.wait_log("(?s)Accepting connections.*Accepting connections")
+    assert holder.value("select 2") == "2"
+    gate.open()
+    assert rows(waiter.read_until("Z")) == [[b"1"]]
+    upgrading.result(60)
+    assert gate.passed == 2
+    assert "closed pid" not in one.log()
 
 
 def test_a_client_that_has_never_asked_for_anything_moves(doorman, mode):

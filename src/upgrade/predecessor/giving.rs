@@ -93,6 +93,7 @@ impl HandOver<'_> {
             messages::post(&mut self.passage, &message, vec![copy])?;
         }
         for pool in house.pools.all() {
+            pool.set_leaving(true);
             let now = pool.snapshot();
             self.told_work.push((Arc::clone(&pool), now.totals.all));
             let message = Message::Pool(Box::new(Pool {
@@ -101,7 +102,7 @@ impl HandOver<'_> {
                 paused: now.paused,
                 totals: now.totals,
                 proved: pool.proved_key(),
-                connections: now.idle + now.lent,
+                connections: now.idle + now.lent + now.connecting,
                 leads_to: now.plan.leads_to(),
             }));
             messages::post(&mut self.passage, &message, Vec::new())?;
