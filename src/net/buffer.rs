@@ -17,8 +17,9 @@ pub const SIZE: usize = 16 * 1024;
 /// Bytes in a buffer for TLS records: one of the longest always fits behind most of another.
 pub const SIZE_FOR_RECORDS: usize = 2 * LONGEST_RECORD;
 
-/// Buffers kept for the next borrower: more than that many threads are rarely between two waits.
-const KEPT: usize = 64;
+/// Buffers kept for the next borrower: more than that many threads are rarely between two waits, or in one
+/// that is over at once.
+const KEPT: usize = 128;
 
 /// The one given back last is borrowed first: it is the one the processor still has in its cache. Nobody
 /// waits for this lock; whoever finds it taken does without.

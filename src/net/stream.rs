@@ -1,6 +1,6 @@
 //! A connected socket, TCP or Unix, with or without TLS: read, write, and end without losing the last words.
 //!
-//! Never blocks, except in [`Stream::finish`], which is bounded. Owns its descriptor: whoever has the
+//! Never blocks, except in [`Stream::finish`] and [`Stream::receive_soon`], which are bounded. Owns its descriptor: whoever has the
 //! `Stream` is the only one in this process who reads or writes it. What is received and sent is what the
 //! peers mean to say; the sealed bytes between are nobody else's business. So whoever waits for a stream
 //! waits with [`wait`], which knows of bytes that have come already and of bytes that are still owed.
@@ -21,6 +21,9 @@ use super::clock::Moment;
 use super::encrypted::Encrypted;
 use super::wait::{self, Interest, Readiness, Woken};
 use crate::tls::suite::Negotiated;
+
+/// How long [`Stream::receive_soon`] waits at most; the kernel makes it a whole number of its ticks.
+pub const BRIEF: Duration = Duration::from_millis(2);
 
 /// How the sockets of clients and servers are set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,8 +66,12 @@ pub struct Stream {
 }
 
 fn receive_from(fd: &OwnedFd, into: &mut [u8]) -> io::Result<Received> {
+    receive_with(fd, into, MsgFlags::MSG_DONTWAIT)
+}
+
+fn receive_with(fd: &OwnedFd, into: &mut [u8], flags: MsgFlags) -> io::Result<Received> {
     loop {
-        return match recv(fd.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT) {
+        return match recv(fd.as_raw_fd(), into, flags) {
             Ok(0) => Ok(Received::End),
             Ok(n) => Ok(Received::Bytes(n)),
             Err(Errno::EAGAIN) => Ok(Received::Nothing),
@@ -159,6 +166,7 @@ impl Stream {
             }
             options.tcp_buffer
         };
+        let _ = socket.set_read_timeout(Some(BRIEF));
         if buffer > 0 {
             let _ = socket.set_recv_buffer_size(buffer);
             let _ = socket.set_send_buffer_size(buffer);
@@ -172,8 +180,10 @@ impl Stream {
 
     /// Takes over a connected socket from another process, set up as it is, with its TLS.
     pub fn inherit(fd: OwnedFd, peer: &Address, tls: Option<Encrypted>) -> Stream {
+        let socket = Socket::from(fd);
+        let _ = socket.set_read_timeout(Some(BRIEF));
         Stream {
-            fd,
+            fd: socket.into(),
             unix: matches!(peer, Address::Unix(_)),
             tls: tls.map(Box::new),
         }
@@ -268,11 +278,32 @@ impl Stream {
     /// # Errors
     /// Those of `recv`, and those of the TLS connection: the connection is lost.
     pub fn receive(&mut self, into: &mut [u8]) -> io::Result<Received> {
+        self.receive_first(into, MsgFlags::MSG_DONTWAIT)
+    }
+
+    /// Reads what is there, or comes within [`BRIEF`]. Nothing else ends this wait: it is for a peer that is
+    /// about to speak.
+    ///
+    /// # Errors
+    /// As for [`Stream::receive`].
+    pub fn receive_soon(&mut self, into: &mut [u8]) -> io::Result<Received> {
+        self.receive_first(into, MsgFlags::empty())
+    }
+
+    /// The first call to the kernel has these flags; further ones, for the rest of a record, do not wait.
+    fn receive_first(&mut self, into: &mut [u8], first: MsgFlags) -> io::Result<Received> {
         let fd = &self.fd;
         let Some(tls) = &mut self.tls else {
-            return receive_from(fd, into);
+            return receive_with(fd, into, first);
         };
-        let received = tls.receive(into, |into| receive_from(fd, into));
+        let mut flags = first;
+        let received = tls.receive(into, |into| {
+            receive_with(
+                fd,
+                into,
+                std::mem::replace(&mut flags, MsgFlags::MSG_DONTWAIT),
+            )
+        });
         if tls.owes() {
             // A KeyUpdate is answered, an alert sent, as soon as may be. If this fails, so will whoever
             // has something to send.

@@ -1,4 +1,5 @@
-//! The one call in which a thread of this program waits for its peers.
+//! The one call in which a thread of this program waits for its peers, for as long as it takes. (A peer that
+//! is about to speak may be waited for where it is read: `Stream::receive_soon`, for two milliseconds.)
 //!
 //! A thread must also wake up when it is told to: to move, to stop, to be cancelled. Of the two ways that
 //! cannot miss a wake-up this is the one that costs no descriptor: the wake-up signal is blocked in every

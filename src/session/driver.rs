@@ -11,6 +11,7 @@ use super::ending::Ending;
 use super::guest::Resting;
 use super::house::House;
 use super::lend::Claim;
+use super::pace::{Pace, Peer};
 use super::registry::{Handle, told};
 use super::relay::pieces::Output;
 use super::relay::requests::Wants;
@@ -53,6 +54,8 @@ pub struct Driver {
     /// Since when the client has taken nothing of a huge row, and how much it has yet to take of what was
     /// sent.
     pub(super) standing_still: Option<(Moment, usize)>,
+    /// How soon its peers speak.
+    pub(super) pace: Pace,
     /// What the client's unfinished message takes.
     pub(super) unfinished: Share,
 }
@@ -82,6 +85,7 @@ impl Driver {
             asked_since: Moment::now(),
             server_deadline: resting.server_deadline,
             standing_still: None,
+            pace: Pace::new(Moment::now()),
         }
     }
 
@@ -170,6 +174,9 @@ impl Driver {
         // request and gone.
         let listens = client != Interest::default() || self.session.phase() == Phase::Serving;
         let patience = self.patience_with_client();
+        if let Some(peer) = self.next_to_speak(client, server) {
+            return self.listen_briefly(peer);
+        }
         let woken = wait(
             listens.then_some((&self.client, client)),
             // A socket of which nothing is wanted would still tell that it has closed, again and again.
@@ -192,6 +199,12 @@ impl Driver {
                 _ => self.lose_server("it did not answer in time"),
             },
             Ok(Woken::Ready { client, server }) => {
+                if client.readable {
+                    self.pace.hear(Peer::Client, self.session.now);
+                }
+                if server.readable {
+                    self.pace.hear(Peer::Server, self.session.now);
+                }
                 self.on_server(server)?;
                 self.on_client(client, reads_client)
             }
@@ -255,16 +268,21 @@ impl Driver {
             self.write_owed_to_client()?;
         }
         if ready.readable && reads && self.session.reads_client() {
-            match Input::read(&mut self.session.client, &mut self.client) {
-                Ok(Some(input)) => return self.serve_client(input),
-                Ok(None) => {}
-                Err(Lost(how)) => return Err(Ending::Gone(how)),
-            }
+            let read = Input::read(&mut self.session.client, &mut self.client);
+            return self.hear_client(read);
         } else if ready.hung_up && !reads {
             // Its last words may still be unread, but nobody is there to hear the answer.
             return Err(Ending::Gone("connection closed".into()));
         }
         Ok(())
+    }
+
+    pub(super) fn hear_client(&mut self, read: Result<Option<Input>, Lost>) -> Result<(), Ending> {
+        match read {
+            Ok(Some(input)) => self.serve_client(input),
+            Ok(None) => Ok(()),
+            Err(Lost(how)) => Err(Ending::Gone(how)),
+        }
     }
 
     pub(super) fn on_server(&mut self, ready: Readiness) -> Result<(), Ending> {
@@ -280,9 +298,20 @@ impl Driver {
             }
         }
         if (ready.readable || ready.hung_up) && self.session.reads_server() {
-            return self.serve_server();
+            if let (Some(lent), Some(stream)) = (&mut self.session.lent, &mut self.server) {
+                let read = Input::read(&mut lent.side, stream);
+                return self.hear_server(read);
+            }
         }
         Ok(())
+    }
+
+    pub(super) fn hear_server(&mut self, read: Result<Option<Input>, Lost>) -> Result<(), Ending> {
+        match read {
+            Ok(Some(input)) => self.serve_server(input),
+            Ok(None) => Ok(()),
+            Err(Lost(how)) => self.lose_server(&how),
+        }
     }
 
     /// Steps over what the client sent, taking a server connection when one is needed.
@@ -341,15 +370,8 @@ impl Driver {
         }
     }
 
-    fn serve_server(&mut self) -> Result<(), Ending> {
-        let (Some(lent), Some(stream)) = (&mut self.session.lent, &mut self.server) else {
-            return Ok(());
-        };
-        let input = match Input::read(&mut lent.side, stream) {
-            Ok(Some(input)) => input,
-            Ok(None) => return Ok(()),
-            Err(Lost(how)) => return self.lose_server(&how),
-        };
+    /// Steps over what the server sent.
+    fn serve_server(&mut self, input: Input) -> Result<(), Ending> {
         let before = self.session.phase();
         let unread = self.session.client.unread.len();
         let step = self.session.take_from_server(input.bytes(), &mut self.out);

@@ -17,6 +17,7 @@ pub mod guest;
 pub mod house;
 pub mod lend;
 pub mod login;
+mod pace;
 pub mod registry;
 pub mod relay;
 mod serve;

@@ -34,6 +34,21 @@ impl Input {
 
     /// Reads from `stream` behind what `side` has unread. `None`: nothing came.
     pub(super) fn read(side: &mut Side, stream: &mut Stream) -> Result<Option<Input>, Lost> {
+        Input::read_by(side, |space| stream.receive(space))
+    }
+
+    /// The same, waiting for it as [`Stream::receive_soon`] does.
+    pub(super) fn await_briefly(
+        side: &mut Side,
+        stream: &mut Stream,
+    ) -> Result<Option<Input>, Lost> {
+        Input::read_by(side, |space| stream.receive_soon(space))
+    }
+
+    fn read_by(
+        side: &mut Side,
+        receive: impl FnOnce(&mut [u8]) -> io::Result<Received>,
+    ) -> Result<Option<Input>, Lost> {
         let kept = side.unread.len();
         let mut input = if kept < buffer::SIZE / 2 {
             let mut buffer = Buffer::borrow();
@@ -48,7 +63,7 @@ impl Input {
             Input::Borrowed(buffer, _) => &mut buffer[kept..],
             Input::Growing(bytes) => &mut bytes[kept..],
         };
-        let received = stream.receive(space);
+        let received = receive(space);
         let came = match received {
             Ok(Received::Bytes(n)) => n,
             _ => 0,

@@ -25,6 +25,9 @@ const LONGEST_READ: usize = 8 * 1024;
 /// The same for an ErrorResponse, which may quote what the client sent.
 const LONGEST_ERROR: usize = 256 * 1024;
 
+/// One request of a client that does not pipeline has so many replies or fewer.
+const FEW: usize = 8;
+
 /// A row, or the result of a function call, is huge from this many bytes on.
 const HUGE: usize = 1024 * 1024;
 
@@ -59,6 +62,18 @@ impl Session {
         // What answers the pooler's own statements goes to nobody, so no slow client holds it up.
         let own = matches!(self.phase(), Phase::Cleaning | Phase::Tuning);
         self.lent.is_some() && (self.client.owed.is_empty() || self.abandoned || own)
+    }
+
+    /// Whether the client has asked one thing, completely, and has only to wait for the answer.
+    pub fn awaits_one_answer(&self) -> bool {
+        self.lent.as_ref().is_some_and(|lent| {
+            let expected = &lent.expected;
+            expected.len() <= FEW
+                && expected.back().is_some_and(Expected::ends_batch)
+                && expected.iter().filter(|one| one.ends_batch()).count() == 1
+                && !lent.copying_in
+                && self.client.frame.left == 0
+        })
     }
 
     /// Takes up bytes the server sent and returns how many were consumed; those that were not are to be

@@ -1,0 +1,95 @@
+//! The pace at which a session's peers speak, and the short way to listen to one that speaks at once.
+//!
+//! Most of a busy session's waits are for one peer that answers within a millisecond: the server that was
+//! asked something, the client that was answered. To read from its socket and let the kernel wait there is
+//! one call where waiting for both sockets and then reading is two. What the other side does meanwhile, and
+//! what this thread is told, is noticed when the wait is over: after [`BRIEF`] at the latest, or with the
+//! answer. A peer that took longer is waited for in the other way until it is quick again.
+//!
+//! Wakes nobody and is woken by nobody: the wake-up signal stays blocked here, and pending for the next wait.
+
+use super::driver::Driver;
+use super::ending::Ending;
+use super::session::Phase;
+use super::transfer::Input;
+use crate::net::clock::Moment;
+use crate::net::stream::BRIEF;
+use crate::net::wait::Interest;
+
+/// Which side of the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    Client,
+    Server,
+}
+
+/// Whether each peer spoke soon when it was waited for last.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    client: bool,
+    server: bool,
+    /// When somebody spoke last.
+    heard: Moment,
+}
+
+impl Pace {
+    /// A client may be silent for long before it asks first; a server is quick with most that it is asked.
+    pub(super) fn new(now: Moment) -> Pace {
+        Pace {
+            client: false,
+            server: true,
+            heard: now,
+        }
+    }
+
+    fn of(&mut self, peer: Peer) -> &mut bool {
+        match peer {
+            Peer::Client => &mut self.client,
+            Peer::Server => &mut self.server,
+        }
+    }
+
+    /// Takes note that a peer has spoken.
+    pub(super) fn hear(&mut self, peer: Peer, now: Moment) {
+        *self.of(peer) = now.since(self.heard) < BRIEF;
+        self.heard = now;
+    }
+}
+
+impl Driver {
+    /// The peer that alone is expected to say something, and soon, given what each is waited for.
+    pub(super) fn next_to_speak(&mut self, client: Interest, server: Interest) -> Option<Peer> {
+        let peer = match (self.session.phase(), &self.session.lent) {
+            (Phase::Idle, _) => Peer::Client,
+            (Phase::Serving, Some(lent)) if lent.expected.is_empty() => Peer::Client,
+            (Phase::Serving, Some(_)) if self.session.awaits_one_answer() => Peer::Server,
+            _ => return None,
+        };
+        let reads = match peer {
+            Peer::Client => client.read,
+            Peer::Server => server.read,
+        };
+        let alone = !client.write && !server.write && self.server_deadline.is_none();
+        (reads && alone && *self.pace.of(peer)).then_some(peer)
+    }
+
+    /// Waits briefly for the peer to speak, and serves it.
+    pub(super) fn listen_briefly(&mut self, peer: Peer) -> Result<(), Ending> {
+        let read = match (peer, &mut self.session.lent, &mut self.server) {
+            (Peer::Server, Some(lent), Some(stream)) => {
+                Input::await_briefly(&mut lent.side, stream)
+            }
+            _ => Input::await_briefly(&mut self.session.client, &mut self.client),
+        };
+        self.session.now = Moment::now();
+        if matches!(read, Ok(None)) {
+            *self.pace.of(peer) = false;
+            return Ok(());
+        }
+        self.pace.hear(peer, self.session.now);
+        match peer {
+            Peer::Client => self.hear_client(read),
+            Peer::Server => self.hear_server(read),
+        }
+    }
+}
