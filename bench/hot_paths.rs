@@ -205,7 +205,9 @@ impl Relay {
     }
 
     fn server_sends(&mut self, bytes: &[u8]) {
-        let step = self.session.take_from_server(bytes, &mut self.out);
+        let step = self
+            .session
+            .take_from_server(bytes, &self.statements, &mut self.out);
         assert!(step.is_ok_and(|consumed| consumed == bytes.len()));
         pretend_to_write(&mut self.out.client, bytes);
     }

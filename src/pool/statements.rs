@@ -137,10 +137,33 @@ impl Shelf {
 }
 
 /// The registry.
-#[derive(Debug, Default)]
-pub struct Statements(Mutex<Shelf>);
+#[derive(Debug)]
+pub struct Statements {
+    shelf: Mutex<Shelf>,
+    /// Begins anew whenever what statements give may have changed.
+    epoch: AtomicU64,
+}
+
+impl Default for Statements {
+    fn default() -> Statements {
+        Statements {
+            shelf: Mutex::default(),
+            epoch: AtomicU64::new(1),
+        }
+    }
+}
 
 impl Statements {
+    /// The time between two changes of definitions, as far as the pooler hears of them: never 0.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Somebody has changed a definition: the rows of any statement may have got another shape.
+    pub fn begin_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// The statement with this definition (the body of a Parse after the name), read under these settings.
     pub fn intern(&self, definition: &[u8], under: &Arc<[u8]>, limit: usize) -> Arc<Statement> {
         let passing = definition.len() > LARGE || reading::is_unknown(under);
@@ -148,7 +171,7 @@ impl Statements {
             true => None,
             false => shelf.find(definition, under),
         };
-        if let Some(found) = found(&mut self.0.lock()) {
+        if let Some(found) = found(&mut self.shelf.lock()) {
             return found;
         }
         let text_end = definition.iter().position(|&b| b == 0);
@@ -159,7 +182,7 @@ impl Statements {
             traces.add(Traces::READING);
         }
         let mut statement = Statement::new(0, definition.to_vec(), traces, Arc::clone(under));
-        let mut shelf = self.0.lock();
+        let mut shelf = self.shelf.lock();
         if let Some(found) = found(&mut shelf) {
             return found;
         }
@@ -174,12 +197,12 @@ impl Statements {
 
     /// A number that nobody else gets.
     pub fn next_number(&self) -> u64 {
-        self.0.lock().next()
+        self.shelf.lock().next()
     }
 
     /// All statements, the one that was looked up last at the end.
     pub fn all(&self) -> Vec<Arc<Statement>> {
-        let shelf = self.0.lock();
+        let shelf = self.shelf.lock();
         let entries = shelf.statements.iter();
         let mut by_use: Vec<(u64, Arc<Statement>)> = entries
             .map(|entry| {
@@ -194,12 +217,12 @@ impl Statements {
 
     /// The last number given.
     pub fn last_number(&self) -> u64 {
-        self.0.lock().next_number
+        self.shelf.lock().next_number
     }
 
     /// Gives no number below `number`.
     pub fn start_from(&self, number: u64) {
-        let mut shelf = self.0.lock();
+        let mut shelf = self.shelf.lock();
         shelf.next_number = shelf.next_number.max(number);
     }
 
@@ -209,7 +232,7 @@ impl Statements {
         if statement.is_passing() {
             return statement;
         }
-        let mut shelf = self.0.lock();
+        let mut shelf = self.shelf.lock();
         match shelf.find(&statement.definition, &statement.under) {
             Some(known) if known.number == statement.number => known,
             Some(_) => statement,
@@ -222,7 +245,7 @@ impl Statements {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.lock().statements.len()
+        self.shelf.lock().statements.len()
     }
 
     /// Whether there are none.

@@ -12,5 +12,6 @@ pub mod parameters;
 pub mod prepared;
 pub mod reading;
 pub mod seats;
+pub mod shape;
 pub mod target;
 pub mod traces;

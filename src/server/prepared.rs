@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::reading;
+use super::shape::Shape;
 use super::traces::Traces;
 
 /// What a statement's name on a server begins with.
@@ -44,6 +45,9 @@ pub struct Statement {
     /// Its plan has become stale somewhere: it is to be parsed anew, under another number.
     #[serde(default)]
     retired: AtomicBool,
+    /// What rows it gives, if somebody has been told.
+    #[serde(default)]
+    pub shape: Shape,
 }
 
 impl PartialEq for Statement {
@@ -63,6 +67,7 @@ impl Statement {
             traces,
             under,
             retired: AtomicBool::new(false),
+            shape: Shape::default(),
         }
     }
 
@@ -122,6 +127,11 @@ impl Prepared {
             }
             None => false,
         }
+    }
+
+    /// Whether the statement stands on the server, put aside or not.
+    pub fn stands(&self, number: u64) -> bool {
+        self.statements.contains_key(&number) || self.surplus.contains(&number)
     }
 
     /// Puts aside, to be closed, what was prepared for the transaction that is over.

@@ -374,7 +374,9 @@ impl Driver {
     fn serve_server(&mut self, input: Input) -> Result<(), Ending> {
         let before = self.session.phase();
         let unread = self.session.client.unread.len();
-        let step = self.session.take_from_server(input.bytes(), &mut self.out);
+        let step =
+            self.session
+                .take_from_server(input.bytes(), &self.house.statements, &mut self.out);
         // A request may be taken up again.
         self.starved &= self.session.client.unread.len() == unread;
         let consumed = match step {

@@ -109,6 +109,15 @@ pub struct Lent {
     /// What the open transaction has changed of the settings that texts are read under.
     #[serde(default)]
     pub changes: Changes,
+    /// The epoch of the registry of statements in which the batches under way began.
+    #[serde(skip)]
+    pub epoch: u64,
+    /// The open transaction has defined something anew.
+    #[serde(default)]
+    pub defining: bool,
+    /// The portal that was bound last and its statement, if nobody has been told what rows that gives.
+    #[serde(skip)]
+    pub bound: Option<(Vec<u8>, Arc<Statement>)>,
     /// The batch under way, as far as it can be sent again.
     #[serde(default)]
     pub kept: Kept,

@@ -24,18 +24,13 @@ STATE = DRIVERS.parent / ".state"
 # Python's drivers: Debian's, and the newest that there are.
 VERSIONS = {"debian": {}, "newest": {"PYTHONPATH": str(STATE / "python")}}
 
-# A prepared statement whose table has got another shape ends with 0A000, on which drivers rely that keep what a
-# statement was described as. "overlooked" where a statement that was described on one server connection may run
-# with another shape on the next, on which it had to be prepared first.
-STALE_PLANS = {"direct": "", "session": "", "transaction": "overlooked"}
-
 
 def run(command, host, port, mode, environment) -> list[str]:
     """Runs a program and returns what it printed."""
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=100,
         env={**os.environ, "PGHOST": host, "PGPORT": str(port), "PGUSER": "scram", "PGPASSWORD": "scram-secret",
-             "PGDATABASE": "shop", "POOL_MODE": mode, "PGTABLE": "driven", "STALE_PLANS": STALE_PLANS[mode],
+             "PGDATABASE": "shop", "POOL_MODE": mode, "PGTABLE": "driven",
              **environment})
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and lines[-1:] == ["done"], f"{mode}:\n{done.stdout[-5000:]}{done.stderr[-5000:]}"

@@ -196,6 +196,63 @@ def test_nothing_is_done_twice(doorman, altered):
     assert raw.value("select count(*) from altered") == "1", "PostgreSQL has undone the insertion"
 
 
+def send_elsewhere(one, raw):
+    """Keeps busy the server connection that the client used last, of two; returns who does."""
+    used = raw.value("select pg_backend_pid()")
+    holders = [one.raw(), one.raw()]
+    for holder in holders:
+        holder.ask(query("begin"))
+    keeper, other = sorted(holders, key=lambda holder: holder.value("select pg_backend_pid()") != used)
+    other.ask(query("end"))
+    return keeper
+
+
+@pytest.mark.parametrize("ask", [[describe_statement("s")], [bind((), "s"), describe_portal(), execute()]],
+                         ids=["statement", "portal"])
+@pytest.mark.parametrize("block", [False, True], ids=["alone", "in a block"])
+def test_rows_of_another_shape_are_refused_also_where_the_statement_does_not_stand(doorman, direct, altered, ask, block):
+    """The client was told what the rows are, the table has got another column since, and the server connection
+    that it gets next has never seen the statement, so PostgreSQL sees nothing wrong."""
+    one = doorman(size=2)
+    raw = one.raw()
+    for it in (direct, raw):
+        it.ask(parse(ALL, "s"), sync())
+        it.ask(*ask, sync())
+    one.raw().ask(query("alter table altered add more int"))
+    keeper = send_elsewhere(one, raw)
+    if block:
+        for it in (direct, raw):
+            it.ask(query("begin"))
+    for it in (direct, raw):
+        seen = it.ask(bind((), "s"), execute(), sync())
+        assert kinds(seen) == "EZ"
+        assert (error(seen).code, error(seen).text) == ("0A000", "cached plan must not change result type")
+        assert error(seen).fields["R"] == "RevalidateCachedQuery", "asyncpg and JDBC look at that"
+        assert it.status == ("E" if block else "I")
+        if block:
+            assert error(it.ask(query("select 1"))).code == "25P02"
+            it.ask(query("rollback"))
+        # What drivers do then.
+        seen = it.ask(close_statement("s"), parse(ALL, "s"), describe_statement("s"), sync())
+        assert kinds(seen) == "31tTZ"
+        seen = it.ask(bind((), "s"), execute(), sync())
+        assert kinds(seen) == "2DCZ" and len(rows(seen)[0]) == 2
+    keeper.ask(query("end"))
+
+
+def test_rows_of_the_same_shape_are_given_whatever_else_was_defined(doorman, altered):
+    one = doorman(size=2)
+    raw = one.raw()
+    raw.ask(parse(ALL, "s"), describe_statement("s"), sync())
+    for _ in range(3):
+        one.raw().ask(query("create table unrelated (n int); drop table unrelated"))
+        keeper = send_elsewhere(one, raw)
+        # All in one write, with a statement of another name in front.
+        seen = raw.ask(parse("select 2"), bind(), execute(), bind((), "s"), execute(), sync())
+        assert kinds(seen) == "12DC2DCZ" and rows(seen) == [[b"2"], [b"1"]]
+        keeper.ask(query("end"))
+
+
 def test_libpq_with_statements_of_no_name_does_not_notice(doorman, altered):
     one = doorman(size=2)
     connection = one.connect()

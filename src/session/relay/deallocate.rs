@@ -39,6 +39,7 @@ pub(super) fn does_not_exist(name: &[u8]) -> Refusal {
     Refusal {
         code: sqlstate::INVALID_STATEMENT_NAME.to_owned(),
         words,
+        routine: None,
     }
 }
 
@@ -91,10 +92,10 @@ impl Session {
                 out.client.write(|own| answer(own, status));
             }
             Target::One(name) if is_poolers_own(&name) => {
-                let Refusal { code, words } = does_not_exist(&name);
+                let refusal = does_not_exist(&name);
                 if self.lent.is_none() {
                     out.client.write(|own| {
-                        error_response(own, Severity::Error, &code, &words);
+                        error_response(own, Severity::Error, &refusal.code, &refusal.words);
                         backend::ready_for_query(own, TransactionStatus::Idle);
                     });
                 } else {
@@ -103,7 +104,7 @@ impl Session {
                         frontend::query(own, &format!("DEALLOCATE \"{NOBODYS}\""));
                     });
                     let undo = Undo {
-                        refusal: Some(Refusal { code, words }),
+                        refusal: Some(refusal),
                         ..Undo::default()
                     };
                     let reply = Reply::UntilReady { tame: false };

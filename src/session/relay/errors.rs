@@ -7,6 +7,7 @@
 use super::expected::{Expected, Refusal, Reply};
 use super::pieces::Output;
 use super::replies::Fate;
+use crate::pool::statements::Statements;
 use crate::server::prepared::PREFIX;
 use crate::session::session::{Phase, Session};
 use crate::wire::backend;
@@ -16,7 +17,12 @@ use crate::wire::write;
 
 impl Session {
     /// An error: what is still expected up to the next Sync will not come, and is taken back.
-    pub(super) fn error(&mut self, body: Option<&[u8]>, out: &mut Output) -> Fate {
+    pub(super) fn error(
+        &mut self,
+        body: Option<&[u8]>,
+        statements: &Statements,
+        out: &mut Output,
+    ) -> Fate {
         let phase = self.phase();
         let fields = body.map(ErrorFields::parse).unwrap_or_default();
         let stale = self.finds_stale(&fields);
@@ -39,6 +45,7 @@ impl Session {
         self.take_back();
         if let Some((number, place)) = stale {
             self.retire(number);
+            statements.begin_epoch();
             if let Some(place) = place {
                 log::debug!("{} prepared anew pid={pid}: {fields}", self.tag());
                 self.begin_again(place, out);
@@ -49,10 +56,22 @@ impl Session {
         let of_statements = matches!(fields.code.as_str(), "26000" | "42P05" | "08P01");
         let body = body.filter(|_| of_statements && for_client);
         let in_clients_words = match &refusal {
-            Some(Refusal { code, words }) => {
+            Some(Refusal {
+                code,
+                words,
+                routine,
+            }) => {
                 let mut own = Vec::new();
                 error_response(&mut own, Severity::Error, code, words);
-                Some(own.split_off(HEADER))
+                let mut body = own.split_off(HEADER);
+                if let Some(routine) = routine {
+                    // In front of the NUL that ends the fields.
+                    body.pop();
+                    body.push(b'R');
+                    write::c_string(&mut body, routine.as_bytes());
+                    body.push(0);
+                }
+                Some(body)
             }
             None => body.and_then(|body| self.in_clients_words(body)),
         };

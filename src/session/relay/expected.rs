@@ -47,6 +47,9 @@ pub struct Refusal {
     pub code: String,
     /// For the client.
     pub words: String,
+    /// The routine of PostgreSQL's whose refusal this is, if drivers tell it by that.
+    #[serde(default)]
+    pub routine: Option<String>,
 }
 
 /// What is done with a reply.
@@ -91,6 +94,9 @@ pub struct Expected {
     /// The statement that it is about, if it is one that follows its client.
     #[serde(default)]
     pub statement: Option<u64>,
+    /// The statement whose rows it describes, if that is to be noted.
+    #[serde(default)]
+    pub describes: Option<Arc<Statement>>,
 }
 
 impl Expected {
@@ -106,6 +112,7 @@ impl Expected {
             deliver: Deliver::Forward,
             undo: None,
             statement: None,
+            describes: None,
         }
     }
 
@@ -116,6 +123,7 @@ impl Expected {
             deliver,
             undo: Some(Box::new(undo)),
             statement: None,
+            describes: None,
         }
     }
 
@@ -126,6 +134,7 @@ impl Expected {
             deliver: Deliver::Swallow,
             undo: None,
             statement: None,
+            describes: None,
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | [`deallocate`] | DEALLOCATE in SQL of statements that follow |
 //! | [`check`] | a query that is answered with PostgreSQL's last answer to it |
 //! | [`reading`] | the settings that the texts of statements are read under |
+//! | [`shapes`] | what clients have been told of their statements' rows |
 //! | [`stale`] | statements that have to be parsed anew |
 //! | [`replies`] | a step over what the server sent |
 //! | [`errors`] | what an error takes back, and in whose words it is told |
@@ -26,6 +27,7 @@ pub mod pieces;
 pub mod reading;
 pub mod replies;
 pub mod requests;
+pub mod shapes;
 pub mod stale;
 pub mod statements;
 pub mod unsettled;

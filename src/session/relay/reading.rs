@@ -41,7 +41,10 @@ impl Session {
         let under = &mut self.under;
         let same = Arc::ptr_eq(&under.reported, reported) && Arc::ptr_eq(&under.applied, applied);
         if !same || under.description.is_empty() {
-            let description = reading::description(reported, applied);
+            let mut description = reading::description(reported, applied);
+            // There are other tables in another database.
+            description.push(b'/');
+            description.extend_from_slice(self.database.as_bytes());
             if *under.description != *description {
                 under.description = description.into();
             }

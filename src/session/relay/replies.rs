@@ -11,6 +11,7 @@ use super::expected::{Deliver, Expected, Reply};
 use super::pieces::Output;
 use super::stale::is_stale_plan;
 use crate::net::clock::Moment;
+use crate::pool::statements::Statements;
 use crate::server::reading::Changes;
 use crate::server::traces::Traces;
 use crate::session::session::{Lent, Phase, Session};
@@ -82,7 +83,12 @@ impl Session {
     ///
     /// # Errors
     /// [`Desync`]: the server connection is of no further use.
-    pub fn take_from_server(&mut self, input: &[u8], out: &mut Output) -> Result<usize, Desync> {
+    pub fn take_from_server(
+        &mut self,
+        input: &[u8],
+        statements: &Statements,
+        out: &mut Output,
+    ) -> Result<usize, Desync> {
         let mut at = 0;
         while at < input.len() {
             let Some(lent) = &mut self.lent else {
@@ -110,10 +116,11 @@ impl Session {
                     | backend::COMMAND_COMPLETE
                     | backend::PARAMETER_STATUS
                     | backend::ERROR_RESPONSE
-            ) || (head.kind == backend::DATA_ROW && !lent.asked.is_empty());
+            ) || (head.kind == backend::DATA_ROW && !lent.asked.is_empty())
+                || (head.kind == backend::ROW_DESCRIPTION && describes(lent));
             let n = head.whole().min(rest.len());
             let longest = match head.kind {
-                backend::ERROR_RESPONSE => LONGEST_ERROR,
+                backend::ERROR_RESPONSE | backend::ROW_DESCRIPTION => LONGEST_ERROR,
                 _ => LONGEST_READ,
             };
             if content_matters && n < head.whole() && head.whole() <= longest {
@@ -131,7 +138,7 @@ impl Session {
                 }
             }
             let body = (n == head.whole()).then(|| &rest[HEADER..n]);
-            let fate = self.reply(head, body, out)?;
+            let fate = self.reply(head, body, statements, out)?;
             let dropped = self.abandoned || fate != Fate::Pass;
             if !dropped {
                 out.client.pass(at..at + n);
@@ -206,6 +213,7 @@ impl Session {
         &mut self,
         head: Header,
         body: Option<&[u8]>,
+        statements: &Statements,
         out: &mut Output,
     ) -> Result<Fate, Desync> {
         // Rows first: they are most of the messages.
@@ -244,20 +252,24 @@ impl Session {
             }
             backend::COMMAND_COMPLETE => {
                 if let Some(body) = body {
-                    self.command_complete(body.strip_suffix(b"\0").unwrap_or(body));
+                    let tag = body.strip_suffix(b"\0").unwrap_or(body);
+                    self.command_complete(tag);
+                    self.note_definition(tag, statements);
                 }
                 self.advance(head, until_ready, &[Reply::Execute])
                     .map(|()| fate)
             }
-            backend::READY_FOR_QUERY => self.ready(body).map(|()| fate),
-            backend::ERROR_RESPONSE => Ok(self.error(body, out)),
+            backend::READY_FOR_QUERY => self.ready(body, statements).map(|()| fate),
+            backend::ERROR_RESPONSE => Ok(self.error(body, statements, out)),
             backend::PARSE_COMPLETE => self.advance(head, false, &[Reply::Parse]).map(|()| fate),
             backend::BIND_COMPLETE => self.advance(head, false, &[Reply::Bind]).map(|()| fate),
             backend::CLOSE_COMPLETE => self.advance(head, false, &[Reply::Close]).map(|()| fate),
             backend::PARAMETER_DESCRIPTION => Ok(fate),
-            backend::ROW_DESCRIPTION | backend::NO_DATA => self
-                .advance(head, until_ready, &[Reply::Describe])
-                .map(|()| fate),
+            backend::ROW_DESCRIPTION | backend::NO_DATA => {
+                self.note_description(head.kind, body);
+                self.advance(head, until_ready, &[Reply::Describe])
+                    .map(|()| fate)
+            }
             backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => self
                 .advance(head, until_ready, &[Reply::Execute])
                 .map(|()| fate),
@@ -343,7 +355,7 @@ impl Session {
         }
     }
 
-    fn ready(&mut self, body: Option<&[u8]>) -> Result<(), Desync> {
+    fn ready(&mut self, body: Option<&[u8]>, statements: &Statements) -> Result<(), Desync> {
         let status = body.and_then(TransactionStatus::parse);
         let (Some(lent), Some(status)) = (&mut self.lent, status) else {
             return Err(Desync(
@@ -405,6 +417,7 @@ impl Session {
             }
         }
         self.note_changes(undo, status);
+        self.publish_definitions(status, statements);
         Ok(())
     }
 
@@ -444,6 +457,12 @@ impl Session {
         let synced = |expected: &Expected| expected.reply == Reply::Ready;
         lent.batch_open |= unsynced && !lent.expected.iter().any(synced);
     }
+}
+
+/// Whether the reply that is due describes a statement and is to be noted.
+fn describes(lent: &Lent) -> bool {
+    let front = lent.expected.front();
+    front.is_some_and(|front| front.describes.is_some())
 }
 
 fn lent_head_is_own(lent: Option<&Lent>) -> bool {

@@ -237,6 +237,9 @@ impl Session {
             {
                 let alone = lent.expected.is_empty() && !lent.backend.in_transaction();
                 lent.kept.begin(alone && self.rules.follow_statements);
+                if lent.expected.is_empty() {
+                    lent.epoch = statements.epoch();
+                }
             }
             frontend::QUERY | frontend::FUNCTION_CALL => lent.kept.begin(false),
             _ => {}
@@ -332,7 +335,7 @@ impl Session {
 
     /// Sends no more requests before the replies to all that were sent have come: a reset that is under
     /// way must not be taken to undo what they leave.
-    fn bar_if(&mut self, bar: bool) {
+    pub(super) fn bar_if(&mut self, bar: bool) {
         if let Some(lent) = &mut self.lent {
             lent.barrier |= bar;
         }

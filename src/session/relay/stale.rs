@@ -124,6 +124,8 @@ pub(super) fn refusal() -> Refusal {
     Refusal {
         code: sqlstate::FEATURE_NOT_SUPPORTED.to_owned(),
         words: WORDS.to_owned(),
+        // asyncpg and JDBC prepare anew if the error is from there.
+        routine: Some(ROUTINE.to_owned()),
     }
 }
 

@@ -143,6 +143,9 @@ impl Session {
         {
             return Ok(Step::MustWait);
         }
+        if taken.is_none() && self.looks_at(&statement, statements, out) {
+            return Ok(Step::MustWait);
+        }
         self.close_surplus(out);
         if let Some((name, meant)) = deallocated {
             self.ensure_prepared(&meant, out);
@@ -225,6 +228,7 @@ impl Session {
         Refusal {
             code: sqlstate::LIMIT_EXCEEDED.to_owned(),
             words,
+            routine: None,
         }
     }
 
@@ -325,6 +329,13 @@ impl Session {
             if self.hangs_on(Some(name), statement.as_deref()) {
                 return Ok(Step::MustWait);
             }
+            if let Some(statement) = statement.as_ref().filter(|_| head.kind == frontend::BIND) {
+                self.inherit_shape(name, statement, statements);
+            }
+            let needed = statement.as_ref().filter(|_| head.kind != frontend::CLOSE);
+            if needed.is_some_and(|needed| self.looks_at(needed, statements, out)) {
+                return Ok(Step::MustWait);
+            }
             self.close_surplus(out);
             statement
         };
@@ -347,7 +358,13 @@ impl Session {
         }
         let Some(statement) = statement else {
             // A portal, or a name PostgreSQL knows or will complain about in its own words.
-            self.expect(Expected::forward(reply), out);
+            let mut expected = Expected::forward(reply);
+            if let (frontend::DESCRIBE, true, Some(lent)) = (head.kind, of_portal, &mut self.lent) {
+                let portal = frame::c_string(&there[1..]).map(|(portal, _)| portal);
+                let bound = (lent.bound).take_if(|(bound, _)| Some(bound.as_slice()) == portal);
+                expected.describes = bound.map(|(_, statement)| statement);
+            }
+            self.expect(expected, out);
             return Ok(self.begin(head, at, rest, false, out));
         };
         if head.kind == frontend::CLOSE {
@@ -393,6 +410,15 @@ impl Session {
         self.client.frame.dropped = false;
         let mut expected = Expected::forward(reply);
         expected.statement = Some(statement.number);
+        let untold = Some(statement).filter(|one| one.shape.is_unknown());
+        match (head.kind, &mut self.lent) {
+            (frontend::DESCRIBE, _) => expected.describes = untold,
+            (_, Some(lent)) => {
+                let portal = || there[..before - 1].to_vec();
+                lent.bound = untold.map(|statement| (portal(), statement));
+            }
+            _ => {}
+        }
         self.expect(expected, out);
         Ok(Step::Took(end))
     }
@@ -405,7 +431,7 @@ fn check_definition(definition: &[u8]) -> Option<()> {
     (types.len() == 4 * usize::from(u16::from_be_bytes(*count))).then_some(())
 }
 
-fn parse_message(out: &mut Vec<u8>, name: &str, definition: &[u8]) {
+pub(super) fn parse_message(out: &mut Vec<u8>, name: &str, definition: &[u8]) {
     write::message(out, frontend::PARSE, |body| {
         write::c_string(body, name.as_bytes());
         body.extend_from_slice(definition);

@@ -175,7 +175,9 @@ fn once_more_round_trips_before_it_goes_back() {
     between.client(&[&query("select 1")]);
     let mut out = Output::default();
     let reply = selected("1");
-    let taken = between.session.take_from_server(&reply, &mut out);
+    let taken = between
+        .session
+        .take_from_server(&reply, &between.statements, &mut out);
     assert_eq!(taken, Ok(reply.len()));
     assert_eq!(between.session.phase(), Phase::Returning);
     let mut out = Output::default();

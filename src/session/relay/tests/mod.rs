@@ -8,6 +8,7 @@
 //! | `check` | a query that is answered with PostgreSQL's last answer to it |
 //! | `statements` | prepared statements that follow their client |
 //! | `reading` | a statement belongs to the settings it is read under |
+//! | `shapes` | rows that have got another shape |
 //! | `stale` | statements that have to be parsed anew |
 //! | `copy` | COPY, in both protocols |
 //! | `settings` | a connection gets its client's settings |
@@ -26,6 +27,7 @@ mod model;
 mod noise;
 mod reading;
 mod settings;
+mod shapes;
 mod simple;
 mod stale;
 mod statements;
@@ -187,7 +189,9 @@ impl Between {
         self.from_server.extend_from_slice(sent);
         let mut out = Output::default();
         let input = std::mem::take(&mut self.from_server);
-        let step = self.session.take_from_server(&input, &mut out);
+        let step = self
+            .session
+            .take_from_server(&input, &self.statements, &mut out);
         self.collect(&out, &input);
         // What is to be taken up again is in front of what has come since.
         let mut again = std::mem::take(&mut self.session.client.unread);

@@ -9,12 +9,18 @@ fn stale() -> Bytes {
 }
 
 /// What a client hears from the pooler when it would misread the rows.
-fn refused() -> Bytes {
-    let mut own = Vec::new();
-    let severity = crate::wire::error::Severity::Error;
-    let words = "cached plan must not change result type";
-    crate::wire::error::error_response(&mut own, severity, "0A000", words);
-    own
+pub fn refused() -> Bytes {
+    let words = "Mcached plan must not change result type";
+    let fields = [
+        "SERROR",
+        "VERROR",
+        "C0A000",
+        words,
+        "RRevalidateCachedQuery",
+        "",
+    ];
+    let body: String = fields.map(|field| format!("{field}\0")).concat();
+    message(b'E', body.as_bytes())
 }
 
 fn select() -> Bytes {

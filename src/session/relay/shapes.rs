@@ -1,0 +1,130 @@
+//! What clients have been told of the rows that their statements give, and that it stays true.
+//!
+//! A client that knows its statement's rows does not ask again. PostgreSQL refuses to run the statement
+//! when they have become others (see [`stale`](super::stale)), but it cannot know that where the pooler has
+//! to parse the statement anew. So there the pooler asks what the rows are, before anything of the request
+//! is sent: if they are others the statement is used no more, as if PostgreSQL had found it stale.
+//! That costs a round trip, once for each statement and server connection, and only after somebody has
+//! changed the definition of something through the pooler, or a stale plan was met.
+//!
+//! The invariant: all rows that are given under a statement's number have one shape, the one that was told.
+
+use std::sync::Arc;
+
+use super::expected::{Deliver, Expected, Reply, Undo};
+use super::pieces::Output;
+use super::statements::parse_message;
+use super::unsettled::Open;
+use crate::pool::statements::Statements;
+use crate::server::prepared::Statement;
+use crate::session::session::Session;
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::{frontend, write};
+
+impl Session {
+    /// Has the server parse and describe a statement which it lacks and whose rows may have become others.
+    /// If so, the request that needs it waits for the answer and is then taken up as if it came only now.
+    pub(super) fn looks_at(
+        &mut self,
+        statement: &Arc<Statement>,
+        statements: &Statements,
+        out: &mut Output,
+    ) -> bool {
+        let limit = self.rules.prepared_per_server;
+        let Some(lent) = &mut self.lent else {
+            return false;
+        };
+        let number = statement.number;
+        let changed = statement.shape.may_have_changed(statements.epoch());
+        if !changed || lent.backend.prepared.stands(number) {
+            return false;
+        }
+        lent.unsettled.add(Open::Statement(number));
+        let name = statement.server_name();
+        let _ = lent.backend.has_statement(statement, limit);
+        let undo = Undo {
+            not_prepared: Some(number),
+            ..Undo::default()
+        };
+        let parsed = Expected::undoing(Reply::Parse, Deliver::Swallow, undo);
+        out.server
+            .write(|own| parse_message(own, &name, &statement.definition));
+        self.expect(parsed, out);
+        out.server.write(|own| {
+            write::message(own, frontend::DESCRIBE, |body| {
+                body.push(b'S');
+                write::c_string(body, name.as_bytes());
+            });
+            frontend::bare(own, frontend::FLUSH);
+        });
+        let mut described = Expected::swallow(Reply::Describe);
+        described.statement = Some(number);
+        described.describes = Some(Arc::clone(statement));
+        self.expect(described, out);
+        self.bar_if(true);
+        true
+    }
+
+    /// What the client was told of a statement holds also when its text is read under other settings since,
+    /// as far as something may have been defined anew in between.
+    pub(super) fn inherit_shape(
+        &mut self,
+        name: &[u8],
+        statement: &Arc<Statement>,
+        statements: &Statements,
+    ) {
+        let Some(known) = self.statements.get_mut(name) else {
+            return;
+        };
+        let other = !Arc::ptr_eq(known, statement) && !known.is_retired();
+        if other && known.shape.may_have_changed(statements.epoch()) {
+            statement.shape.inherit(&known.shape);
+            *known = Arc::clone(statement);
+        }
+    }
+
+    /// Takes up the description that is due: a RowDescription (`None` if it was too large to be read) or
+    /// NoData.
+    pub(super) fn note_description(&mut self, kind: u8, body: Option<&[u8]>) {
+        let Some(lent) = &mut self.lent else { return };
+        let front = lent.expected.front_mut();
+        let Some(described) = front.and_then(|front| front.describes.take()) else {
+            return;
+        };
+        let row_description = match (kind, body) {
+            (backend::NO_DATA, _) => None,
+            (_, Some(body)) => Some(body),
+            // What is known has been read.
+            (_, None) if described.shape.is_unknown() => return,
+            (_, None) => Some(&b""[..]),
+        };
+        if !described.shape.see(row_description, lent.epoch) {
+            described.retire();
+            self.retire(described.number);
+        }
+    }
+
+    /// Notes that a statement has run which may have changed the shape of others' rows, by its tag.
+    pub(super) fn note_definition(&mut self, tag: &[u8], statements: &Statements) {
+        const DEFINING: [&[u8]; 4] = [b"ALTER ", b"CREATE ", b"DROP ", b"IMPORT "];
+        if let Some(lent) = &mut self.lent {
+            if DEFINING.iter().any(|begins| tag.starts_with(begins)) {
+                lent.defining = true;
+                statements.begin_epoch();
+            }
+        }
+    }
+
+    /// Others see what a transaction has defined when it is over.
+    pub(super) fn publish_definitions(
+        &mut self,
+        status: TransactionStatus,
+        statements: &Statements,
+    ) {
+        let Some(lent) = &mut self.lent else { return };
+        if lent.defining {
+            statements.begin_epoch();
+            lent.defining = status != TransactionStatus::Idle;
+        }
+    }
+}
