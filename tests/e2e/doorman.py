@@ -282,7 +282,7 @@ class Doorman:
         return wait_until(lambda: re.search(pattern, self.log()), timeout, f"log matches {pattern!r}")
 
     def open_transactions(self) -> list[dict]:
-        return [b for b in self.pg.backends(None) if b["state"].startswith("idle in transaction")]
+        return [b for b in self.pg.backends(None) if (b["state"] or "").startswith("idle in transaction")]
 
     def _status(self, field: str) -> int:
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
