@@ -1,6 +1,8 @@
 //! The primitives of OpenSSL that logins stand on, with their edges taken off:
 //! comparison that does not panic on lengths, base64 that accepts one spelling
-//! only, and one small error.
+//! only, and one small error. Random bytes come from the kernel: OpenSSL's
+//! generator keeps 4 KiB for each thread that has ever asked it, and here a
+//! thread is a client.
 //!
 //! It knows no protocol. Invariant: nothing in here panics on any input, and
 //! no comparison takes longer the more of a secret was right.
@@ -12,7 +14,6 @@ use openssl::error::ErrorStack;
 use openssl::hash::{MessageDigest, hash};
 use openssl::memcmp;
 use openssl::pkey::PKey;
-use openssl::rand::rand_bytes;
 use openssl::sha;
 use openssl::sign::Signer;
 use zeroize::Zeroizing;
@@ -20,14 +21,14 @@ use zeroize::Zeroizing;
 /// The length of a SHA-256 digest and of every SCRAM-SHA-256 key, in bytes.
 pub const DIGEST_LENGTH: usize = 32;
 
-/// OpenSSL refused to compute: the algorithm is forbidden on this machine (MD5
+/// It could not be computed: the algorithm is forbidden on this machine (MD5
 /// in FIPS mode), or there is no entropy or memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CryptoError(String);
 
 impl fmt::Display for CryptoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OpenSSL could not compute: {}", self.0)
+        write!(f, "cryptography failed: {}", self.0)
     }
 }
 
@@ -88,8 +89,16 @@ pub(crate) fn equal(a: &[u8], b: &[u8]) -> bool {
 /// `N` bytes nobody can guess.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], CryptoError> {
     let mut bytes = [0; N];
-    rand_bytes(&mut bytes)?;
+    fill_randomly(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Fills `bytes` with what nobody can guess (getrandom(2)).
+///
+/// # Errors
+/// [`CryptoError`] when there is no entropy.
+pub fn fill_randomly(bytes: &mut [u8]) -> Result<(), CryptoError> {
+    getrandom::fill(bytes).map_err(|error| CryptoError(format!("no random bytes: {error}")))
 }
 
 /// Base64 with padding and without line breaks (RFC 4648, section 4). Input

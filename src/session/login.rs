@@ -19,6 +19,7 @@ use super::registry::{CancelKey, Entry, Handle, Identity, process_id, told};
 use super::session::Session;
 use crate::auth::certificate::PeerCertificate;
 use crate::auth::challenge::{Challenge, StandIn};
+use crate::auth::crypto;
 use crate::auth::hba::{self, Client, Transport};
 use crate::auth::md5::{self, Md5Challenge};
 use crate::auth::{self, Verifier};
@@ -475,7 +476,7 @@ impl Login<'_> {
 
 fn random_secret(length: usize) -> Result<Vec<u8>, Refusal> {
     let mut secret = vec![0; length];
-    openssl::rand::rand_bytes(&mut secret).map_err(|error| {
+    crypto::fill_randomly(&mut secret).map_err(|error| {
         say(
             sqlstate::INTERNAL_ERROR,
             format!("no randomness for a cancel key: {error}"),

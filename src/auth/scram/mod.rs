@@ -74,7 +74,7 @@ pub enum ScramError {
     ServerSignature,
     /// The exchange by password failed; the reason.
     WithPassword(String),
-    /// OpenSSL could not compute.
+    /// It could not be computed.
     Crypto(CryptoError),
 }
 
