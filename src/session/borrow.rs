@@ -212,10 +212,18 @@ impl Driver {
         let Some(why) = lent.spoiled.take_if(|_| lent.expected.is_empty()) else {
             return Ok(());
         };
+        let cancelled = lent.cancelled.take().filter(|_| !lent.served);
         if self.session.phase() == Phase::Cleaning {
             return self.lose_server(&why);
         }
-        Err(Ending::SettingsRefused(why))
+        let Some(words) = cancelled else {
+            return Err(Ending::SettingsRefused(why));
+        };
+        // What the client asked for has not begun.
+        self.write_off("its setting up was cancelled");
+        self.session
+            .refuse_request(sqlstate::QUERY_CANCELED, &words, &mut self.out);
+        self.deliver(&[])
     }
 
     /// The server connection is of no more use. What that means for the client depends on what it was

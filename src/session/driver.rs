@@ -13,6 +13,7 @@ use super::house::House;
 use super::lend::Claim;
 use super::pace::{Pace, Peer};
 use super::registry::{Handle, told};
+use super::relay::begin::Deferred;
 use super::relay::pieces::Output;
 use super::relay::requests::Wants;
 use super::session::{Lent, Phase, Session};
@@ -252,7 +253,11 @@ impl Driver {
 
     fn is_between_transactions(&self) -> bool {
         let at_rest = match &self.session.lent {
-            None => self.session.phase() == Phase::Idle && self.session.client.unread.is_empty(),
+            None => {
+                self.session.phase() == Phase::Idle
+                    && self.session.deferred == Deferred::Nothing
+                    && self.session.client.unread.is_empty()
+            }
             Some(lent) => {
                 self.session.phase() == Phase::Serving
                     && lent.expected.is_empty()

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::relay::begin::Deferred;
 use super::relay::check::Overheard;
 use super::relay::expected::Queue;
 use super::relay::reading::Under;
@@ -127,6 +128,9 @@ pub struct Lent {
     /// A statement of the pooler's own has failed with this error: the connection cannot be used.
     #[serde(default)]
     pub spoiled: Option<String>,
+    /// One of them was cancelled, in these words of PostgreSQL's.
+    #[serde(default)]
+    pub cancelled: Option<String>,
     /// When the session got it.
     #[serde(default)]
     pub since: Moment,
@@ -255,6 +259,9 @@ pub struct Session {
     /// A request was refused: what the client sends is dropped up to its next Sync.
     #[serde(default)]
     pub refusing: bool,
+    /// The transaction block that it has begun and no server knows of.
+    #[serde(default)]
+    pub deferred: Deferred,
     /// The settings that the texts of its statements are read under.
     #[serde(skip)]
     pub under: Under,
@@ -302,6 +309,7 @@ impl Session {
             lent: None,
             abandoned: false,
             refusing: false,
+            deferred: Deferred::Nothing,
             under: Under::default(),
             overheard: Overheard::default(),
             begins_again: false,

@@ -1,12 +1,15 @@
 """Cancel requests, clients that vanish, and servers that go away in the middle of something."""
 
+import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 
 import psycopg
 import pytest
 
+from test_upgrade import Gate
 from wait import stays, wait_until
 from wire import Raw, bind, cancel_request, copy_data, error, execute, flush, kinds, parse, query, sync
 
@@ -112,6 +115,63 @@ def test_in_the_queue_with_a_batch(doorman):
     holder.ask(query("commit"))
     # The second batch was not what was cancelled.
     assert kinds(waiter.read_until("Z")) == "12DCZ"
+
+
+@pytest.mark.parametrize("end", ["rollback;", "commit;"])
+@pytest.mark.parametrize("asks", [query("select 1"), parse("select 1") + bind() + execute() + sync()],
+                         ids=["query", "batch"])
+def test_in_the_queue_behind_a_begin_that_no_server_has_seen(doorman, asks, end):
+    """The transaction has failed, as PostgreSQL says itself of whatever comes behind."""
+    one = doorman(size=1)
+    holder, waiter = one.raw(), one.raw()
+    holder.ask(query("begin; select 1"))
+
+    def give_up_waiting():
+        waiter.ask(query("begin;"))
+        waiter.send(asks)
+        wait_until(lambda: one.waiting() == 1, what="it waits")
+        cancel(one, waiter)
+        assert error(waiter.read_until("Z")).code == "57014"
+        assert waiter.status == "E"
+
+    give_up_waiting()
+    assert waiter.ask(query(end))[0].tag == "ROLLBACK" and waiter.status == "I"
+    give_up_waiting()
+    holder.ask(query("commit"))
+    for _ in range(2):
+        assert error(waiter.ask(asks)).code == "25P02" and waiter.status == "E"
+    assert waiter.ask(query(end))[0].tag == "ROLLBACK" and waiter.status == "I"
+    assert waiter.value("select 2") == "2"
+
+
+class SlowToBegin(Gate):
+    """A way to PostgreSQL on which a BEGIN of the pooler's own takes its time."""
+
+    @staticmethod
+    def _copy(source, sink):
+        with suppress(OSError):
+            while piece := source.recv(16384):
+                sink.sendall(piece.replace(query("BEGIN"), query("select pg_sleep(30)")))
+            sink.shutdown(socket.SHUT_WR)
+
+
+def test_while_postgresql_begins_what_the_pooler_has_begun(doorman, pg):
+    """What the client asked for has not begun, and must not run outside of the transaction."""
+    pg.admin("create table if not exists uncommitted (n int); grant all on uncommitted to app", database="shop")
+    slow = SlowToBegin(pg)
+    one = doorman(size=1, pool={"server_host": "127.0.0.1", "server_port": slow.port})
+    raw = one.raw()
+    raw.ask(query("begin;"))
+    raw.send(query("insert into uncommitted values (1)"))
+    wait_until(lambda: running(pg), what="PostgreSQL begins")
+    cancel(one, raw)
+    assert error(raw.read_until("Z")).code == "57014" and raw.status == "E"
+    raw.ask(query("rollback;"))
+    assert raw.status == "I"
+    assert raw.value("select count(*) from uncommitted") == "0"
+    one.disconnect_all()
+    slow.close()
+    pg.admin("drop table uncommitted", database="shop")
 
 
 def test_an_idle_client_is_not_harmed(doorman, mode):

@@ -8,7 +8,7 @@ import pytest
 
 from postgres import free_port
 from wait import stays, wait_until
-from wire import bind, error, execute, parse, query, sync
+from wire import bind, error, execute, kinds, parse, query, sync
 
 
 def pid(connection):
@@ -31,6 +31,65 @@ def test_a_transaction_keeps_its_backend(doorman):
         for _ in range(5):
             assert pid(b) != mine
             assert pid(a) == mine
+
+
+def test_who_has_only_begun_keeps_no_backend_from_others(doorman, pg):
+    """What comes behind is in the transaction all the same."""
+    one = doorman(size=1, general={"query_wait_timeout": "2s"})
+    one.connect().execute("create table if not exists thought_over (n int)")
+    thinks, works = one.raw(), one.raw()
+    assert kinds(thinks.ask(query("begin;"))) == "CZ" and thinks.status == "T"
+    assert works.value("select 1") == "1"
+    thinks.ask(query("insert into thought_over values (1)"))
+    assert thinks.status == "T"
+    assert thinks.value("select count(*) from thought_over") == "1"
+    assert error(works.ask(query("select 1"))).code == "53300", "now it has one"
+    thinks.ask(query("rollback;"))
+    assert thinks.status == "I"
+    assert thinks.value("select count(*) from thought_over") == "0"
+
+
+def test_a_transaction_with_nothing_in_it_needs_no_backend(doorman):
+    one = doorman(size=1)
+    holder, raw = one.raw(), one.raw()
+    holder.ask(query("begin; select 1"))
+    for end in ("commit;", "rollback"):
+        assert raw.ask(query("begin;"))[0].tag == "BEGIN" and raw.status == "T"
+        assert kinds(raw.ask(sync())) == "Z" and raw.status == "T"
+        assert raw.ask(query(end))[0].tag == end.strip(";").upper() and raw.status == "I"
+    assert one.waiting() == 0
+    assert int(one.pool()["sv_active"]) == 1
+
+
+def test_a_batch_behind_a_begin_is_in_its_transaction(doorman):
+    one = doorman(size=1)
+    raw = one.raw()
+    raw.ask(query("begin;"))
+    assert kinds(raw.ask(parse("set local work_mem = '1234kB'"), bind(), execute(), sync())) == "12CZ"
+    assert raw.status == "T"
+    assert raw.value("show work_mem") == "1234kB"
+    assert error(raw.ask(query("select 1/0"))).code == "22012" and raw.status == "E"
+    assert raw.ask(query("commit;"))[0].tag == "ROLLBACK" and raw.status == "I"
+
+
+def test_a_second_begin_is_postgresqls_to_warn_of(doorman):
+    raw = doorman().raw()
+    raw.ask(query("begin;"))
+    warned = next(reply for reply in raw.ask(query("begin;")) if reply.kind == "N")
+    assert warned.code == "25001" and raw.status == "T"
+
+
+def test_a_client_that_has_only_begun_is_not_between_transactions(doorman):
+    """A pooler that shuts down lets it finish."""
+    one = doorman(size=1)
+    raw, idle = one.raw(), one.raw()
+    raw.ask(query("begin;"))
+    one.console("shutdown")
+    assert idle.at_end()
+    assert raw.value("select 1") == "1" and raw.status == "T"
+    raw.ask(query("commit;"))
+    assert raw.at_end()
+    assert one.wait() == 0
 
 
 def test_session_mode_keeps_the_backend_until_the_client_leaves(doorman, pg):

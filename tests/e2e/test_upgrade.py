@@ -196,6 +196,25 @@ def test_a_transaction_goes_on(doorman, pg, mode, same_backends):
     assert raw.status == "I"
 
 
+def test_a_transaction_that_no_server_has_seen_goes_on(doorman):
+    one = doorman(size=1)
+    holder, begins, fails = one.raw(), one.raw(), one.raw()
+    holder.ask(query("begin"))
+    for raw in (begins, fails):
+        assert raw.ask(query("begin;"))[0].tag == "BEGIN"
+    fails.send(query("select 1"))
+    wait_until(lambda: one.waiting() == 1)
+    cancel(one, fails)
+    assert error(fails.read_until("Z")).code == "57014"
+    one.upgrade()
+    holder.ask(query("commit"))
+    assert begins.value("select 1") == "1" and begins.status == "T"
+    begins.ask(query("commit;"))
+    assert error(fails.ask(query("select 1"))).code == "25P02" and fails.status == "E"
+    fails.ask(query("rollback;"))
+    assert fails.value("select 1") == "1" and fails.status == "I"
+
+
 def test_a_failed_transaction_stays_failed(doorman, mode):
     one = doorman(mode=mode)
     raw = one.raw()

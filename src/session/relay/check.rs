@@ -4,6 +4,7 @@
 //! kept of an answer that is more than rows: an error, a notice, an open transaction, or anything that the
 //! query does to its server connection.
 
+use super::begin::Deferred;
 use super::pieces::Output;
 use crate::session::session::{Phase, Session};
 use crate::wire::backend::{self, TransactionStatus};
@@ -27,11 +28,12 @@ pub enum Overheard {
 
 impl Session {
     /// The length of the message in front of the client's bytes, if it is a Query of this text that needs a
-    /// server connection.
+    /// server connection and is in no transaction block.
     pub fn asks_only(&self, text: &str, input: &[u8]) -> Option<usize> {
         let head = frame::header(input).ok().flatten()?;
         let fits = head.kind == frontend::QUERY && head.body == text.len() + 1;
-        if !fits || text.is_empty() || self.lent.is_some() || self.client.frame.left > 0 {
+        let between = self.lent.is_none() && self.deferred == Deferred::Nothing;
+        if !fits || text.is_empty() || !between || self.client.frame.left > 0 {
             return None;
         }
         let body = input.get(HEADER..head.whole())?;

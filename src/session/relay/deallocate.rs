@@ -65,13 +65,14 @@ impl Session {
         if self.lent.as_ref().is_some_and(busy) {
             return None;
         }
+        let without_server = self.status_without_server();
         match deallocated(rest.get(HEADER..head.whole())?)? {
-            // Outside of a transaction there are no others than those that follow.
-            Target::All if self.lent.is_none() => {
+            // Where no server is in a transaction there are no others than those that follow.
+            Target::All if self.lent.is_none() && without_server != TransactionStatus::Failed => {
                 self.statements.clear();
                 out.client.write(|own| {
                     backend::command_complete(own, "DEALLOCATE ALL");
-                    backend::ready_for_query(own, TransactionStatus::Idle);
+                    backend::ready_for_query(own, without_server);
                 });
             }
             Target::All => return None,
@@ -83,7 +84,7 @@ impl Session {
                     return Some(Step::MustWait);
                 }
                 let lent = self.lent.as_ref();
-                let status = lent.map_or(TransactionStatus::Idle, |lent| lent.backend.status);
+                let status = lent.map_or(without_server, |lent| lent.backend.status);
                 // As any Query does.
                 self.statements.remove(&b""[..]);
                 if status != TransactionStatus::Failed {
@@ -93,11 +94,13 @@ impl Session {
             }
             Target::One(name) if is_poolers_own(&name) => {
                 let refusal = does_not_exist(&name);
-                if self.lent.is_none() {
+                if self.lent.is_none() && without_server == TransactionStatus::Idle {
                     out.client.write(|own| {
                         error_response(own, Severity::Error, &refusal.code, &refusal.words);
                         backend::ready_for_query(own, TransactionStatus::Idle);
                     });
+                } else if self.lent.is_none() {
+                    return None;
                 } else {
                     // The transaction must fail: the server is asked for one that nobody has.
                     out.server.write(|own| {

@@ -13,6 +13,7 @@ use crate::session::session::{Phase, Session};
 use crate::wire::backend;
 use crate::wire::error::{ErrorFields, Severity, error_response};
 use crate::wire::frame::HEADER;
+use crate::wire::sqlstate::QUERY_CANCELED;
 use crate::wire::write;
 
 impl Session {
@@ -26,6 +27,7 @@ impl Session {
         let phase = self.phase();
         let fields = body.map(ErrorFields::parse).unwrap_or_default();
         let stale = self.finds_stale(&fields);
+        let awaited = self.fails_deferred() && !fields.is_fatal();
         let Some(lent) = &mut self.lent else {
             return Fate::Drop;
         };
@@ -36,8 +38,11 @@ impl Session {
         // While the client is being served it hears of every error, also of that of a Parse which the
         // pooler added: its own would have failed alike.
         let for_client = phase == Phase::Serving && !self.abandoned;
-        if phase != Phase::Serving {
+        if phase != Phase::Serving && !awaited {
             lent.spoiled = Some(fields.to_string());
+            if fields.code == QUERY_CANCELED {
+                lent.cancelled = Some(fields.message.clone());
+            }
         }
         let head = lent.expected.front_mut();
         let undo = head.and_then(|head| head.undo.as_mut());

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::begin::Deferred;
 use super::expected::{Expected, Reply};
 use super::pieces::Output;
 use super::stale::Kept;
@@ -72,6 +73,7 @@ impl Session {
             kept: Kept::default(),
             ended: false,
             spoiled: None,
+            cancelled: None,
             since: now,
             served: false,
             reset_seen: false,
@@ -84,6 +86,7 @@ impl Session {
             self.ask(b";", out);
         }
         self.write_settings(out);
+        self.begin_deferred(out);
         if self.awaits_server() {
             self.enter(Phase::Tuning);
         } else {
@@ -102,11 +105,12 @@ impl Session {
         if let Some(lent) = &mut self.lent {
             lent.served = true;
         }
+        self.deferred = Deferred::Nothing;
         self.enter(Phase::Serving);
     }
 
     /// Sends the server a statement of the pooler's own.
-    fn ask(&mut self, sql: &[u8], out: &mut Output) {
+    pub(super) fn ask(&mut self, sql: &[u8], out: &mut Output) {
         out.server.write(|own| {
             write::message(own, frontend::QUERY, |body| write::c_string(body, sql));
         });

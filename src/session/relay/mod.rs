@@ -6,6 +6,7 @@
 //! | [`unsettled`] | what is known only when a batch under way has been answered |
 //! | [`pieces`] | what a step wants written, without copying what is only passed on |
 //! | [`requests`] | a step over what the client sent |
+//! | [`begin`] | a BEGIN that PostgreSQL hears of with the request behind it |
 //! | [`statements`] | prepared statements that follow their client |
 //! | [`deallocate`] | DEALLOCATE in SQL of statements that follow |
 //! | [`check`] | a query that is answered with PostgreSQL's last answer to it |
@@ -18,6 +19,7 @@
 //!
 //! All of them are methods of [`Session`](super::session::Session), which is all the state there is.
 
+pub mod begin;
 pub mod check;
 pub mod deallocate;
 pub mod errors;

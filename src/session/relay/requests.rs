@@ -12,7 +12,7 @@ use crate::pool::statements::Statements;
 use crate::server::reading::{self, Changes};
 use crate::server::traces::{self, Scan, Traces};
 use crate::session::session::{Phase, Session};
-use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::backend;
 use crate::wire::error::{Severity, error_response};
 use crate::wire::frame::{self, BadLength, HEADER, Header};
 use crate::wire::frontend;
@@ -199,7 +199,9 @@ impl Session {
             }
         }
         if head.kind == frontend::QUERY {
-            if let Some(step) = self.deallocate(head, at, rest, out) {
+            let answered = self.deallocate(head, at, rest, out);
+            let answered = answered.or_else(|| self.begin_or_end(head, at, rest, out));
+            if let Some(step) = answered {
                 return Ok(step);
             }
         }
@@ -210,8 +212,9 @@ impl Session {
                 }
                 frontend::SYNC => {
                     self.refusing = false;
+                    let status = self.status_without_server();
                     out.client
-                        .write(|own| backend::ready_for_query(own, TransactionStatus::Idle));
+                        .write(|own| backend::ready_for_query(own, status));
                     self.begin(head, at, rest, true, out)
                 }
                 // What PostgreSQL passes over outside of a copy, and a Flush with nothing to flush.
@@ -346,6 +349,7 @@ impl Session {
     pub fn refuse_request(&mut self, code: SqlState, words: &str, out: &mut Output) {
         out.client
             .write(|own| error_response(own, Severity::Error, code, words));
+        self.fail_deferred();
         let Ok(Some(head)) = frame::header(&self.client.unread) else {
             return;
         };
@@ -354,8 +358,9 @@ impl Session {
             self.client.unread.drain(..there);
             self.client.frame.left = head.whole() - there;
             self.client.frame.dropped = true;
+            let status = self.status_without_server();
             out.client
-                .write(|own| backend::ready_for_query(own, TransactionStatus::Idle));
+                .write(|own| backend::ready_for_query(own, status));
         } else {
             self.refusing = true;
         }

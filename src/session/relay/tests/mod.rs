@@ -5,6 +5,7 @@
 //! | `messages` | the messages themselves, as short words |
 //! | `simple` | Query and FunctionCall, what may come at any time, what does not fit |
 //! | `batches` | the extended protocol: order, errors, streams cut anywhere |
+//! | `begin` | a BEGIN that PostgreSQL hears of with the request behind it |
 //! | `check` | a query that is answered with PostgreSQL's last answer to it |
 //! | `statements` | prepared statements that follow their client |
 //! | `reading` | a statement belongs to the settings it is read under |
@@ -18,6 +19,7 @@
 //! | `noise` | any bytes at all |
 
 mod batches;
+mod begin;
 mod check;
 mod cleaning;
 mod copy;
@@ -214,6 +216,17 @@ impl Between {
         self.session
             .take_connection(backend, self.rules, self.check, &mut out);
         self.collect(&out, &[]);
+    }
+
+    /// The request that waits for a server connection is cancelled.
+    fn refuse(&mut self) {
+        let mut out = Output::default();
+        self.session.client.unread = std::mem::take(&mut self.from_client);
+        self.session.refuse_request("57014", "canceled", &mut out);
+        self.from_client = std::mem::take(&mut self.session.client.unread);
+        self.collect(&out, &[]);
+        let wants = self.try_client(&[]);
+        assert!(wants.is_ok());
     }
 
     fn put_aside(&mut self) {

@@ -153,7 +153,7 @@ impl Postgres {
     }
 
     fn refuses(&self, text: &[u8]) -> bool {
-        self.block == Some(b'E') && text != b"end" && text != b"ROLLBACK"
+        self.block == Some(b'E') && ![&b"end"[..], b"commit;", b"ROLLBACK"].contains(&text)
     }
 
     fn run(&mut self, kind: u8, text: &[u8]) {
@@ -161,14 +161,14 @@ impl Postgres {
             return self.fail(kind, "25P02", b"");
         }
         let tag = match text {
-            b"begin" => {
+            b"begin" | b"begin;" | b"BEGIN" => {
                 self.block = Some(b'T');
                 "BEGIN"
             }
-            b"end" => {
-                self.block = None;
-                "COMMIT"
-            }
+            b"end" | b"commit;" => match self.block.take() {
+                Some(b'E') => "ROLLBACK",
+                _ => "COMMIT",
+            },
             b"ROLLBACK" => {
                 self.block = None;
                 "ROLLBACK"
@@ -187,7 +187,7 @@ impl Postgres {
                 self.copying = Some(kind);
                 return;
             }
-            b"fail" => return self.fail(kind, "22012", b""),
+            b"fail" | b"DEALLOCATE \"DOORMAN_refuses\"" => return self.fail(kind, "22012", b""),
             // What has been run is seen by the client.
             text => {
                 let text = String::from_utf8_lossy(text);
@@ -218,8 +218,10 @@ fn says(dice: &mut Dice) -> Bytes {
     let mut said = Bytes::new();
     for _ in 0..=dice.roll(4) {
         let data = [copy_data("1\n"), copy_done()].concat();
-        match dice.roll(12) {
+        match dice.roll(14) {
             0 => said.extend(query(&text(dice))),
+            12 => said.extend(query(["commit;", "ROLLBACK"][dice.roll(2)])),
+            13 => said.extend(query("begin;")),
             1 => {
                 let forgets = ["discard all", "deallocate all"][dice.roll(2)];
                 // PostgreSQL allows the one, and is seldom asked for the other, in a transaction.

@@ -274,25 +274,13 @@ fn names_without_end_are_refused_before_they_fill_memory() {
     assert!(between.try_client(&head).is_err());
 }
 
-fn refused(between: &mut Between) {
-    let mut out = Output::default();
-    between.session.client.unread = std::mem::take(&mut between.from_client);
-    between
-        .session
-        .refuse_request("57014", "canceled", &mut out);
-    between.from_client = std::mem::take(&mut between.session.client.unread);
-    between.collect(&out, &[]);
-    let wants = between.try_client(&[]);
-    assert!(wants.is_ok());
-}
-
 #[test]
 fn a_query_that_is_refused_is_done_with() {
     let mut between = Between::new();
     between.idle = None;
     let both = [query("select 1"), query("select 2")].concat();
     assert_eq!(between.try_client(&both), Ok(Wants::Server));
-    refused(&mut between);
+    between.refuse();
     between.client_gets(&[&error("57014", "canceled"), &ready()]);
     assert_eq!(
         between.from_client,
@@ -308,7 +296,7 @@ fn a_large_query_that_is_refused_is_dropped_to_its_end() {
     let large = query(&"x".repeat(200_000));
     let wants = between.try_client(&large[..100_000]);
     assert_eq!(wants, Ok(Wants::Server));
-    refused(&mut between);
+    between.refuse();
     let rest = [&large[100_000..], &query("select 2")].concat();
     assert_eq!(between.try_client(&rest), Ok(Wants::Server));
     between.client_gets(&[&error("57014", "canceled"), &ready()]);
@@ -322,7 +310,7 @@ fn a_batch_that_is_refused_is_dropped_up_to_its_sync() {
         let mut between = Between::new();
         between.idle = None;
         assert_eq!(between.try_client(&batch[..cut]), Ok(Wants::Server));
-        refused(&mut between);
+        between.refuse();
         between.client_gets(&[&error("57014", "canceled")]);
         between.client(&[&batch[cut..]]);
         between.client_gets(&[&ready()]);
