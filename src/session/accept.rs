@@ -18,7 +18,7 @@ use super::cancel::{cancel, cancel_anywhere};
 use super::guest::Guest;
 use super::house::{House, Stage};
 use super::registry::CancelKey;
-use super::serve::{serve, serve_guest};
+use super::serve::{receive, serve_guest};
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::listener::Listener;
@@ -284,10 +284,14 @@ impl Reception {
     /// If it cannot be started.
     pub fn seat(self: &Arc<Reception>) -> io::Result<Seat> {
         let (seat, work) = bounded(1);
-        let work = match self.hand_over.try_send(work) {
-            Ok(()) => return Ok(Seat(seat)),
-            Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) => work,
-        };
+        match self.hand_over.try_send(work) {
+            Ok(()) => Ok(Seat(seat)),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.new_seat(),
+        }
+    }
+
+    fn new_seat(self: &Arc<Reception>) -> io::Result<Seat> {
+        let (seat, work) = bounded(1);
         let reception = Arc::clone(self);
         self.threads.fetch_add(1, Ordering::Relaxed);
         let started = std::thread::Builder::new()
@@ -343,6 +347,18 @@ impl Reception {
         std::thread::sleep(SHORTAGE_PAUSE);
     }
 
+    /// Serves a guest whose login this thread has done. What a TLS handshake leaves behind in its thread's
+    /// stack, and in what the allocator and OpenSSL keep for the thread, is as much as all else that an idle
+    /// client costs: there the guest gets a thread of its own, and this one has it ready for the next handshake.
+    fn serve_arrived(self: &Arc<Reception>, guest: Guest) {
+        if guest.handle().who.tls.is_some() {
+            if let Ok(seat) = self.new_seat() {
+                return seat.take_in(guest);
+            }
+        }
+        serve_guest(&self.house, guest);
+    }
+
     /// The life of a thread: serve a client, wait for the next one, and end when none comes.
     fn work(self: Arc<Reception>, first: Receiver<Work>) {
         let mut next = first;
@@ -359,7 +375,9 @@ impl Reception {
                 let outcome =
                     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match now {
                         Work::Arrival(socket, address, arriving) => {
-                            serve(house, socket, address, arriving);
+                            if let Some(guest) = receive(house, socket, address, arriving) {
+                                self.serve_arrived(guest);
+                            }
                         }
                         Work::Guest(guest) => serve_guest(house, *guest),
                         Work::Cancel { key, back, .. } => {

@@ -20,8 +20,13 @@ use crate::net::stream::Stream;
 use crate::net::thread;
 use crate::pool::plans::client_sockets;
 
-/// Serves one connection from its first byte to its last.
-pub(super) fn serve(house: &Arc<House>, socket: Socket, address: Address, arriving: Arriving) {
+/// Serves one connection from its first byte until its client is logged in, or gone.
+pub(super) fn receive(
+    house: &Arc<House>,
+    socket: Socket,
+    address: Address,
+    arriving: Arriving,
+) -> Option<Guest> {
     let id = house.sessions.next_id();
     thread::name(&format!("c{id} login"));
     let settings = house.settings();
@@ -46,7 +51,7 @@ pub(super) fn serve(house: &Arc<House>, socket: Socket, address: Address, arrivi
                     guest.handle().tag()
                 );
             }
-            serve_guest(house, guest);
+            return Some(guest);
         }
         Err(Refusal::Done) => {}
         Err(Refusal::Silent(why)) => log::debug!("[#c{id}] client {address} left: {why}"),
@@ -60,6 +65,7 @@ pub(super) fn serve(house: &Arc<House>, socket: Socket, address: Address, arrivi
             log::info!("[#c{id}] client {address} rejected by PostgreSQL: {fields}");
         }
     }
+    None
 }
 
 /// Serves a guest until it leaves, or until it moves: then it is handed to whoever moves it.
