@@ -239,6 +239,7 @@ def test_dead_pooled_connections_cost_nothing(doorman, pg):
         with clients[0].transaction(), clients[1].transaction(), clients[2].transaction():
             before = {pid(client) for client in clients}
         assert len(before) == 3
+        wait_until(lambda: int(one.pool()["sv_idle"]) == 3, what="all lie idle")
         pg.terminate(*before)
         for client in clients:
             assert pid(client) not in before
@@ -249,6 +250,8 @@ def test_dead_pooled_connections_cost_a_batch_nothing(doorman, pg):
     one = doorman(size=1)
     client = one.connect()
     for n in range(3):
+        # One that was heard from a moment ago is not looked at.
+        wait_until(lambda: int(one.pool()["sv_idle"]) == 1, what="it lies idle")
         pg.terminate(*pg.pids())
         assert client.execute("select %s::int + 1", (n,)).fetchone() == (n + 1,)
 
