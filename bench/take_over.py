@@ -202,7 +202,7 @@ def holdings(pid: int) -> tuple[int, int, int]:
 
 def measure(kind, pg: Postgres, silent: int, options) -> None:
     with ExitStack() as at_the_end:
-        target = kind(pg, "trust", options.pool_size)
+        target = kind(pg, options, options.pool_size)
         at_the_end.callback(target.stop)
         crowd = Crowd(target, silent)
         load = Load(target, options.clients)
@@ -258,6 +258,7 @@ def main() -> None:
     parser.add_argument("--ask-every", type=int, default=5, help="in every how manieth all silent clients ask (5)")
     parser.add_argument("--pool-size", type=int, default=8, help="server connections (8)")
     parser.add_argument("--no-peers", action="store_true", help="without pgbouncer")
+    parser.set_defaults(auth="trust", tls=None, server_tls=False)
     options = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
