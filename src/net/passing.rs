@@ -28,6 +28,9 @@ const LONGEST: usize = 1 << 30;
 /// Descriptors in one frame, at most.
 pub const MOST_DESCRIPTORS: usize = 4;
 
+/// The body of nearly every frame is shorter.
+const TYPICAL: usize = 64 * 1024;
+
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
 
@@ -49,7 +52,11 @@ struct Outgoing {
 /// One end of the socket.
 pub struct Passage {
     fd: OwnedFd,
+    /// What has come; what lies before `taken` has been taken, and wiped.
     unread: Zeroizing<Vec<u8>>,
+    taken: usize,
+    /// Where a frame is written, before its length is known. Wiped after each.
+    draft: Vec<u8>,
     arrived: VecDeque<OwnedFd>,
     outgoing: VecDeque<Outgoing>,
     ended: bool,
@@ -84,6 +91,8 @@ impl Passage {
         Passage {
             fd,
             unread: Zeroizing::default(),
+            taken: 0,
+            draft: Vec::new(),
             arrived: VecDeque::new(),
             outgoing: VecDeque::new(),
             ended: false,
@@ -109,6 +118,26 @@ impl Passage {
     /// that, for the end that [`Passage::pair`] gave away, and for a process we cannot see.
     pub fn writer(&self) -> Option<i32> {
         self.writer
+    }
+
+    /// Queues a frame whose body is what `write` writes. [`Passage::flush`] writes it to the socket.
+    ///
+    /// # Errors
+    /// Those of `write`, and those of [`Passage::post`].
+    pub fn post_written(
+        &mut self,
+        descriptors: Vec<OwnedFd>,
+        write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut draft = std::mem::take(&mut self.draft);
+        // Large enough not to move while it is written to, which would leave a copy that nobody wipes.
+        draft.reserve(TYPICAL);
+        let posted = write(&mut draft).and_then(|()| self.post(&draft, descriptors));
+        // Only what was written: to wipe all there is room for takes longer than everything else.
+        draft.as_mut_slice().zeroize();
+        draft.clear();
+        self.draft = draft;
+        posted
     }
 
     /// Queues a frame. [`Passage::flush`] writes it.
@@ -185,13 +214,23 @@ impl Passage {
     /// # Errors
     /// Those of `recvmsg`.
     pub fn fill(&mut self) -> io::Result<()> {
-        let mut chunk = Zeroizing::new(vec![0; CHUNK]);
+        self.unread.drain(..std::mem::take(&mut self.taken));
         loop {
+            let kept = self.unread.len();
+            self.unread.resize(kept + CHUNK, 0);
             let mut space = cmsg_space!([RawFd; MOST_DESCRIPTORS], UnixCredentials);
-            let mut slices = [IoSliceMut::new(&mut chunk[..])];
+            let mut slices = [IoSliceMut::new(&mut self.unread[kept..])];
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
             let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut slices, Some(&mut space), flags);
-            let message = match received {
+            let received = received.map(|message| {
+                (
+                    message.bytes,
+                    message.cmsgs().map(Iterator::collect::<Vec<_>>),
+                )
+            });
+            let came = received.as_ref().map_or(0, |(bytes, _)| *bytes);
+            self.unread.truncate(kept + came);
+            let (bytes, controls) = match received {
                 Ok(message) => message,
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => continue,
@@ -201,8 +240,7 @@ impl Passage {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let bytes = message.bytes;
-            for control in message.cmsgs()? {
+            for control in controls? {
                 match control {
                     // SAFETY: the kernel has just made these descriptors for us and nobody else knows
                     // them.
@@ -221,7 +259,6 @@ impl Passage {
                 self.ended = true;
                 return Ok(());
             }
-            self.unread.extend_from_slice(&chunk[..bytes]);
             if bytes < CHUNK && self.unread.len() >= HEADER {
                 // What else there is can wait until this has been looked at.
                 return Ok(());
@@ -234,7 +271,8 @@ impl Passage {
     /// # Errors
     /// `InvalidData` if the peer does not keep to the rules of frames.
     pub fn take(&mut self) -> io::Result<Option<Frame>> {
-        let Some(&[a, b, c, d, count]) = self.unread.first_chunk::<HEADER>() else {
+        let unread = &mut self.unread[self.taken..];
+        let Some(&[a, b, c, d, count]) = unread.first_chunk::<HEADER>() else {
             return Ok(None);
         };
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
@@ -243,15 +281,16 @@ impl Passage {
         if length > LONGEST || count > MOST_DESCRIPTORS {
             return wrong("the peer sent a frame that is too long");
         }
-        if self.unread.len() < HEADER + length {
+        if unread.len() < HEADER + length {
             return Ok(None);
         }
         if self.arrived.len() < count {
             return wrong("the peer sent a frame without its descriptors");
         }
-        let body = Zeroizing::new(self.unread[HEADER..HEADER + length].to_vec());
-        self.unread[HEADER..HEADER + length].zeroize();
-        self.unread.drain(..HEADER + length);
+        let taken = &mut unread[HEADER..HEADER + length];
+        let body = Zeroizing::new(taken.to_vec());
+        taken.zeroize();
+        self.taken += HEADER + length;
         Ok(Some(Frame {
             body,
             descriptors: self.arrived.drain(..count).collect(),

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::effects::{Effect, Settings};
 use super::failures::Failures;
+use super::moving::Leaving;
 use super::plan::Plan;
 use super::totals::Totals;
 use super::waiter::Waiter;
@@ -46,8 +47,8 @@ pub(super) struct State {
     pub(super) wants_seat: Option<Moment>,
     /// Those lead elsewhere than this pool's plan.
     pub(super) foreign: bool,
-    /// What lies idle is being given to another process.
-    pub(super) leaving: bool,
+    /// What is being given to another process.
+    pub(super) leaving: Leaving,
     pub(super) epoch: u64,
     pub(super) paused: bool,
     pub(super) closed: bool,
@@ -126,7 +127,7 @@ impl State {
             seats,
             wants_seat: None,
             foreign: false,
-            leaving: false,
+            leaving: Leaving::Nothing,
             epoch: 1,
             paused: false,
             closed: false,

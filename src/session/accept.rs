@@ -396,7 +396,8 @@ impl Reception {
                 let waiting = self.waiting.lock().pop_front();
                 work = waiting.map(|guest| Work::Guest(Box::new(guest)));
             }
-            if self.parked.fetch_add(1, Ordering::Relaxed) >= PARKED {
+            // While sessions move threads have other things to do than to end; the process will do that.
+            if self.parked.fetch_add(1, Ordering::Relaxed) >= PARKED && !self.house.all_move() {
                 self.parked.fetch_sub(1, Ordering::Relaxed);
                 break;
             }

@@ -93,6 +93,10 @@ impl Driver {
 
     pub(super) fn wait_in_queue(&mut self, since: Moment) -> Result<(), Ending> {
         self.asked_since = since;
+        // What there is to wait for is on its way to another process, and so is the session.
+        if self.house.all_move() && self.handle.told() & told::STAY == 0 {
+            return Err(Ending::Moves);
+        }
         let deadline = since.after(self.plan.1.query_wait_timeout);
         let told_to_leave = told::STOP | told::CUT | told::CANCEL | told::MOVE;
         if !self.claim.is_queued() {
@@ -177,6 +181,7 @@ impl Driver {
 
     /// The session gets a server connection.
     pub(super) fn lend(&mut self, connection: Connection) -> Result<(), Ending> {
+        self.pace.start(self.session.now);
         let plan = Arc::clone(&self.plan.1);
         let Connection { backend, stream } = connection;
         let check = plan

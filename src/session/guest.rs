@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::house::Place;
 use super::registry::{Entry, Handle};
-use super::session::Session;
+use super::session::{Phase, Session};
 use crate::net::clock::Moment;
 use crate::net::stream::Stream;
 use crate::pool::pool::Pool;
@@ -67,6 +67,16 @@ impl Guest {
     /// Its handle.
     pub fn handle(&self) -> &Arc<Handle> {
         self.entry.handle()
+    }
+
+    /// Whether it was doing something for its client when it parked, or is about to.
+    pub fn is_busy(&self) -> bool {
+        match &self.what {
+            What::Pool(resting) => {
+                resting.session.phase() != Phase::Idle || !resting.session.client.unread.is_empty()
+            }
+            What::Console(_) => false,
+        }
     }
 
     /// Whether it rests until the reply to its command is known.

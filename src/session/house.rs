@@ -1,8 +1,8 @@
 //! What all sessions share: the settings in force, the pools, the other sessions, and what stage the
 //! process is in.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam::channel::Sender;
@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use super::console::Console;
 use super::encryption::Encryption;
 use super::guest::Guest;
-use super::registry::{CancelKey, Registry, told};
+use super::registry::{Activity, CancelKey, Handle, Registry, told};
 use crate::auth::MockSecret;
 use crate::config::Settings;
 use crate::net::thread;
@@ -70,6 +70,8 @@ pub struct House {
     /// The threads of connections that have not logged in.
     logging_in: Mutex<HashMap<u64, Pid>>,
     mover: Mutex<Option<Mover>>,
+    /// Whether all sessions move.
+    all_move: AtomicBool,
     neighbour: Mutex<Option<Neighbour>>,
 }
 
@@ -157,6 +159,7 @@ impl House {
             admitted: AtomicUsize::new(0),
             logging_in: Mutex::default(),
             mover: Mutex::default(),
+            all_move: AtomicBool::new(false),
             neighbour: Mutex::default(),
         })
     }
@@ -233,18 +236,32 @@ impl House {
         Place(Arc::clone(self))
     }
 
-    /// From now on sessions move: each parks at its next wait and is handed in at `parked`, and the
-    /// calling thread is woken. Those that log in later park as soon as they have.
-    pub fn begin_moving(&self, parked: Sender<Guest>, whom: Moving) {
+    /// From now on sessions move: who is told to parks at its next wait and is handed in at `parked`, and the
+    /// calling thread is woken. Those that log in later park as soon as they have. Returned are those that are
+    /// still to be told, who is doing something first; among them, one that has to wait for a server connection
+    /// does not wait to be told.
+    pub fn begin_moving(&self, parked: Sender<Guest>, whom: Moving) -> VecDeque<Arc<Handle>> {
         let thread = thread::number();
         *self.mover.lock() = Some(Mover {
             parked,
             whom,
             thread,
         });
-        for handle in self.sessions.all() {
+        let mut all = self.sessions.all();
+        if whom == Moving::Everybody {
+            self.all_move.store(true, Ordering::Release);
+            all.sort_by_cached_key(|handle| handle.activity() == Activity::Idle);
+            return all.into();
+        }
+        for handle in all {
             handle.tell(whom.flag(handle.who.console));
         }
+        VecDeque::new()
+    }
+
+    /// Whether all sessions move.
+    pub(super) fn all_move(&self) -> bool {
+        self.all_move.load(Ordering::Acquire)
     }
 
     /// What a session has to be told that has just been entered, if sessions move.
@@ -255,10 +272,11 @@ impl House {
 
     /// Sessions no longer move.
     pub fn end_moving(&self) {
+        self.all_move.store(false, Ordering::Release);
         *self.mover.lock() = None;
         let drains = self.stage() != Stage::Open;
         for handle in self.sessions.all() {
-            handle.heeded(told::MOVE);
+            handle.heeded(told::MOVE | told::STAY);
             if !drains {
                 handle.heeded(told::DRAIN);
             }

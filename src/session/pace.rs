@@ -28,8 +28,8 @@ pub(super) enum Peer {
 pub(super) struct Pace {
     client: bool,
     server: bool,
-    /// When somebody spoke last.
-    heard: Moment,
+    /// When somebody spoke last, or the session got its server connection.
+    since: Moment,
 }
 
 impl Pace {
@@ -38,7 +38,7 @@ impl Pace {
         Pace {
             client: false,
             server: true,
-            heard: now,
+            since: now,
         }
     }
 
@@ -51,8 +51,13 @@ impl Pace {
 
     /// Takes note that a peer has spoken.
     pub(super) fn hear(&mut self, peer: Peer, now: Moment) {
-        *self.of(peer) = now.since(self.heard) < BRIEF;
-        self.heard = now;
+        *self.of(peer) = now.since(self.since) < BRIEF;
+        self.since = now;
+    }
+
+    /// Takes note that the session has got a server connection: that it waited for it says nothing of anybody.
+    pub(super) fn start(&mut self, now: Moment) {
+        self.since = now;
     }
 }
 

@@ -36,6 +36,8 @@ pub mod told {
     pub const REMOVED: u32 = 1 << 5;
     /// Park at the next wait: the session goes to another process.
     pub const MOVE: u32 = 1 << 6;
+    /// The other process cannot take the session now: it does not come by itself.
+    pub const STAY: u32 = 1 << 7;
     /// A CancelRequest of ours has been dealt with: look whether the connection can be given back.
     pub const CANCELLED: u32 = 1 << 4;
 }

@@ -27,9 +27,6 @@ use crate::session::session::Session;
 /// The version of this protocol.
 pub const VERSION: u32 = 1;
 
-/// Bytes of nearly every message: one that fits is not copied while it is written, and no copy is left.
-const TYPICAL: usize = 64 * 1024;
-
 /// What is said.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Message {
@@ -45,6 +42,8 @@ pub enum Message {
     Idle(Box<Idle>),
     /// The successor may accept connections now.
     Open,
+    /// The successor has made ready for the sessions: there are threads for the first of them.
+    Seated,
     /// A session; one descriptor for its client, a second for its server connection.
     Session(Box<Moved>),
     /// A console session; one descriptor.
@@ -71,13 +70,14 @@ pub enum Message {
 }
 
 /// The names of the messages. A message with another name is passed over, whatever it says.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "Ready",
     "Hello",
     "Listener",
     "Pool",
     "Idle",
     "Open",
+    "Seated",
     "Session",
     "Console",
     "Accepted",
@@ -117,6 +117,9 @@ pub struct Ready {
     /// Whether it can carry TLS connections on.
     #[serde(default)]
     pub tls: bool,
+    /// Whether it says [`Message::Seated`].
+    #[serde(default)]
+    pub seats: bool,
 }
 
 /// What concerns the process as a whole.
@@ -144,6 +147,9 @@ pub struct Hello {
     /// The log filter in force, if it was changed at run time.
     #[serde(default)]
     pub log_filter: Option<String>,
+    /// How many sessions there are, about.
+    #[serde(default)]
+    pub sessions: usize,
 }
 
 /// A listening socket.
@@ -349,10 +355,9 @@ pub fn post(
     message: &impl Serialize,
     descriptors: Vec<OwnedFd>,
 ) -> io::Result<()> {
-    // It may hold keys.
-    let mut body = Zeroizing::new(Vec::with_capacity(TYPICAL));
-    ciborium::into_writer(message, &mut *body).map_err(io::Error::other)?;
-    passage.post(&body, descriptors)
+    passage.post_written(descriptors, |body| {
+        ciborium::into_writer(message, body).map_err(io::Error::other)
+    })
 }
 
 /// The next message that has arrived, with its descriptors.
@@ -369,7 +374,7 @@ pub fn take(passage: &mut Passage) -> io::Result<Option<(Message, Vec<OwnedFd>)>
 }
 
 pub(super) fn read(body: &[u8]) -> Result<Message, ciborium::de::Error<io::Error>> {
-    let mut scratch = Zeroizing::new([0; 4096]);
+    let mut scratch = Zeroizing::new([0; 512]);
     let read = ciborium::de::from_reader_with_buffer(body, &mut scratch[..]);
     if read.is_err() && is_unknown(body) {
         return Ok(Message::Unknown);

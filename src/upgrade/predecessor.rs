@@ -20,16 +20,25 @@ use crate::net::clock::Moment;
 use crate::net::passing::Passage;
 use crate::net::process::Process;
 use crate::net::wait::{Interest, Woken, wait};
+use crate::pool::moving::Leaving;
 use crate::pool::pool;
 use crate::pool::totals::Work;
 use crate::server::backend::Connection;
 use crate::session::accept::Reception;
 use crate::session::guest::{Guest, What};
 use crate::session::house::{House, Moving};
-use crate::session::registry::{CancelKey, told};
+use crate::session::registry::{CancelKey, Handle, told};
 
-/// Sessions that are sent and not yet acknowledged, at most: it bounds the descriptors in flight.
-const WINDOW: usize = 128;
+/// Sessions that are sent and not yet acknowledged, at most: it bounds the descriptors in flight, and what
+/// one that is busy has in front of it.
+const WINDOW: usize = 48;
+
+/// Sessions that are told to move and have not been acknowledged, at most. The others are served here in the
+/// meantime, and those among them that need what is no longer here come by themselves.
+const WAVE: usize = 64;
+
+/// How long one that was told is awaited before others are told.
+const COMING: Duration = Duration::from_millis(20);
 
 /// Descriptors a successor needs beside those it is given.
 const SPARE_DESCRIPTORS: u64 = 64;
@@ -60,6 +69,9 @@ struct HandOver<'a> {
     ready: bool,
     /// Whether the successor can carry TLS connections on.
     takes_tls: bool,
+    /// Whether the successor says when it has made ready for the sessions, and whether it has said so.
+    says_seated: bool,
+    seated: bool,
     finished: bool,
     /// Descriptors have run out, and the log says so.
     is_short: bool,
@@ -77,6 +89,9 @@ struct HandOver<'a> {
     cancels: Receiver<CancelKey>,
     /// Those among them whose session has not been sent.
     early_cancels: Vec<CancelKey>,
+    /// Sessions that are to be told to move, and those that have been and are not here yet.
+    to_tell: VecDeque<Arc<Handle>>,
+    coming: Vec<(u64, Moment)>,
     parked: Receiver<Guest>,
     backlog: VecDeque<(Guest, Moment)>,
     /// By number; server connections and sessions are counted apart.
@@ -116,6 +131,8 @@ pub fn hand_over(
         last_heard: Moment::now(),
         ready: false,
         takes_tls: false,
+        says_seated: false,
+        seated: false,
         finished: false,
         is_short: false,
         log_filter,
@@ -126,6 +143,8 @@ pub fn hand_over(
         told_work: Vec::new(),
         cancels,
         early_cancels: Vec::new(),
+        to_tell: VecDeque::new(),
+        coming: Vec::new(),
         parked,
         backlog: VecDeque::new(),
         sessions: HashMap::new(),
@@ -201,8 +220,12 @@ impl HandOver<'_> {
         self.give_statements()?;
         self.reception.shut();
         self.introduce()?;
-        self.give_idle()?;
         messages::post(&mut self.passage, &Message::Open, Vec::new())?;
+        self.passage.flush()?;
+        while self.says_seated && !self.seated {
+            self.step(Some("did not make ready for the sessions"))?;
+        }
+        self.give_idle()?;
         let settings = self.house.settings();
         let whom = if settings.upgrade.migrate {
             Moving::Everybody
@@ -212,7 +235,7 @@ impl HandOver<'_> {
             );
             Moving::Console
         };
-        self.house.begin_moving(sender, whom);
+        self.to_tell = self.house.begin_moving(sender, whom);
         let mut cut_at = match whom {
             Moving::Everybody => None,
             Moving::Console => Some(Moment::now().after(settings.general.shutdown_timeout)),
@@ -220,8 +243,16 @@ impl HandOver<'_> {
         loop {
             let came = Moment::now();
             while let Ok(guest) = self.parked.try_recv() {
-                self.backlog.push_back((guest, came));
+                let id = guest.handle().who.id;
+                self.coming.retain(|(coming, _)| *coming != id);
+                // Somebody waits for what a busy session does.
+                if guest.is_busy() {
+                    self.backlog.push_front((guest, came));
+                } else {
+                    self.backlog.push_back((guest, came));
+                }
             }
+            self.tell_some();
             if cut_at.is_some_and(|at| at <= Moment::now()) {
                 cut_at = None;
                 log::warn!("shutdown_timeout has passed; clients in transactions are cut");
@@ -255,7 +286,8 @@ impl HandOver<'_> {
             // What can be written at once needs no answer by itself: it is not waited for.
             self.passage.flush()?;
             let owed = !self.sessions.is_empty() || !self.idle.is_empty() || self.passage.owes();
-            let nobody_left = self.backlog.is_empty() && self.again.is_empty();
+            let nobody_left =
+                self.backlog.is_empty() && self.again.is_empty() && self.to_tell.is_empty();
             if all && !owed && nobody_left && self.parked.is_empty() {
                 let Some(asker) = self.asker.lock().take() else {
                     break;
@@ -281,6 +313,19 @@ impl HandOver<'_> {
             self.step(Some("did not finish"))?;
         }
         Ok(())
+    }
+
+    /// Tells sessions to move, a few at a time: a session is held up from when it is told until it is taken.
+    fn tell_some(&mut self) {
+        self.coming.retain(|(_, told)| told.elapsed() < COMING);
+        let under_way = self.coming.len() + self.backlog.len() + self.sessions.len();
+        for handle in self
+            .to_tell
+            .drain(..WAVE.saturating_sub(under_way).min(self.to_tell.len()))
+        {
+            self.coming.push((handle.who.id, Moment::now()));
+            handle.tell(told::MOVE);
+        }
     }
 
     /// Waits once and deals with what has happened. With `owed` the successor has to be heard from before
@@ -340,6 +385,7 @@ impl HandOver<'_> {
                     check_descriptors(ready.descriptors)?;
                     self.get_hold_of_successor()?;
                     self.takes_tls = ready.tls;
+                    self.says_seated = ready.seats;
                     self.ready = true;
                 }
                 Message::Accepted(id) => self.accepted(id),
@@ -351,6 +397,10 @@ impl HandOver<'_> {
                     }
                 }
                 Message::Cancel(key) => self.reception.cancel(key, true),
+                Message::Seated => {
+                    log::debug!("the new process has made ready for the sessions");
+                    self.seated = true;
+                }
                 Message::Finished => self.finished = true,
                 // A newer successor may say more than is understood here.
                 _ => {}
@@ -380,6 +430,11 @@ impl HandOver<'_> {
         let handle = guest.handle();
         log::warn!("{} cannot move: {}", handle.tag(), refused.why);
         handle.heeded(told::MOVE);
+        // It would come by itself at once; and it may need a server connection where it is.
+        handle.tell(told::STAY);
+        if let What::Pool(resting) = &guest.what {
+            resting.pool.set_leaving(Leaving::Idle);
+        }
         if refused.for_good {
             handle.tell(told::REMOVED);
         } else {
@@ -400,6 +455,7 @@ impl HandOver<'_> {
                 break;
             };
             if let Some(handle) = self.house.sessions.find(id) {
+                handle.heeded(told::STAY);
                 handle.tell(told::MOVE);
             }
         }
@@ -445,7 +501,7 @@ impl HandOver<'_> {
         self.house.end_moving();
         self.house.end_passing_on();
         for pool in self.house.pools.all() {
-            pool.set_leaving(false);
+            pool.set_leaving(Leaving::Nothing);
         }
         let sent = self
             .sessions

@@ -31,6 +31,9 @@ use crate::session::registry::{CancelKey, Handle, Identity};
 /// How long the predecessor may take to introduce itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Threads that are started before the first session comes, at most.
+const READY_SEATS: usize = 128;
+
 /// A successor before it serves: what its predecessor has told it so far.
 pub struct Heir {
     passage: Passage,
@@ -66,6 +69,7 @@ impl Heir {
                 .ok()
                 .map(|(soft, _)| soft),
             tls: true,
+            seats: true,
         });
         messages::post(&mut passage, &ready, Vec::new())?;
         let deadline = Moment::now().after(PATIENCE);
@@ -189,10 +193,12 @@ impl Heir {
                     reception,
                     passage: self.passage,
                     cancels,
+                    seats: Vec::new(),
+                    arrived: Vec::new(),
                     taken: 0,
                     asker: None,
                 };
-                taker.work(self.idle, on_end);
+                taker.work(self.hello.sessions, self.idle, on_end);
             })?;
         // Whoever comes in from now on may bring a CancelRequest.
         let _ = has_started.recv();
@@ -220,17 +226,35 @@ struct Taker {
     passage: Passage,
     /// CancelRequests for sessions that were not here.
     cancels: Receiver<CancelKey>,
+    /// Threads that wait for sessions that are to come.
+    seats: Vec<Seat>,
+    /// Sessions whose acceptance is about to be told; then they are served.
+    arrived: Vec<(Guest, Seat)>,
     taken: usize,
     /// The console session that has asked for the upgrade.
     asker: Option<(Guest, Seat)>,
 }
 
 impl Taker {
-    fn work(mut self, idle: Vec<(messages::Idle, OwnedFd)>, on_end: impl FnOnce(bool)) {
-        let outcome = idle
-            .into_iter()
-            .try_for_each(|(connection, fd)| self.idle(connection, vec![fd]))
+    fn work(
+        mut self,
+        sessions: usize,
+        idle: Vec<(messages::Idle, OwnedFd)>,
+        on_end: impl FnOnce(bool),
+    ) {
+        // Those who are busy come first, and nobody waits yet.
+        let most = sessions.min(READY_SEATS);
+        self.seats
+            .extend((0..most).map_while(|_| self.reception.seat().ok()));
+        let outcome = self
+            .say(&Message::Seated)
+            .and_then(|()| {
+                idle.into_iter()
+                    .try_for_each(|(connection, fd)| self.idle(connection, vec![fd]))
+            })
             .and_then(|()| self.take_all());
+        self.serve_arrived();
+        self.seats.clear();
         self.house.pools.expect_no_more();
         self.house.end_passing_on();
         while let Ok(key) = self.cancels.try_recv() {
@@ -271,11 +295,16 @@ impl Taker {
                             pool.add_work(&done.work);
                         }
                     }
-                    Message::Cancel(key) => self.reception.cancel(key, false),
+                    // It may be for one of those that have just come.
+                    Message::Cancel(key) => {
+                        self.settle()?;
+                        self.reception.cancel(key, false);
+                    }
                     Message::Done(outcome) => return Ok(outcome),
                     _ => {}
                 }
             }
+            self.settle()?;
             if self.passage.has_ended() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -293,6 +322,27 @@ impl Taker {
     /// Says something and makes sure that it is on its way: what it says becomes true only then.
     fn say(&mut self, message: &Message) -> io::Result<()> {
         messages::post(&mut self.passage, message, Vec::new())?;
+        self.flush()
+    }
+
+    /// Tells that the sessions which have arrived are accepted, and serves them.
+    fn settle(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.serve_arrived();
+        Ok(())
+    }
+
+    fn serve_arrived(&mut self) {
+        for (guest, seat) in self.arrived.drain(..) {
+            if guest.awaits_reply() {
+                self.asker = Some((guest, seat));
+            } else {
+                seat.take_in(guest);
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         while self.passage.owes() {
             self.passage.flush()?;
             if self.passage.owes() {
@@ -380,11 +430,11 @@ impl Taker {
             },
             &standing,
         );
-        self.say(&Message::Accepted(session.id))?;
         if let Some(lent) = &mut session.lent {
             pool.adopt_lent(&mut lent.backend);
         }
         self.take_in(
+            session.id,
             seat,
             handle,
             What::Pool(Resting {
@@ -394,8 +444,7 @@ impl Taker {
                 server,
                 server_deadline,
             }),
-        );
-        Ok(())
+        )
     }
 
     /// Whether a TLS connection can be carried on here. If it cannot, its session has been refused.
@@ -439,7 +488,6 @@ impl Taker {
             },
             &moved.standing,
         );
-        self.say(&Message::Accepted(id))?;
         let reply = if moved.awaits_outcome {
             Reply::Awaited
         } else if moved.owed.is_empty() {
@@ -447,16 +495,12 @@ impl Taker {
         } else {
             Reply::Owed(moved.owed)
         };
-        self.take_in(
-            seat,
-            handle,
-            What::Console(AtConsole {
-                client,
-                unread: moved.unread,
-                reply,
-            }),
-        );
-        Ok(())
+        let what = What::Console(AtConsole {
+            client,
+            unread: moved.unread,
+            reply,
+        });
+        self.take_in(id, seat, handle, what)
     }
 
     /// Tells who asked for the upgrade how it went.
@@ -469,7 +513,7 @@ impl Taker {
 
     /// A thread for a session, before it is said to be taken. If there is none, that has been said.
     fn seat(&mut self, id: u64) -> io::Result<Option<Seat>> {
-        match self.reception.seat() {
+        match self.seats.pop().map_or_else(|| self.reception.seat(), Ok) {
             Ok(seat) => Ok(Some(seat)),
             Err(error) => {
                 self.say(&Message::Refused(Refused {
@@ -492,17 +536,15 @@ impl Taker {
         handle
     }
 
-    fn take_in(&mut self, seat: Seat, handle: Handle, what: What) {
+    fn take_in(&mut self, id: u64, seat: Seat, handle: Handle, what: What) -> io::Result<()> {
         self.taken += 1;
         let guest = Guest {
             entry: self.house.sessions.enter(handle),
             place: self.house.admit_moved(),
             what,
         };
-        if guest.awaits_reply() {
-            self.asker = Some((guest, seat));
-        } else {
-            seat.take_in(guest);
-        }
+        self.arrived.push((guest, seat));
+        // Told together with others that have come with it.
+        messages::post(&mut self.passage, &Message::Accepted(id), Vec::new())
     }
 }

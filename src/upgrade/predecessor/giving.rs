@@ -15,6 +15,7 @@ use super::{HandOver, Pending};
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
 use crate::net::stream::Stream;
+use crate::pool::moving::Leaving;
 use crate::session::guest::{Guest, Reply, What};
 
 /// Numbers left free between the predecessor's last and the successor's first, for those who come while
@@ -80,6 +81,7 @@ impl HandOver<'_> {
                 .map(|count| count.load(Ordering::Relaxed)),
             arrivals_tls: arrivals.tls.load(Ordering::Relaxed),
             log_filter: Some(self.log_filter.clone()),
+            sessions: house.sessions.len(),
         };
         messages::post(
             &mut self.passage,
@@ -93,7 +95,11 @@ impl HandOver<'_> {
             messages::post(&mut self.passage, &message, vec![copy])?;
         }
         for pool in house.pools.all() {
-            pool.set_leaving(true);
+            pool.set_leaving(if house.settings().upgrade.migrate {
+                Leaving::Everything
+            } else {
+                Leaving::Idle
+            });
             let now = pool.snapshot();
             self.told_work.push((Arc::clone(&pool), now.totals.all));
             let message = Message::Pool(Box::new(Pool {
