@@ -95,7 +95,8 @@ def test_no_thread_for_a_session_in_the_new_process(watched, pg):
 def test_sessions_that_come_back_need_no_new_threads(watched):
     one, steps = watched(upgrade={"timeout": "2s"})
     crowd = [one.raw() for _ in range(100)]
-    steps.strike(f"successor send {BEFORE} {int(signal.SIGSTOP)}", "predecessor thread 1 60")
+    # It has the threads, and has not taken the idle server connection.
+    steps.strike(f"successor send {BEFORE - 1} {int(signal.SIGSTOP)}", "predecessor thread 1 60")
     assert "did not acknowledge" in one.fail_to_upgrade()
     assert all(map(served, crowd))
 
