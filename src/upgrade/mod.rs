@@ -6,7 +6,7 @@
 //! | [`outcome`] | how it went, as the log and the console say it |
 //! | [`launch`] | the new process: found, tested, started |
 //! | [`predecessor`] | the side that gives; what it gives is in `predecessor/giving.rs` |
-//! | [`successor`] | the side that takes |
+//! | [`successor`] | the side that takes; how it takes sessions is in `successor/taking.rs` |
 //!
 //! Moves values; knows nothing of the protocol they speak. The invariant of both sides: at any instant
 //! exactly one process reads or writes a given socket. A session that was sent and not acknowledged

@@ -1,38 +1,32 @@
-//! The side that takes: a new process receives everything from its predecessor and goes on with it.
+//! The side that takes: a new process hears what it needs before it can serve, and then has a thread take
+//! the sessions (`successor/taking.rs`).
 
-use std::collections::HashMap;
+mod taking;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, bounded, unbounded};
+use crossbeam::channel::{bounded, unbounded};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::getuid;
 
-use super::messages::{self, Hello, Message, Moved, MovedConsole, Ready, Refused, VERSION};
-use super::outcome::{self, Outcome};
+use self::taking::Taker;
+use super::messages::{self, Hello, Message, Ready, VERSION};
 use crate::config::Settings;
 use crate::net::clock::Moment;
-use crate::net::encrypted::Encrypted;
 use crate::net::listener::Listener;
 use crate::net::passing::Passage;
-use crate::net::stream::Stream;
 use crate::net::thread;
 use crate::net::wait::{Interest, Woken, wait};
-use crate::server::backend::Connection;
 use crate::server::prepared::Statement;
-use crate::session::accept::{Reception, Seat};
-use crate::session::guest::{AtConsole, Guest, Reply, Resting, What};
+use crate::session::accept::Reception;
 use crate::session::house::House;
-use crate::session::registry::{CancelKey, Handle, Identity};
 
 /// How long the predecessor may take to introduce itself.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Threads that are started before the first session comes, at most.
-const READY_SEATS: usize = 128;
 
 /// A successor before it serves: what its predecessor has told it so far.
 pub struct Heir {
@@ -188,16 +182,7 @@ impl Heir {
                 let (passes_on, cancels) = unbounded();
                 house.begin_passing_on(passes_on);
                 let _ = started.send(());
-                let taker = Taker {
-                    house,
-                    reception,
-                    passage: self.passage,
-                    cancels,
-                    seats: Vec::new(),
-                    arrived: Vec::new(),
-                    taken: 0,
-                    asker: None,
-                };
+                let taker = Taker::new(house, reception, self.passage, cancels);
                 taker.work(self.hello.sessions, self.idle, on_end);
             })?;
         // Whoever comes in from now on may bring a CancelRequest.
@@ -217,334 +202,5 @@ fn exchange(passage: &mut Passage, deadline: Option<Moment>) -> io::Result<()> {
         Woken::Ready { .. } => passage.fill(),
         Woken::Told => Ok(()),
         Woken::Deadline => Err(io::ErrorKind::TimedOut.into()),
-    }
-}
-
-struct Taker {
-    house: Arc<House>,
-    reception: Arc<Reception>,
-    passage: Passage,
-    /// CancelRequests for sessions that were not here.
-    cancels: Receiver<CancelKey>,
-    /// Threads that wait for sessions that are to come.
-    seats: Vec<Seat>,
-    /// Sessions whose acceptance is about to be told; then they are served.
-    arrived: Vec<(Guest, Seat)>,
-    taken: usize,
-    /// The console session that has asked for the upgrade.
-    asker: Option<(Guest, Seat)>,
-}
-
-impl Taker {
-    fn work(
-        mut self,
-        sessions: usize,
-        idle: Vec<(messages::Idle, OwnedFd)>,
-        on_end: impl FnOnce(bool),
-    ) {
-        // Those who are busy come first, and nobody waits yet.
-        let most = sessions.min(READY_SEATS);
-        self.seats
-            .extend((0..most).map_while(|_| self.reception.seat().ok()));
-        let outcome = self
-            .say(&Message::Seated)
-            .and_then(|()| {
-                idle.into_iter()
-                    .try_for_each(|(connection, fd)| self.idle(connection, vec![fd]))
-            })
-            .and_then(|()| self.take_all());
-        self.serve_arrived();
-        self.seats.clear();
-        self.house.pools.expect_no_more();
-        self.house.end_passing_on();
-        while let Ok(key) = self.cancels.try_recv() {
-            self.reception.cancel(key, false);
-        }
-        on_end(outcome.is_ok());
-        let outcome = outcome.map_err(|error| {
-            format!(
-                "the predecessor is gone before it had given everything ({error}); {} sessions were taken over",
-                self.taken
-            )
-        });
-        match &outcome {
-            Ok(outcome) => {
-                log::info!("took over from the predecessor: {outcome}");
-                // Whoever is to hear that all is well hears it here.
-                self.answer(&Ok(*outcome));
-                if let Err(error) = self.say(&Message::Finished) {
-                    log::warn!("the predecessor could not be told that all is taken: {error}");
-                }
-            }
-            Err(why) => {
-                log::error!("{why}");
-                self.answer(&Err(why.clone()));
-            }
-        }
-    }
-
-    fn take_all(&mut self) -> io::Result<Outcome> {
-        loop {
-            while let Some((message, descriptors)) = messages::take(&mut self.passage)? {
-                match message {
-                    Message::Session(moved) => self.session(*moved, descriptors)?,
-                    Message::Console(moved) => self.console(*moved, descriptors)?,
-                    Message::Idle(idle) => self.idle(*idle, descriptors)?,
-                    Message::Work(done) => {
-                        if let Some(pool) = self.house.pools.find(&done.database, &done.user) {
-                            pool.add_work(&done.work);
-                        }
-                    }
-                    // It may be for one of those that have just come.
-                    Message::Cancel(key) => {
-                        self.settle()?;
-                        self.reception.cancel(key, false);
-                    }
-                    Message::Done(outcome) => return Ok(outcome),
-                    _ => {}
-                }
-            }
-            self.settle()?;
-            if self.passage.has_ended() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            while let Ok(key) = self.cancels.try_recv() {
-                if self.house.sessions.by_cancel_key(&key).is_some() {
-                    self.reception.cancel(key, false);
-                } else {
-                    messages::post(&mut self.passage, &Message::Cancel(key), Vec::new())?;
-                }
-            }
-            exchange(&mut self.passage, None)?;
-        }
-    }
-
-    /// Says something and makes sure that it is on its way: what it says becomes true only then.
-    fn say(&mut self, message: &Message) -> io::Result<()> {
-        messages::post(&mut self.passage, message, Vec::new())?;
-        self.flush()
-    }
-
-    /// Tells that the sessions which have arrived are accepted, and serves them.
-    fn settle(&mut self) -> io::Result<()> {
-        self.flush()?;
-        self.serve_arrived();
-        Ok(())
-    }
-
-    fn serve_arrived(&mut self) {
-        for (guest, seat) in self.arrived.drain(..) {
-            if guest.awaits_reply() {
-                self.asker = Some((guest, seat));
-            } else {
-                seat.take_in(guest);
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        while self.passage.owes() {
-            self.passage.flush()?;
-            if self.passage.owes() {
-                let interest = Interest {
-                    read: false,
-                    write: true,
-                };
-                wait(Some((self.passage.fd(), interest)), None, None)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn idle(&mut self, mut idle: messages::Idle, mut descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        let fd = descriptors.pop().ok_or_else(|| wrong("no descriptor"))?;
-        let number = idle.backend.key.id;
-        let carried = idle.tls.as_mut().map_or(Ok(()), |tls| tls.prepare());
-        let connection = Connection {
-            stream: Stream::inherit(fd, &idle.backend.key.address, idle.tls),
-            backend: Box::new(idle.backend),
-        };
-        self.say(&Message::AcceptedIdle(number))?;
-        if let Err(why) = carried {
-            // Nothing can be said on it, not even good-bye.
-            log::warn!("a server connection cannot be taken over: {why}");
-            return Ok(());
-        }
-        match self.house.pools.find(&idle.database, &idle.user) {
-            Some(pool) => pool.adopt(connection),
-            None => connection.close("its pool was removed"),
-        }
-        Ok(())
-    }
-
-    fn session(&mut self, moved: Moved, descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        let Moved {
-            mut session,
-            standing,
-            server_deadline,
-            mut client_tls,
-            mut server_tls,
-        } = moved;
-        let Some(pool) = self.house.pools.find(&session.database, &session.user) else {
-            return self.say(&Message::Refused(Refused {
-                id: session.id,
-                why: "its pool is no longer in the configuration".to_owned(),
-                for_good: true,
-            }));
-        };
-        let Some(seat) = self.seat(session.id)? else {
-            return Ok(());
-        };
-        for tls in [&mut client_tls, &mut server_tls] {
-            if !self.carries(session.id, tls)? {
-                return Ok(());
-            }
-        }
-        let mut descriptors = descriptors.into_iter();
-        let client = descriptors.next().ok_or_else(|| wrong("no descriptor"))?;
-        let client = Stream::inherit(client, &session.address, client_tls);
-        let server = match &session.lent {
-            Some(lent) => {
-                let fd = descriptors.next().ok_or_else(|| wrong("no descriptor"))?;
-                Some(Stream::inherit(fd, &lent.backend.key.address, server_tls))
-            }
-            None => None,
-        };
-        session.told = pool.share(session.told);
-        let mut statements = HashMap::new();
-        for (name, statement) in session.statements {
-            statements.insert(name, self.house.statements.adopt(statement));
-        }
-        session.statements = statements;
-        let handle = self.handle(
-            Identity {
-                id: session.id,
-                secret: session.secret.clone(),
-                database: session.database.clone(),
-                user: session.user.clone(),
-                application_name: standing.application_name.clone(),
-                address: session.address.clone(),
-                connected_at: session.connected_at,
-                console: false,
-                tls: client.negotiated(),
-            },
-            &standing,
-        );
-        if let Some(lent) = &mut session.lent {
-            pool.adopt_lent(&mut lent.backend);
-        }
-        self.take_in(
-            session.id,
-            seat,
-            handle,
-            What::Pool(Resting {
-                pool,
-                session: Box::new(session),
-                client,
-                server,
-                server_deadline,
-            }),
-        )
-    }
-
-    /// Whether a TLS connection can be carried on here. If it cannot, its session has been refused.
-    fn carries(&mut self, id: u64, tls: &mut Option<Encrypted>) -> io::Result<bool> {
-        let Some(Err(why)) = tls.as_mut().map(Encrypted::prepare) else {
-            return Ok(true);
-        };
-        self.say(&Message::Refused(Refused {
-            id,
-            why,
-            for_good: true,
-        }))?;
-        Ok(false)
-    }
-
-    fn console(
-        &mut self,
-        mut moved: MovedConsole,
-        mut descriptors: Vec<OwnedFd>,
-    ) -> io::Result<()> {
-        let client = descriptors.pop().ok_or_else(|| wrong("no descriptor"))?;
-        let id = moved.id;
-        if !self.carries(id, &mut moved.tls)? {
-            return Ok(());
-        }
-        let Some(seat) = self.seat(id)? else {
-            return Ok(());
-        };
-        let client = Stream::inherit(client, &moved.address, moved.tls);
-        let handle = self.handle(
-            Identity {
-                id,
-                secret: moved.secret,
-                database: moved.database,
-                user: moved.user,
-                application_name: moved.standing.application_name.clone(),
-                address: moved.address,
-                connected_at: moved.connected_at,
-                console: true,
-                tls: client.negotiated(),
-            },
-            &moved.standing,
-        );
-        let reply = if moved.awaits_outcome {
-            Reply::Awaited
-        } else if moved.owed.is_empty() {
-            Reply::Given
-        } else {
-            Reply::Owed(moved.owed)
-        };
-        let what = What::Console(AtConsole {
-            client,
-            unread: moved.unread,
-            reply,
-        });
-        self.take_in(id, seat, handle, what)
-    }
-
-    /// Tells who asked for the upgrade how it went.
-    fn answer(&mut self, outcome: &Result<Outcome, String>) {
-        if let Some((mut asker, seat)) = self.asker.take() {
-            asker.answer(outcome::reply(outcome));
-            seat.take_in(asker);
-        }
-    }
-
-    /// A thread for a session, before it is said to be taken. If there is none, that has been said.
-    fn seat(&mut self, id: u64) -> io::Result<Option<Seat>> {
-        match self.seats.pop().map_or_else(|| self.reception.seat(), Ok) {
-            Ok(seat) => Ok(Some(seat)),
-            Err(error) => {
-                self.say(&Message::Refused(Refused {
-                    id,
-                    why: format!(
-                        "the new process could not start a thread for it: {error}; raise the limit of threads (ulimit -u, TasksMax=)"
-                    ),
-                    for_good: false,
-                }))?;
-                Ok(None)
-            }
-        }
-    }
-
-    fn handle(&self, who: Identity, standing: &messages::Standing) -> Handle {
-        let handle = Handle::new(who);
-        handle.transactions.set(standing.transactions);
-        handle.queries.set(standing.queries);
-        handle.errors.set(standing.errors);
-        handle
-    }
-
-    fn take_in(&mut self, id: u64, seat: Seat, handle: Handle, what: What) -> io::Result<()> {
-        self.taken += 1;
-        let guest = Guest {
-            entry: self.house.sessions.enter(handle),
-            place: self.house.admit_moved(),
-            what,
-        };
-        self.arrived.push((guest, seat));
-        // Told together with others that have come with it.
-        messages::post(&mut self.passage, &Message::Accepted(id), Vec::new())
     }
 }
