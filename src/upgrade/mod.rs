@@ -5,7 +5,7 @@
 //! | [`messages`] | what the two say to each other |
 //! | [`outcome`] | how it went, as the log and the console say it |
 //! | [`launch`] | the new process: found, tested, started |
-//! | [`predecessor`] | the side that gives; what it gives is in `predecessor/giving.rs` |
+//! | [`predecessor`] | the side that gives; what it gives is in `predecessor/giving.rs`, what comes back in `coming_back.rs` |
 //! | [`successor`] | the side that takes; how it takes sessions is in `successor/taking.rs` |
 //!
 //! Moves values; knows nothing of the protocol they speak. The invariant of both sides: at any instant

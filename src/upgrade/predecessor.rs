@@ -1,6 +1,7 @@
 //! The side that gives: a running pooler hands everything to its successor, or, if that fails at any
 //! point, goes on as if nothing had happened.
 
+mod coming_back;
 mod giving;
 
 use std::collections::{HashMap, VecDeque};
@@ -14,13 +15,12 @@ use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 
 use super::launch::{self, Origin};
-use super::messages::{self, Message, PoolWork, Refused};
+use super::messages::{self, Message, PoolWork};
 use super::outcome::Outcome;
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
 use crate::net::process::Process;
 use crate::net::wait::{Interest, Woken, wait};
-use crate::pool::moving::Leaving;
 use crate::pool::pool;
 use crate::pool::totals::Work;
 use crate::server::backend::Connection;
@@ -45,9 +45,6 @@ const SPARE_DESCRIPTORS: u64 = 64;
 
 /// The console session that has asked for the upgrade, if one has: it moves last, and is told how it went.
 pub type Asker = Mutex<Option<Guest>>;
-
-/// How long it takes until a session is offered again that could not be taken at the moment.
-const AGAIN: Duration = Duration::from_millis(500);
 
 /// How long a process that has closed its end may take to be dead.
 const DYING: Duration = Duration::from_millis(500);
@@ -421,46 +418,6 @@ impl HandOver<'_> {
         }
     }
 
-    /// The successor did not take the session: it goes on here, for the time being or to the end of its
-    /// transaction.
-    fn refused(&mut self, refused: &Refused) {
-        let Some(Pending::Session(guest, _)) = self.sessions.remove(&refused.id) else {
-            return;
-        };
-        let handle = guest.handle();
-        log::warn!("{} cannot move: {}", handle.tag(), refused.why);
-        handle.heeded(told::MOVE);
-        // It would come by itself at once; and it may need a server connection where it is.
-        handle.tell(told::STAY);
-        if let What::Pool(resting) = &guest.what {
-            resting.pool.set_leaving(Leaving::Idle);
-        }
-        if refused.for_good {
-            handle.tell(told::REMOVED);
-        } else {
-            self.again.push_back((refused.id, Moment::now()));
-        }
-        if guest.awaits_reply() {
-            *self.asker.lock() = Some(guest);
-        } else {
-            self.reception.take_in([guest]);
-        }
-    }
-
-    /// Makes those move that could not be taken a while ago.
-    fn offer_again(&mut self) {
-        let due = |(_, since): &(u64, Moment)| since.elapsed() >= AGAIN;
-        while self.again.front().is_some_and(due) {
-            let Some((id, _)) = self.again.pop_front() else {
-                break;
-            };
-            if let Some(handle) = self.house.sessions.find(id) {
-                handle.heeded(told::STAY);
-                handle.tell(told::MOVE);
-            }
-        }
-    }
-
     /// The process that speaks to us may be a child of the one that was started, if that is a script. What
     /// has to be dead before anything is taken back is the one that speaks.
     fn get_hold_of_successor(&mut self) -> io::Result<()> {
@@ -474,61 +431,5 @@ impl HandOver<'_> {
         }
         (self.on_ready)(successor);
         Ok(())
-    }
-
-    /// The session does not move: it goes on here and is told to leave when it can.
-    fn keep(&self, guest: Guest, why: &str) {
-        let handle = guest.handle();
-        log::warn!("{} cannot move: {why}", handle.tag());
-        handle.heeded(told::MOVE);
-        handle.tell(told::DRAIN);
-        self.reception.take_in([guest]);
-    }
-
-    /// The successor is dead. What it had not taken goes on here.
-    fn take_back(&mut self) {
-        // It may have taken more than we have heard of.
-        // It is dead, but a child of its own may keep its end open: what is there now is all.
-        while !self.passage.has_ended() {
-            let now = Some(Moment::now());
-            match wait(Some((self.passage.fd(), Interest::READ)), None, now) {
-                Ok(Woken::Told) => {}
-                Ok(Woken::Ready { .. }) if self.passage.fill().is_ok() => {}
-                _ => break,
-            }
-        }
-        let _ = self.hear();
-        self.house.end_moving();
-        self.house.end_passing_on();
-        for pool in self.house.pools.all() {
-            pool.set_leaving(Leaving::Nothing);
-        }
-        let sent = self
-            .sessions
-            .drain()
-            .filter_map(|(_, pending)| match pending {
-                Pending::Session(guest, _) => Some(guest),
-                Pending::Idle(..) => None,
-            });
-        let mut guests: Vec<Guest> = sent.collect();
-        guests.extend(self.backlog.drain(..).map(|(guest, _)| guest));
-        guests.extend(self.parked.try_iter());
-        for (_, pending) in self.idle.drain() {
-            if let Pending::Idle(pool, connection) = pending {
-                pool.put_back(connection);
-            }
-        }
-        for guest in &guests {
-            guest.handle().heeded(told::MOVE);
-        }
-        if let Some(place) = guests.iter().position(Guest::awaits_reply) {
-            *self.asker.lock() = Some(guests.swap_remove(place));
-        }
-        self.reception.take_in(guests);
-        self.reception.reopen();
-        let cancels = std::mem::take(&mut self.early_cancels).into_iter();
-        for key in cancels.chain(self.cancels.try_iter()) {
-            self.reception.cancel(key, false);
-        }
     }
 }
