@@ -8,7 +8,7 @@ pub mod connector;
 pub mod effects;
 mod failures;
 pub mod janitor;
-pub mod moving;
+mod moving;
 pub mod plan;
 pub mod plans;
 #[allow(clippy::module_inception, reason = "the file is the party: one pool")]

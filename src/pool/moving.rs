@@ -12,18 +12,6 @@ use crate::auth::ClientKey;
 use crate::net::clock::Moment;
 use crate::server::backend::{Backend, Connection};
 
-/// What is being given to another process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Leaving {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// What lies idle: no connection is made ahead of need.
-    Idle,
-    /// The clients too: no connection is made at all.
-    Everything,
-}
-
 impl Pool {
     /// Takes up what another process says of this pool: `coming` server connections will follow, and as
     /// long as they have not come there is no room for others in their place. `same_server`: they lead
@@ -45,11 +33,9 @@ impl Pool {
         state.foreign = !same_server;
     }
 
-    /// From now on this is given to another process.
-    pub fn set_leaving(self: &Arc<Pool>, leaving: Leaving) {
-        let mut state = self.lock();
-        state.leaving = leaving;
-        self.serve(&mut state, false);
+    /// From now on, or no longer, what lies idle is given to another process: none is made ahead of need.
+    pub fn set_leaving(&self, leaving: bool) {
+        self.lock().leaving = leaving;
     }
 
     /// Whether a connection is being made.

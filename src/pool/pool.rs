@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::moving::Leaving;
 use super::plan::Plan;
 use super::state::{Locked, Queued, State};
 use super::totals::{Totals, Work};
@@ -352,9 +351,6 @@ impl Pool {
                 }
                 Err(connection) => state.idle.push_back(connection),
             }
-        }
-        if state.leaving == Leaving::Everything {
-            return;
         }
         let missing = state.queue.len().saturating_sub(state.connecting);
         if eager || state.failures.allow_serving(Moment::now()) {

@@ -13,7 +13,6 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::effects::{Effect, Settings};
 use super::failures::Failures;
-use super::moving::Leaving;
 use super::plan::Plan;
 use super::totals::Totals;
 use super::waiter::Waiter;
@@ -47,8 +46,8 @@ pub(super) struct State {
     pub(super) wants_seat: Option<Moment>,
     /// Those lead elsewhere than this pool's plan.
     pub(super) foreign: bool,
-    /// What is being given to another process.
-    pub(super) leaving: Leaving,
+    /// What lies idle is being given to another process.
+    pub(super) leaving: bool,
     pub(super) epoch: u64,
     pub(super) paused: bool,
     pub(super) closed: bool,
@@ -127,7 +126,7 @@ impl State {
             seats,
             wants_seat: None,
             foreign: false,
-            leaving: Leaving::Nothing,
+            leaving: false,
             epoch: 1,
             paused: false,
             closed: false,

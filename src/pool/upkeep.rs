@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 
 use super::connector;
 use super::failures::Failures;
-use super::moving::Leaving;
 use super::plan::Plan;
 use super::pool::Pool;
 use super::state::{State, close_all};
@@ -151,7 +150,7 @@ impl Pool {
             state.forget_check_answer();
         }
         self.serve(&mut state, false);
-        if !state.closed && !state.paused && state.leaving == Leaving::Nothing {
+        if !state.closed && !state.paused && !state.leaving {
             let missing = state.plan.min_size.saturating_sub(state.total());
             let allowed = state.failures.allow_warming(missing, now);
             self.connect(&mut state, allowed);

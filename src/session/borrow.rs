@@ -24,6 +24,12 @@ impl Driver {
     pub(super) fn take_server_at_once(&mut self) -> Result<bool, Ending> {
         self.starved = false;
         self.asked_since = self.session.now;
+        if self.moves_by_itself() {
+            // Not asked for here, where a new one might be made.
+            self.handle.queued();
+            self.session.enter(Phase::Queued(self.session.now));
+            return Ok(false);
+        }
         match self.claim.obtain_at_once(self.session.now) {
             Ok(Some(connection)) => {
                 self.lend(connection)?;
@@ -36,6 +42,12 @@ impl Driver {
             }
             Err(why) => Err(self.without_server(&why)),
         }
+    }
+
+    /// Whether the server connections that the session could get are on their way to another process, and so
+    /// is the session.
+    fn moves_by_itself(&self) -> bool {
+        self.house.all_move() && self.handle.told() & told::STAY == 0
     }
 
     /// Answers the client's request without a server connection if it is the check query and PostgreSQL's
@@ -93,8 +105,7 @@ impl Driver {
 
     pub(super) fn wait_in_queue(&mut self, since: Moment) -> Result<(), Ending> {
         self.asked_since = since;
-        // What there is to wait for is on its way to another process, and so is the session.
-        if self.house.all_move() && self.handle.told() & told::STAY == 0 {
+        if self.moves_by_itself() {
             return Err(Ending::Moves);
         }
         let deadline = since.after(self.plan.1.query_wait_timeout);

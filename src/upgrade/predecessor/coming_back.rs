@@ -8,8 +8,7 @@ use super::super::messages::Refused;
 use super::{HandOver, Pending};
 use crate::net::clock::Moment;
 use crate::net::wait::{Interest, Woken, wait};
-use crate::pool::moving::Leaving;
-use crate::session::guest::{Guest, What};
+use crate::session::guest::Guest;
 use crate::session::registry::told;
 /// How long it takes until a session is offered again that could not be taken at the moment.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -90,7 +89,7 @@ impl HandOver<'_> {
             }
         }
         for pool in self.house.pools.all() {
-            pool.set_leaving(Leaving::Nothing);
+            pool.set_leaving(false);
         }
         for guest in &guests {
             guest.handle().heeded(told::MOVE);
@@ -107,12 +106,9 @@ impl HandOver<'_> {
     }
 }
 
-/// The session is not to come by itself at once, and it may need a server connection where it is.
+/// The session is not to come by itself at once.
 fn stay(guest: &Guest) {
     let handle = guest.handle();
     handle.heeded(told::MOVE);
     handle.tell(told::STAY);
-    if let What::Pool(resting) = &guest.what {
-        resting.pool.set_leaving(Leaving::Idle);
-    }
 }

@@ -15,7 +15,6 @@ use super::{HandOver, Pending};
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
 use crate::net::stream::Stream;
-use crate::pool::moving::Leaving;
 use crate::session::guest::{Guest, Reply, What};
 
 /// Numbers left free between the predecessor's last and the successor's first, for those who come while
@@ -95,11 +94,7 @@ impl HandOver<'_> {
             messages::post(&mut self.passage, &message, vec![copy])?;
         }
         for pool in house.pools.all() {
-            pool.set_leaving(if house.settings().upgrade.migrate {
-                Leaving::Everything
-            } else {
-                Leaving::Idle
-            });
+            pool.set_leaving(true);
             let now = pool.snapshot();
             self.told_work.push((Arc::clone(&pool), now.totals.all));
             let message = Message::Pool(Box::new(Pool {
