@@ -1,9 +1,10 @@
 //! A connected socket, TCP or Unix, with or without TLS: read, write, and end without losing the last words.
 //!
-//! Never blocks, except in [`Stream::finish`] and [`Stream::receive_soon`], which are bounded. Owns its descriptor: whoever has the
-//! `Stream` is the only one in this process who reads or writes it. What is received and sent is what the
-//! peers mean to say; the sealed bytes between are nobody else's business. So whoever waits for a stream
-//! waits with [`wait`], which knows of bytes that have come already and of bytes that are still owed.
+//! Never blocks, except in [`Stream::finish`] and [`Stream::receive_soon`], which are bounded. Owns its
+//! descriptor: whoever has the `Stream` is the only one in this process who reads or writes it. What is
+//! received and sent is what the peers mean to say; the sealed bytes between are nobody else's business.
+//! So whoever waits for a stream waits with [`wait`], which knows of bytes that have come already and of
+//! bytes that are still owed.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -78,6 +79,14 @@ fn receive_with(fd: &OwnedFd, into: &mut [u8], flags: MsgFlags) -> io::Result<Re
             Err(Errno::EINTR) => continue,
             Err(error) => Err(error.into()),
         };
+    }
+}
+
+/// Without this [`Stream::receive_soon`] would wait for ever; the kernel refuses it for no socket
+/// (SO_RCVTIMEO, socket(7)).
+fn bound_reads(socket: &Socket) {
+    if let Err(error) = socket.set_read_timeout(Some(BRIEF)) {
+        log::error!("a socket's reads could not be bounded: {error}");
     }
 }
 
@@ -166,7 +175,7 @@ impl Stream {
             }
             options.tcp_buffer
         };
-        let _ = socket.set_read_timeout(Some(BRIEF));
+        bound_reads(&socket);
         if buffer > 0 {
             let _ = socket.set_recv_buffer_size(buffer);
             let _ = socket.set_send_buffer_size(buffer);
@@ -181,7 +190,7 @@ impl Stream {
     /// Takes over a connected socket from another process, set up as it is, with its TLS.
     pub fn inherit(fd: OwnedFd, peer: &Address, tls: Option<Encrypted>) -> Stream {
         let socket = Socket::from(fd);
-        let _ = socket.set_read_timeout(Some(BRIEF));
+        bound_reads(&socket);
         Stream {
             fd: socket.into(),
             unix: matches!(peer, Address::Unix(_)),

@@ -10,6 +10,7 @@ use crate::net::clock::Moment;
 use crate::net::wait::{Interest, Woken, wait};
 use crate::session::guest::Guest;
 use crate::session::registry::told;
+
 /// How long it takes until a session is offered again that could not be taken at the moment.
 const AGAIN: Duration = Duration::from_millis(500);
 
