@@ -118,15 +118,17 @@ async function main () {
   }
   console.log('alter table')
 
-  // A cancel that overtakes its query is lost, with or without a pooler.
+  // A cancel that overtakes its query is lost, and one that has not ended may hit the next; with or without a pooler.
   const other = await connect()
   const slow = client.query(new Query('select pg_sleep($1)', [20]))
   const ended = once(slow, 'end')
   const asleep = "select 1 from pg_stat_activity where wait_event = 'PgSleep'"
   while ((await other.query(asleep)).rows.length === 0);
   const messenger = new Client()
+  const delivered = once(messenger.connection, 'end')
   messenger.cancel(client, slow)
   await expect('57014', ended)
+  await delivered
   await expect('57014', client.query("begin; set local statement_timeout = '100ms'; select pg_sleep(20)"))
   await client.query('rollback')
   assert.deepStrictEqual((await client.query('select 1 as n')).rows, [{ n: 1 }])
