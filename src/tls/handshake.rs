@@ -16,7 +16,8 @@ use zeroize::Zeroizing;
 
 use super::channel::{Channel, Role};
 use super::direction::HEADER;
-use super::identity::{self, Acceptor, Connector};
+use super::end_point::end_point;
+use super::identity::{Acceptor, Connector};
 use super::schedule;
 use super::secret::{LONGEST, Secret};
 use super::suite::{Aead, Version};
@@ -137,7 +138,7 @@ pub fn connect<T: Read + Write>(
         channel,
         early,
         peer: Peer {
-            end_point: certificate.as_deref().and_then(identity::end_point),
+            end_point: certificate.as_deref().and_then(end_point),
             alpn: ssl.selected_alpn_protocol().is_some(),
             certificate,
         },

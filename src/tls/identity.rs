@@ -8,18 +8,17 @@ use std::fmt;
 use std::path::Path;
 
 use openssl::error::ErrorStack;
-use openssl::hash::MessageDigest;
-use openssl::nid::Nid;
 use openssl::pkey::PKey;
 use openssl::ssl::{
     AlpnError, SslContext, SslContextBuilder, SslFiletype, SslMethod, SslOptions,
     SslSessionCacheMode, SslVerifyMode, SslVersion, select_next_proto,
 };
 use openssl::stack::Stack;
+use openssl::x509::X509;
 use openssl::x509::store::{X509Lookup, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
-use openssl::x509::{X509, X509Ref};
 
+use super::end_point::end_point;
 use super::handshake::note_key_log;
 
 /// The application protocol of PostgreSQL in the wire form of ALPN, registered with IANA.
@@ -183,15 +182,4 @@ fn builder(material: &Material<'_>) -> Result<SslContextBuilder, ErrorStack> {
     }
     builder.set_keylog_callback(|_, line| note_key_log(line));
     Ok(builder)
-}
-
-/// The hash of a server's certificate that `tls-server-end-point` binds to (RFC 5929 section 4.1): by the
-/// hash of its own signature, or SHA-256 if that is weaker. `None` if the signature names no hash.
-pub(super) fn end_point(certificate: &X509Ref) -> Option<Vec<u8>> {
-    let signature = certificate.signature_algorithm().object().nid();
-    let hash = match signature.signature_algorithms()?.digest {
-        Nid::MD5 | Nid::SHA1 => MessageDigest::sha256(),
-        other => MessageDigest::from_nid(other)?,
-    };
-    certificate.digest(hash).ok().map(|digest| digest.to_vec())
 }

@@ -15,11 +15,13 @@
 //! | [`alert`] | alerts, and the faults that call for them |
 //! | [`channel`] | both directions and the rules: data, KeyUpdate, alerts, limits |
 //! | [`identity`] | certificates, keys, authorities: what handshakes stand on |
+//! | `end_point` | what channel binding binds to |
 //! | [`handshake`] | both roles of the handshake |
 
 pub mod alert;
 pub mod channel;
 pub mod direction;
+mod end_point;
 pub mod handshake;
 pub mod identity;
 pub mod schedule;

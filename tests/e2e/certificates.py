@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 RSA = ("rsa:2048",)
 EC = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+ED25519 = ("ed25519",)
 
 
 class Identity(NamedTuple):
@@ -23,14 +24,16 @@ class Identity(NamedTuple):
 
 
 class Authority:
-    """Signs certificates. `certificate` is its own."""
+    """Signs certificates with a key of this kind, in this way. `certificate` is its own."""
 
-    def __init__(self, directory: Path, name: str = "test authority"):
+    def __init__(self, directory: Path, name: str = "test authority", *, kind: tuple[str, ...] = EC,
+                 signature: tuple[str, ...] = ("-sha256",)):
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.certificate = directory / "ca.crt"
         self._key = directory / "ca.key"
-        openssl("req", "-x509", "-newkey", *EC, "-nodes", "-days", "2", "-subj", f"/CN={name}",
+        self._signature = signature
+        openssl("req", "-x509", "-newkey", *kind, "-nodes", "-days", "2", "-subj", f"/CN={name}",
                 "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", self._key, "-out", self.certificate)
 
     def sign(self, name: str, *, kind: tuple[str, ...] = RSA, subject: str | None = None,
@@ -43,7 +46,7 @@ class Authority:
                 "-keyout", identity.key, "-out", request)
         extensions.write_text(f"subjectAltName={names}\n")
         openssl("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial",
-                "-sha256", "-days", "2", "-extfile", extensions, "-out", identity.certificate)
+                *self._signature, "-days", "2", "-extfile", extensions, "-out", identity.certificate)
         identity.key.chmod(0o600)
         return identity
 

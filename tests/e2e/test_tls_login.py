@@ -10,11 +10,12 @@ import ssl
 import struct
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 import psycopg
 import pytest
 
-from certificates import Authority
+from certificates import ED25519, RSA, Authority, Identity
 from postgres import free_port
 from wire import SSL_REQUEST, Raw, error, message, text
 
@@ -45,11 +46,28 @@ def postgres_identity(authority):
     return authority.sign("postgres")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def postgres_with_tls(pg, postgres_identity, clients):
     """PostgreSQL itself speaks TLS."""
     pg.speak_tls(postgres_identity.certificate, postgres_identity.key, clients.certificate)
     yield pg
+    pg.speak_tls()
+
+
+@pytest.fixture
+def both_show(pg, doorman):
+    """Starts a pooler that shows a certificate before a PostgreSQL that shows it too: `both_show(identity, pools)`.
+    They speak TLS with each other, and everybody proves a password."""
+    def start(shown: Identity, **ports: int):
+        pg.speak_tls(shown.certificate, shown.key)
+        user = {"username": "scram", "password": pg.verifier("scram"), "pool_size": 4}
+        return doorman(general={"tls_certificate": str(shown.certificate), "tls_private_key": str(shown.key),
+                                "pg_hba": {"content": SCRAM + "hostnossl pgdoorman admin 127.0.0.1/32 md5\n"},
+                                "connect_timeout": "20s", "query_wait_timeout": "25s"},
+                       pools={database: {"server_host": pg.host, "server_port": port, "server_database": "shop",
+                                         "server_tls_mode": "require", "users": [user]}
+                              for database, port in ports.items()})
+    yield start
     pg.speak_tls()
 
 
@@ -114,10 +132,9 @@ class Relay:
 def between(authority):
     """Puts a relay before a port: `between(port)` returns the relay's."""
     started = []
-    identity = authority.sign("relay")
 
-    def start(port: int) -> int:
-        started.append(Relay(identity, port))
+    def start(port: int, signer: Authority = authority) -> int:
+        started.append(Relay(signer.sign("relay"), port))
         return started[-1].port
     yield start
     for relay in started:
@@ -214,6 +231,33 @@ def test_a_client_whose_offer_was_struck_out_is_told(encrypted):
     told = error(raw.read_until("E"))
     assert (told.code, told.text) == ("28000", "SCRAM channel binding negotiation error")
     one.wait_log("thinks the server does not")
+
+
+def by(directory: Path, kind: tuple[str, ...], *signature: str) -> Authority:
+    return Authority(directory, kind=kind, signature=signature)
+
+
+@pytest.mark.parametrize("hash_", ["sha256", "sha384", "sha512"])
+def test_certificates_signed_by_rsa_pss_bind_too(both_show, between, pg, tmp_path, hash_):
+    signer = by(tmp_path, RSA, f"-{hash_}", "-sigopt", "rsa_padding_mode:pss")
+    one = both_show(signer.sign("localhost"), direct=pg.port, relayed=between(pg.port, signer))
+    options = {"user": "scram", "password": "scram-secret", "sslmode": "require"}
+    with one.connect(database="direct", channel_binding="require", **options) as connection:
+        assert connection.execute("select ssl from pg_stat_ssl where pid = pg_backend_pid()").fetchone() == (True,)
+    # Had the pooler not bound, PostgreSQL would not have noticed the relay.
+    refused(one.connect, database="relayed", **options)
+    one.wait_log("SCRAM channel binding check failed")
+
+
+def test_certificates_signed_by_ed25519_do_not_bind_and_do_not_hinder(both_show, pg, tmp_path):
+    one = both_show(by(tmp_path, ED25519).sign("localhost", kind=ED25519), direct=pg.port)
+    options = {"user": "scram", "password": "scram-secret", "sslmode": "require"}
+    # PostgreSQL offers what libpq then cannot do.
+    assert "could not find digest for NID UNDEF" in refused(pg.connect, **options)
+    assert offered(encrypted_raw(one)) == [b"SCRAM-SHA-256"]
+    with one.connect(database="direct", **options) as connection:
+        assert connection.execute("select ssl from pg_stat_ssl where pid = pg_backend_pid()").fetchone() == (True,)
+    assert "channel binding" in refused(one.connect, database="direct", channel_binding="require", **options)
 
 
 # Client certificates

@@ -242,7 +242,7 @@ fn both_sides_bind_to_the_same_certificate() {
             .unwrap()
             .to_vec();
         // OpenSSL does not like to be shown a certificate with SHA-1, but it can be asked about one.
-        let bound = super::super::identity::end_point(&own.certificate);
+        let bound = super::super::end_point::end_point(&own.certificate);
         assert_eq!(bound.as_ref(), Some(&expected));
         if signature != MessageDigest::sha1() {
             let acceptor = Acceptor::new(&own.material(), Ask::Nothing).unwrap();
