@@ -164,14 +164,18 @@ impl Plan {
     /// Where connections made by this plan lead and how they begin, secrets apart, to be compared by
     /// another process.
     pub fn leads_to(&self) -> String {
+        let user = match &self.login {
+            Login::Given(credentials) => &credentials.user,
+            Login::PassThrough { user, .. } => user,
+        };
         format!(
-            "{}:{} {} {} {:?} {}",
+            "{user}@{}:{} {} {} {:?} {}",
             self.host,
             self.port,
             self.server_database,
             self.application_name,
             self.startup_parameters,
-            self.encryption.mode()
+            self.encryption.fingerprint()
         )
     }
 

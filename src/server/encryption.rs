@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use openssl::sha::Sha256;
+
 use crate::config::{ServerTls, ServerTlsMode, TlsVersion};
 use crate::net::dialogue::{Broken, Dialogue, NotEncrypted};
 use crate::tls::handshake::{Host, Peer};
@@ -16,10 +18,12 @@ const WILLING: u8 = b'S';
 /// PostgreSQL's answer to an SSLRequest: no.
 const UNWILLING: u8 = b'N';
 
-/// How connections of a pool are encrypted.
+/// How connections of a pool are encrypted. Two are equal if a connection made by one could have been made by
+/// the other: what the files say counts, not where they lie.
 #[derive(Debug, Clone)]
 pub struct Encryption {
     settings: Arc<ServerTls>,
+    fingerprint: String,
     /// `None`: TLS is never used, or OpenSSL does not accept what it should be used with, which the
     /// configuration's tests have not found.
     connector: Option<Arc<Connector>>,
@@ -27,7 +31,7 @@ pub struct Encryption {
 
 impl PartialEq for Encryption {
     fn eq(&self, other: &Encryption) -> bool {
-        self.settings == other.settings
+        self.fingerprint == other.fingerprint
     }
 }
 
@@ -63,6 +67,7 @@ impl Encryption {
         };
         Encryption {
             settings: Arc::clone(settings),
+            fingerprint: fingerprint(settings),
             connector,
         }
     }
@@ -78,6 +83,11 @@ impl Encryption {
     /// When TLS is used.
     pub fn mode(&self) -> ServerTlsMode {
         self.settings.mode
+    }
+
+    /// The mode, and a hash of what else a connection stands on: to be compared, also by another process.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Asks PostgreSQL for TLS and goes over to it.
@@ -136,4 +146,31 @@ fn connector(settings: &ServerTls) -> Result<Connector, openssl::error::ErrorSta
         suites_12: &settings.protocols.openssl_list(TlsVersion::Tls12),
         suites_13: &settings.protocols.openssl_list(TlsVersion::Tls13),
     })
+}
+
+/// See [`Encryption::fingerprint`]. Our private key is left out: the certificate says which it is.
+fn fingerprint(settings: &ServerTls) -> String {
+    let mode = settings.mode;
+    if mode == ServerTlsMode::Disable {
+        return mode.to_string();
+    }
+    let authorities = settings.authorities.as_ref();
+    let revoked = authorities.and_then(|who| who.revoked.as_ref());
+    let files = [
+        authorities.map(|who| &who.certificates),
+        revoked,
+        settings.identity.as_ref().map(|own| &own.certificate),
+    ];
+    let mut hash = Sha256::new();
+    for file in files {
+        let text = file.map_or(&[][..], |file| &file.text);
+        hash.update(&text.len().to_be_bytes());
+        hash.update(text);
+    }
+    for suite in settings.protocols.suites() {
+        hash.update(suite.name().as_bytes());
+    }
+    let hash = hash.finish();
+    let digits = hash.iter().map(|byte| format!("{byte:02x}"));
+    format!("{mode} {}", digits.collect::<String>())
 }

@@ -328,6 +328,54 @@ def test_allow_means_tls_where_postgresql_wants_it(doorman, postgres_with_tls):
         one.stop()
 
 
+@pytest.mark.parametrize("how", ["reload", "upgrade"])
+@pytest.mark.parametrize("file", ["authorities", "revoked", "certificate"])
+def test_what_a_file_says_decides_which_connections_are_kept(doorman, postgres_with_tls, authority, stranger, tmp_path,
+                                                             file, how):
+    pg = postgres_with_tls
+    bundle, revoked, shown, key = (tmp_path / name for name in ("ca.pem", "ca.crl", "own.crt", "own.key"))
+    own = authority.sign("app")
+    bundle.write_text(authority.certificate.read_text())
+    revoked.write_text(authority.revoke().read_text())
+    shown.write_text(own.certificate.read_text())
+    key.write_text(own.key.read_text())
+    key.chmod(0o600)
+    one = doorman(pool={**verified(authority), "server_tls_ca_cert": str(bundle), "server_tls_crl": str(revoked),
+                        "server_tls_certificate": str(shown), "server_tls_private_key": str(key)})
+
+    def apply() -> None:
+        one.console("reload") if how == "reload" else one.upgrade()
+
+    idle, lent = one.connect(), one.connect()
+    with idle.transaction(), lent.transaction():
+        old = {pid_of(idle), pid_of(lent)}
+    # The same text in its place again says nothing new.
+    bundle.write_text(authority.certificate.read_text())
+    apply()
+    assert pg.pids() == old
+    with lent.transaction():
+        kept = pid_of(lent)
+        if file == "authorities":
+            bundle.write_text(stranger.certificate.read_text() + authority.certificate.read_text())
+        elif file == "revoked":
+            revoked.write_text(authority.revoke(authority.sign("lost")).read_text())
+        else:
+            renewed = authority.sign("app")
+            shown.write_text(renewed.certificate.read_text())
+            key.write_text(renewed.key.read_text())
+        apply()
+        # The one that lay idle is closed, the other is left to its transaction.
+        wait_until(lambda: pg.pids() == {kept})
+        assert pid_of(lent) == kept
+        assert pid_of(idle) not in old
+    wait_until(lambda: kept not in pg.pids())
+    assert pid_of(lent) not in old
+
+
+def pid_of(connection) -> int:
+    return connection.execute("select pg_backend_pid()").fetchone()[0]
+
+
 def test_a_server_is_not_trusted_for_having_any_certificate(doorman, postgres_with_tls, stranger, authority):
     pg = postgres_with_tls
     one = doorman(pool={"server_tls_mode": "verify-ca", "server_tls_ca_cert": str(stranger.certificate)})

@@ -522,6 +522,24 @@ def test_a_pause_stays(doorman):
     assert rows(raw.read_until("Z")) == [[b"1"]]
 
 
+def test_connections_of_another_server_user_are_not_used_any_more(doorman, pg):
+    one = doorman(user={"server_username": "scram", "server_password": "scram-secret"})
+    connection, asleep = one.connect(), one.connect()
+    who = "select current_user"
+    with connection.transaction(), asleep.transaction():
+        assert [c.execute(who).fetchone() for c in (connection, asleep)] == [("scram",)] * 2
+    one.config["pools"]["shop"]["users"][0] |= {"server_username": "app", "server_password": "app-secret"}
+    with connection.transaction():
+        assert connection.execute(who).fetchone() == ("scram",)
+        one.write()
+        one.upgrade()
+        # What has begun as one user ends so.
+        assert connection.execute(who).fetchone() == ("scram",)
+        assert asleep.execute(who).fetchone() == ("app",)
+    assert connection.execute(who).fetchone() == ("app",)
+    wait_until(lambda: not pg.pids("scram"))
+
+
 def test_a_console_session_moves(doorman):
     one = doorman()
     raw = one.raw(user="admin", database="pgdoorman", password=ADMIN_PASSWORD)
