@@ -120,6 +120,9 @@ pub struct Ready {
     /// Whether it says [`Message::Seated`].
     #[serde(default)]
     pub seats: bool,
+    /// Whether it knows of transaction blocks that no server knows of (`Session::deferred`).
+    #[serde(default)]
+    pub deferred: bool,
 }
 
 /// What concerns the process as a whole.

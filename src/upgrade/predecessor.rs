@@ -4,7 +4,7 @@
 mod coming_back;
 mod giving;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::process::Child;
 use std::sync::Arc;
@@ -66,6 +66,10 @@ struct HandOver<'a> {
     ready: bool,
     /// Whether the successor can carry TLS connections on.
     takes_tls: bool,
+    /// Whether the successor can carry transaction blocks on that no server knows of, and the sessions that
+    /// stay until theirs is none of these.
+    takes_deferred: bool,
+    staying: HashSet<u64>,
     /// Whether the successor says when it has made ready for the sessions, and whether it has said so.
     says_seated: bool,
     seated: bool,
@@ -128,6 +132,8 @@ pub fn hand_over(
         last_heard: Moment::now(),
         ready: false,
         takes_tls: false,
+        takes_deferred: false,
+        staying: HashSet::new(),
         says_seated: false,
         seated: false,
         finished: false,
@@ -382,6 +388,7 @@ impl HandOver<'_> {
                     check_descriptors(ready.descriptors)?;
                     self.get_hold_of_successor()?;
                     self.takes_tls = ready.tls;
+                    self.takes_deferred = ready.deferred;
                     self.says_seated = ready.seats;
                     self.ready = true;
                 }

@@ -64,6 +64,7 @@ impl Heir {
                 .map(|(soft, _)| soft),
             tls: true,
             seats: true,
+            deferred: true,
         });
         messages::post(&mut passage, &ready, Vec::new())?;
         let deadline = Moment::now().after(PATIENCE);

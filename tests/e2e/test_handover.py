@@ -442,6 +442,33 @@ def test_a_hand_over_is_recorded(watched, pg):
             (kept / side).write_bytes(stream)
 
 
+# Versions that do not know everything
+
+@pytest.mark.parametrize("ends", ["commit;", "select 1"])
+def test_a_transaction_that_no_server_has_seen_waits_for_the_next_request(watched, pg, ends):
+    """A new process that knows of no such thing would let each statement commit by itself."""
+    one, steps = watched(size=1)
+    begins, moves = one.raw(), one.raw()
+    pg.admin("create table notes (n int); alter table notes owner to app", database="shop")
+    steps.hide("deferred")
+    assert begins.ask(query("begin;"))[0].tag == "BEGIN"
+    old = one.process
+    one.signal(signal.SIGUSR2)
+    one.wait_log("it has begun a transaction that PostgreSQL has not been told of")
+    # Everybody else is there already.
+    served(moves)
+    assert old.poll() is None
+    begins.ask(query(ends))
+    one.succeeded()
+    if begins.status == "I":
+        begins.ask(query("begin;"))
+    begins.ask(query("insert into notes values (1)"))
+    assert begins.status == "T"
+    begins.ask(query("rollback"))
+    assert begins.status == "I" and moves.value("select count(*) from notes") == "0"
+    pg.admin("drop table notes", database="shop")
+
+
 # CancelRequests
 
 def test_a_cancel_finds_its_session_in_either_process(watched, pg):

@@ -152,6 +152,11 @@ impl HandOver<'_> {
             self.keep(guest, "the new process cannot carry its TLS connection on");
             return Ok(true);
         }
+        if !self.takes_deferred && guest.is_in_deferred_block() {
+            // An older version. It would take the client for one outside of any transaction.
+            self.put_off(guest);
+            return Ok(true);
+        }
         if let Err(error) = post_guest(&mut self.passage, &guest) {
             self.backlog.push_front((guest, since));
             self.bear(error)?;
