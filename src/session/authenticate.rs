@@ -3,7 +3,8 @@
 //! What the challenge is, and whether any answer can be right, was decided in [`auth`]. A
 //! client that fails reads one sentence whatever the reason; the log reads the reason.
 
-use super::login::{Login, Refusal, say};
+use super::login::Login;
+use super::refusal::{Refusal, say};
 use crate::auth::challenge::Challenge;
 use crate::auth::{self, ClientKey, Mechanism, Outcome, ServerExchange};
 use crate::net::dialogue::Dialogue;

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::login::{Login, Refusal, say};
+use super::login::Login;
+use super::refusal::{Refusal, say};
 use crate::auth::certificate::PeerCertificate;
 use crate::net::dialogue::{Broken, Dialogue, NotEncrypted};
 use crate::tls::channel::HANDSHAKE;

@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use super::authenticate::refused;
 use super::cancel::cancel_anywhere;
-use super::client_settings::{self, Unsettled};
-use super::ending::no_server;
+use super::client_settings;
 use super::guest::{AtConsole, Guest, Reply, Resting, What};
 use super::house::{House, Place, Stage};
-use super::lend::NotLent;
+use super::refusal::{Refusal, say};
 use super::registry::{CancelKey, Entry, Handle, Identity, process_id, told};
 use super::session::Session;
 use crate::auth::certificate::PeerCertificate;
@@ -26,16 +25,14 @@ use crate::auth::{self, Verifier};
 use crate::config::{PasswordKind, Settings};
 use crate::net::address::Address;
 use crate::net::clock::Moment;
-use crate::net::dialogue::{Broken, Dialogue};
+use crate::net::dialogue::Dialogue;
 use crate::net::stream::Stream;
 use crate::pool::pool::Pool;
 use crate::pool::waiter::Waiter;
-use crate::server::messages::NoMessage;
 use crate::server::parameters::Parameters;
 use crate::tls::suite::Negotiated;
 use crate::wire::backend::{self, TransactionStatus};
-use crate::wire::error::{Severity, error_response};
-use crate::wire::sqlstate::{self, SqlState};
+use crate::wire::sqlstate;
 use crate::wire::startup::{self, FirstPacket, Startup};
 
 /// The names of the database that is the console.
@@ -43,62 +40,6 @@ pub const CONSOLE_DATABASES: [&str; 2] = ["pgdoorman", "pgbouncer"];
 
 /// How long words of refusal may take to arrive.
 const WORDS_LIMIT: Duration = Duration::from_secs(2);
-
-/// Why a connection comes to nothing.
-#[derive(Debug)]
-pub enum Refusal {
-    /// Its business is done: it was a CancelRequest.
-    Done,
-    /// It broke off or was never a client; nobody to tell.
-    Silent(String),
-    /// The TLS handshake failed; OpenSSL has told it.
-    Handshake(String),
-    /// The client is told this; the log may know more.
-    Words {
-        /// SQLSTATE.
-        code: SqlState,
-        /// For the client.
-        words: String,
-        /// For the log.
-        log: String,
-    },
-    /// The client is told in PostgreSQL's own words.
-    Forwarded(crate::wire::error::ErrorFields),
-}
-
-pub(super) fn say(code: SqlState, words: impl Into<String>) -> Refusal {
-    let words = words.into();
-    Refusal::Words {
-        code,
-        log: words.clone(),
-        words,
-    }
-}
-
-impl From<Broken> for Refusal {
-    fn from(broken: Broken) -> Refusal {
-        match broken {
-            Broken::Deadline => say(
-                sqlstate::PROTOCOL_VIOLATION,
-                "canceling authentication due to timeout (client_login_timeout)",
-            ),
-            Broken::Told => say(
-                sqlstate::ADMIN_SHUTDOWN,
-                "terminating connection due to administrator command",
-            ),
-            Broken::Ended | Broken::Io(_) => Refusal::Silent(broken.to_string()),
-        }
-    }
-}
-
-impl From<NoMessage> for Refusal {
-    fn from(error: NoMessage) -> Refusal {
-        match error {
-            NoMessage::Broken(broken) => broken.into(),
-            NoMessage::Malformed(what) => say(sqlstate::PROTOCOL_VIOLATION, what),
-        }
-    }
-}
 
 /// Logs a connection in. On refusal the client has been told and the connection closed.
 pub fn log_in(
@@ -132,36 +73,13 @@ pub fn log_in(
     match login.run(&mut dialogue) {
         Ok(arrived) => Ok(arrived.settle(dialogue.stream, dialogue.inbox)),
         Err(refusal) => {
-            let mut last = Vec::new();
-            match &refusal {
-                Refusal::Words { code, words, .. } => {
-                    error_response(&mut last, Severity::Fatal, code, words);
-                }
-                Refusal::Forwarded(fields) => forward(&mut last, fields),
-                Refusal::Done | Refusal::Silent(_) | Refusal::Handshake(_) => {}
-            }
+            let last = refusal.message();
             if !last.is_empty() {
                 dialogue.stream.finish(&last, WORDS_LIMIT);
             }
             Err(refusal)
         }
     }
-}
-
-/// PostgreSQL's complaint about a client's setting: at login every error is fatal.
-fn forward(out: &mut Vec<u8>, fields: &crate::wire::error::ErrorFields) {
-    crate::wire::write::message(out, backend::ERROR_RESPONSE, |out| {
-        for (field, text) in [
-            (b'S', "FATAL"),
-            (b'V', "FATAL"),
-            (b'C', fields.code.as_str()),
-            (b'M', fields.message.as_str()),
-        ] {
-            out.push(field);
-            crate::wire::write::c_string(out, text.as_bytes());
-        }
-        out.push(0);
-    });
 }
 
 /// A client that is in, but whose connection is still that of the login.
@@ -343,8 +261,7 @@ impl Login<'_> {
             .iter()
             .map(|(name, _)| name.clone())
             .collect();
-        let effect =
-            client_settings::settle(startup.settings, &pool, &waiter, &told).map_err(unsettled)?;
+        let effect = client_settings::settle(startup.settings, &pool, &waiter, &told)?;
         let chosen = effect.chosen(&names);
         let entry = self.enter(Identity {
             id: self.id,
@@ -490,20 +407,4 @@ fn application_name(parameters: &Parameters) -> Vec<u8> {
         .get("application_name")
         .unwrap_or_default()
         .to_vec()
-}
-
-fn unsettled(why: Unsettled) -> Refusal {
-    match why {
-        Unsettled::Refused(fields) => Refusal::Forwarded(fields),
-        Unsettled::Lost(how) => say(
-            sqlstate::CONNECTION_FAILURE,
-            format!("the server connection was lost during login: {how}"),
-        ),
-        Unsettled::NotLent(NotLent::Told) => Refusal::Silent("it left during login".into()),
-        Unsettled::NotLent(NotLent::Closed) => say(
-            sqlstate::INVALID_CATALOG_NAME,
-            "the pool was removed from the configuration",
-        ),
-        Unsettled::NotLent(why) => say(sqlstate::TOO_MANY_CONNECTIONS, no_server(&why)),
-    }
 }

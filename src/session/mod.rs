@@ -18,6 +18,7 @@ pub mod house;
 pub mod lend;
 pub mod login;
 mod pace;
+pub mod refusal;
 pub mod registry;
 pub mod relay;
 mod serve;

@@ -1,0 +1,118 @@
+//! Why a connection comes to nothing, in words for the client and for the log.
+//!
+//! Decides nothing. Invariant: at login every error is fatal, and the client reads no more of the reason
+//! than it may know.
+
+use super::client_settings::Unsettled;
+use super::ending::no_server;
+use super::lend::NotLent;
+use crate::net::dialogue::Broken;
+use crate::server::messages::NoMessage;
+use crate::wire::backend;
+use crate::wire::error::{ErrorFields, Severity, error_response};
+use crate::wire::sqlstate::{self, SqlState};
+use crate::wire::write;
+/// Why a connection comes to nothing.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Its business is done: it was a CancelRequest.
+    Done,
+    /// It broke off or was never a client; nobody to tell.
+    Silent(String),
+    /// The TLS handshake failed; OpenSSL has told it.
+    Handshake(String),
+    /// The client is told this; the log may know more.
+    Words {
+        /// SQLSTATE.
+        code: SqlState,
+        /// For the client.
+        words: String,
+        /// For the log.
+        log: String,
+    },
+    /// The client is told in PostgreSQL's own words.
+    Forwarded(ErrorFields),
+}
+
+pub(super) fn say(code: SqlState, words: impl Into<String>) -> Refusal {
+    let words = words.into();
+    Refusal::Words {
+        code,
+        log: words.clone(),
+        words,
+    }
+}
+
+impl From<Broken> for Refusal {
+    fn from(broken: Broken) -> Refusal {
+        match broken {
+            Broken::Deadline => say(
+                sqlstate::PROTOCOL_VIOLATION,
+                "canceling authentication due to timeout (client_login_timeout)",
+            ),
+            Broken::Told => say(
+                sqlstate::ADMIN_SHUTDOWN,
+                "terminating connection due to administrator command",
+            ),
+            Broken::Ended | Broken::Io(_) => Refusal::Silent(broken.to_string()),
+        }
+    }
+}
+
+impl From<NoMessage> for Refusal {
+    fn from(error: NoMessage) -> Refusal {
+        match error {
+            NoMessage::Broken(broken) => broken.into(),
+            NoMessage::Malformed(what) => say(sqlstate::PROTOCOL_VIOLATION, what),
+        }
+    }
+}
+
+impl From<Unsettled> for Refusal {
+    fn from(why: Unsettled) -> Refusal {
+        match why {
+            Unsettled::Refused(fields) => Refusal::Forwarded(fields),
+            Unsettled::Lost(how) => say(
+                sqlstate::CONNECTION_FAILURE,
+                format!("the server connection was lost during login: {how}"),
+            ),
+            Unsettled::NotLent(NotLent::Told) => Refusal::Silent("it left during login".into()),
+            Unsettled::NotLent(NotLent::Closed) => say(
+                sqlstate::INVALID_CATALOG_NAME,
+                "the pool was removed from the configuration",
+            ),
+            Unsettled::NotLent(why) => say(sqlstate::TOO_MANY_CONNECTIONS, no_server(&why)),
+        }
+    }
+}
+
+impl Refusal {
+    /// What is sent to the client: one ErrorResponse, or nothing.
+    pub(super) fn message(&self) -> Vec<u8> {
+        let mut last = Vec::new();
+        match self {
+            Refusal::Words { code, words, .. } => {
+                error_response(&mut last, Severity::Fatal, code, words);
+            }
+            Refusal::Forwarded(fields) => forward(&mut last, fields),
+            Refusal::Done | Refusal::Silent(_) | Refusal::Handshake(_) => {}
+        }
+        last
+    }
+}
+
+/// PostgreSQL's complaint about a client's setting: at login every error is fatal.
+fn forward(out: &mut Vec<u8>, fields: &ErrorFields) {
+    write::message(out, backend::ERROR_RESPONSE, |out| {
+        for (field, text) in [
+            (b'S', "FATAL"),
+            (b'V', "FATAL"),
+            (b'C', fields.code.as_str()),
+            (b'M', fields.message.as_str()),
+        ] {
+            out.push(field);
+            write::c_string(out, text.as_bytes());
+        }
+        out.push(0);
+    });
+}
