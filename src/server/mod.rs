@@ -11,6 +11,7 @@ pub mod messages;
 pub mod parameters;
 pub mod prepared;
 pub mod reading;
+pub mod script;
 pub mod seats;
 pub mod shape;
 pub mod target;

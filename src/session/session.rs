@@ -12,6 +12,7 @@ use super::relay::begin::Deferred;
 use super::relay::check::Overheard;
 use super::relay::expected::Queue;
 use super::relay::reading::Under;
+use super::relay::spoken::OwnNames;
 use super::relay::stale::Kept;
 use super::relay::unsettled::Unsettled;
 use crate::net::address::Address;
@@ -148,6 +149,9 @@ pub struct Lent {
     /// Statements a client is deallocating in SQL: its own name, and the number.
     #[serde(default)]
     pub deallocating: VecDeque<(Vec<u8>, u64)>,
+    /// What of its statements stands there under its own names.
+    #[serde(default)]
+    pub own_names: OwnNames,
     /// Settings whose values are asked for before and after cleaning.
     #[serde(default)]
     pub asked: Vec<String>,

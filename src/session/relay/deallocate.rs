@@ -1,8 +1,7 @@
 //! DEALLOCATE in SQL: it speaks of a statement by the client's name, and the server knows it by another.
 //!
-//! What is a single DEALLOCATE is understood; in a query of several statements it passes as it is, and
-//! PostgreSQL will know nothing of the name. No client reaches another's statement by the name it has on
-//! servers.
+//! A single DEALLOCATE is understood; for one among several statements see [`spoken`](super::spoken). No
+//! client reaches another's statement by the name it has on servers.
 
 use std::sync::Arc;
 
@@ -10,19 +9,13 @@ use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
 use super::pieces::Output;
 use super::requests::Step;
 use crate::server::prepared::{NOBODYS, PREFIX, Statement};
+use crate::server::script::{self, Target};
 use crate::session::session::{Lent, Session};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::{Severity, error_response};
 use crate::wire::frame::{self, HEADER, Header};
 use crate::wire::sqlstate;
 use crate::wire::{frontend, write};
-
-/// What a DEALLOCATE speaks of.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Target {
-    One(Vec<u8>),
-    All,
-}
 
 /// A statement that is deallocated: the client's name for it, and what it means.
 pub(super) type Deallocated = (Vec<u8>, Arc<Statement>);
@@ -76,6 +69,10 @@ impl Session {
                 });
             }
             Target::All => return None,
+            // PostgreSQL has it under this name too.
+            Target::One(name) if self.lent.as_ref().is_some_and(|l| l.own_names.has(&name)) => {
+                return None;
+            }
             Target::One(name) if self.statements.contains_key(&name) => {
                 let under_way = |lent: &&mut Lent| !lent.expected.is_empty();
                 if let Some(lent) = self.lent.as_mut().filter(under_way) {
@@ -151,68 +148,14 @@ fn answer(out: &mut Vec<u8>, status: TransactionStatus) {
     backend::ready_for_query(out, status);
 }
 
-/// What the text speaks of, if it is a single DEALLOCATE (manual, "DEALLOCATE").
+/// What the text, with its NUL, speaks of, if it is a single DEALLOCATE.
 fn deallocated(text: &[u8]) -> Option<Target> {
     let text = text.strip_suffix(b"\0")?;
     // Almost every text is told by its first letter.
     match text.iter().find(|b| !b.is_ascii_whitespace())? {
-        b'd' | b'D' | b'/' | b'-' => {}
-        _ => return None,
+        b'd' | b'D' | b'/' | b'-' => script::deallocated(text),
+        _ => None,
     }
-    let (verb, rest) = identifier(text)?;
-    if verb != Name::Plain(b"deallocate".to_vec()) {
-        return None;
-    }
-    let (first, rest) = identifier(rest)?;
-    let (name, rest) = match identifier(rest) {
-        Some((name, rest)) if first == Name::Plain(b"prepare".to_vec()) => (name, rest),
-        _ => (first, rest),
-    };
-    let rest = without_blanks(rest);
-    let rest = without_blanks(rest.strip_prefix(b";").unwrap_or(rest));
-    if !rest.is_empty() {
-        return None;
-    }
-    Some(match name {
-        Name::Plain(name) if name == b"all" => Target::All,
-        Name::Plain(name) | Name::Quoted(name) => Target::One(name),
-    })
-}
-
-/// An identifier or keyword, as PostgreSQL folds it.
-#[derive(Debug, PartialEq, Eq)]
-enum Name {
-    Plain(Vec<u8>),
-    Quoted(Vec<u8>),
-}
-
-fn identifier(text: &[u8]) -> Option<(Name, &[u8])> {
-    let text = without_blanks(text);
-    if let Some(mut rest) = text.strip_prefix(b"\"") {
-        let mut name = Vec::new();
-        loop {
-            let end = rest.iter().position(|&b| b == b'"')?;
-            name.extend_from_slice(&rest[..end]);
-            rest = &rest[end + 1..];
-            match rest.strip_prefix(b"\"") {
-                // A quote inside is doubled.
-                Some(after) => {
-                    name.push(b'"');
-                    rest = after;
-                }
-                None => return (!name.is_empty()).then_some((Name::Quoted(name), rest)),
-            }
-        }
-    }
-    let in_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$') || *b >= 128;
-    let end = text.iter().position(|b| !in_name(b)).unwrap_or(text.len());
-    let begins = !text.first()?.is_ascii_digit();
-    (end > 0 && begins).then(|| (Name::Plain(text[..end].to_ascii_lowercase()), &text[end..]))
-}
-
-/// Without the blanks and comments it begins with.
-fn without_blanks(text: &[u8]) -> &[u8] {
-    crate::server::reading::without_comment(text.trim_ascii_start())
 }
 
 /// A `DEALLOCATE` of this statement by its name on servers, with the parameter types of `definition`.
@@ -223,49 +166,4 @@ pub(super) fn deallocation(meant: &Statement, definition: &[u8]) -> Vec<u8> {
     let types = frame::c_string(definition).map_or(&[0, 0][..], |(_, types)| types);
     renamed.extend_from_slice(types);
     renamed
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(text: &str) -> Option<Target> {
-        deallocated(&[text.as_bytes(), b"\0"].concat())
-    }
-
-    #[test]
-    fn names_are_read_as_postgresql_reads_them() {
-        let one = |name: &str| Some(Target::One(name.as_bytes().to_vec()));
-        assert_eq!(of("deallocate Abc"), one("abc"));
-        assert_eq!(of("DEALLOCATE \"Abc\";"), one("Abc"));
-        assert_eq!(of("deallocate \"a\"\"b\""), one("a\"b"));
-        assert_eq!(
-            of(" /* why */ deallocate\tprepare\n x -- so\n ; "),
-            one("x")
-        );
-        assert_eq!(of("deallocate\"x\""), one("x"));
-        assert_eq!(of("deallocate prepare"), one("prepare"));
-        assert_eq!(of("deallocate prepare prepare"), one("prepare"));
-        assert_eq!(of("deallocate \"all\""), one("all"));
-        assert_eq!(of("deallocate ALL"), Some(Target::All));
-        assert_eq!(of("Deallocate Prepare All ;"), Some(Target::All));
-    }
-
-    #[test]
-    fn what_is_not_one_deallocate_is_left_alone() {
-        for text in [
-            "",
-            "deallocate",
-            "deallocate a; deallocate b",
-            "deallocate a b",
-            "deallocate 1",
-            "deallocate \"a",
-            "deallocate \"\"",
-            "deallocated",
-            "select 1",
-            "drop table deallocate",
-        ] {
-            assert_eq!(of(text), None, "{text}");
-        }
-    }
 }

@@ -13,7 +13,7 @@ use crate::session::session::{Phase, Session};
 use crate::wire::backend;
 use crate::wire::error::{ErrorFields, Severity, error_response};
 use crate::wire::frame::HEADER;
-use crate::wire::sqlstate::QUERY_CANCELED;
+use crate::wire::sqlstate::{self, QUERY_CANCELED};
 use crate::wire::write;
 
 impl Session {
@@ -46,8 +46,26 @@ impl Session {
         }
         let head = lent.expected.front_mut();
         let undo = head.and_then(|head| head.undo.as_mut());
+        let spoken_of = undo
+            .as_ref()
+            .is_some_and(|undo| undo.not_standing.is_some());
         let refusal = undo.and_then(|undo| undo.refusal.take());
+        // Where PostgreSQL has another complaint, which is not that it has no such statement, it stands.
+        let refusal = refusal.filter(|_| {
+            matches!(
+                fields.code.as_str(),
+                sqlstate::INVALID_STATEMENT_NAME | sqlstate::IN_FAILED_TRANSACTION
+            )
+        });
         self.take_back();
+        if spoken_of && phase == Phase::Serving && !fields.is_fatal() {
+            log::debug!("{} not prepared for SQL pid={pid}: {fields}", self.tag());
+            self.blame(&fields);
+            return Fate::Drop;
+        }
+        if let Some(lent) = &mut self.lent {
+            lent.own_names.failed();
+        }
         if let Some((number, place)) = stale {
             self.retire(number);
             statements.begin_epoch();
@@ -68,17 +86,20 @@ impl Session {
             }) => {
                 let mut own = Vec::new();
                 error_response(&mut own, Severity::Error, code, words);
-                let mut body = own.split_off(HEADER);
-                if let Some(routine) = routine {
-                    // In front of the NUL that ends the fields.
-                    body.pop();
-                    body.push(b'R');
-                    write::c_string(&mut body, routine.as_bytes());
-                    body.push(0);
-                }
-                Some(body)
+                let body = own.split_off(HEADER);
+                // Drivers look at that.
+                Some(match routine {
+                    Some(routine) => with_field(&body, b'R', routine),
+                    None => body,
+                })
             }
             None => body.and_then(|body| self.in_clients_words(body)),
+        };
+        let in_clients_words = match (in_clients_words, body, self.hint(&fields)) {
+            (None, Some(body), Some(hint)) if refusal.is_none() => {
+                Some(with_field(body, b'H', hint))
+            }
+            (words, ..) => words,
         };
         let shown = in_clients_words.as_deref().map(ErrorFields::parse);
         let shown = shown.as_ref().unwrap_or(&fields);
@@ -144,6 +165,9 @@ impl Session {
             if let Some(number) = undo.not_prepared {
                 lent.backend.prepared.forget(number);
             }
+            if let Some(name) = undo.not_standing {
+                lent.own_names.forget(&name);
+            }
             if let Some(number) = undo.not_closed {
                 lent.backend.prepared.put_back_surplus(number);
             }
@@ -196,4 +220,14 @@ impl Session {
         words.extend_from_slice(rest);
         Some(words)
     }
+}
+
+/// The body of an ErrorResponse with one more field.
+fn with_field(body: &[u8], field: u8, text: &str) -> Vec<u8> {
+    // In front of the NUL that ends the fields.
+    let mut body = body.strip_suffix(b"\0").unwrap_or(body).to_vec();
+    body.push(field);
+    write::c_string(&mut body, text.as_bytes());
+    body.push(0);
+    body
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::begin::Deferred;
 use super::expected::{Expected, Reply};
 use super::pieces::Output;
+use super::spoken::OwnNames;
 use super::stale::Kept;
 use super::unsettled::Unsettled;
 use crate::pool::plan::Mode;
@@ -55,6 +56,7 @@ impl Session {
             at_ready: Arc::clone(&backend.reported),
             reset_names: Vec::new(),
             deallocating: std::collections::VecDeque::new(),
+            own_names: OwnNames::default(),
             backend,
             side: Side::default(),
             expected: std::collections::VecDeque::new(),

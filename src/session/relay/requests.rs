@@ -205,7 +205,7 @@ impl Session {
                 return Ok(step);
             }
         }
-        let Some(lent) = &mut self.lent else {
+        if self.lent.is_none() {
             return Ok(match head.kind {
                 kind if self.refusing && kind != frontend::SYNC => {
                     self.begin(head, at, rest, true, out)
@@ -226,10 +226,18 @@ impl Session {
                 _ if rest.len() < head.whole().min(self.patience(head)) => Step::NeedsMore,
                 _ => Step::NeedsServer,
             });
-        };
-        if lent.skipping && head.kind != frontend::SYNC {
+        }
+        let skipping = self.lent.as_ref().is_some_and(|lent| lent.skipping);
+        if skipping && head.kind != frontend::SYNC {
             return Ok(self.begin(head, at, rest, true, out));
         }
+        let query = (rest.get(HEADER..head.whole())).filter(|_| head.kind == frontend::QUERY);
+        if query.is_some_and(|text| self.prepare_spoken(text, out)) {
+            return Ok(Step::MustWait);
+        }
+        let Some(lent) = &mut self.lent else {
+            return Ok(Step::NeedsServer);
+        };
         match head.kind {
             frontend::PARSE
             | frontend::BIND

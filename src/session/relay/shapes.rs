@@ -48,7 +48,7 @@ impl Session {
         };
         let parsed = Expected::undoing(Reply::Parse, Deliver::Swallow, undo);
         out.server
-            .write(|own| parse_message(own, &name, &statement.definition));
+            .write(|own| parse_message(own, name.as_bytes(), &statement.definition));
         self.expect(parsed, out);
         out.server.write(|own| {
             write::message(own, frontend::DESCRIBE, |body| {

@@ -159,7 +159,7 @@ impl Session {
             self.ensure_prepared(&taken, out);
             let server_name = taken.server_name();
             out.server
-                .write(|own| parse_message(own, &server_name, definition));
+                .write(|own| parse_message(own, server_name.as_bytes(), definition));
             self.expect(Expected::forward(Reply::Parse), out);
             return Ok(Step::Took(head.whole()));
         }
@@ -270,7 +270,7 @@ impl Session {
         lent.unsettled.add(Open::Statement(statement.number));
         let name = statement.server_name();
         out.server
-            .write(|own| parse_message(own, &name, &statement.definition));
+            .write(|own| parse_message(own, name.as_bytes(), &statement.definition));
         let undo = Undo {
             not_prepared: Some(statement.number),
             ..Undo::default()
@@ -431,9 +431,9 @@ fn check_definition(definition: &[u8]) -> Option<()> {
     (types.len() == 4 * usize::from(u16::from_be_bytes(*count))).then_some(())
 }
 
-pub(super) fn parse_message(out: &mut Vec<u8>, name: &str, definition: &[u8]) {
+pub(super) fn parse_message(out: &mut Vec<u8>, name: &[u8], definition: &[u8]) {
     write::message(out, frontend::PARSE, |body| {
-        write::c_string(body, name.as_bytes());
+        write::c_string(body, name);
         body.extend_from_slice(definition);
     });
 }

@@ -1,0 +1,413 @@
+//! Which prepared statements a Query's text speaks of by name: EXECUTE, DEALLOCATE and PREPARE, wherever they
+//! stand among its statements.
+//!
+//! Follows PostgreSQL's lexer as far as is needed to part statements (manual, "Lexical Structure"), and knows
+//! no more of their grammar than where such a name stands. What means one thing or another by a setting it
+//! does not guess.
+
+use std::sync::OnceLock;
+
+use aho_corasick::AhoCorasick;
+
+/// Words of a statement in which a name is looked for. Of those that speak of one none needs as many before it.
+const FIRST_WORDS: usize = 64;
+
+/// Words without which a text speaks of no prepared statement.
+const WORDS: [&str; 3] = ["execute", "deallocate", "prepare"];
+
+/// What a text speaks of, each in the order of the text.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Spoken {
+    /// The names of prepared statements.
+    pub names: Vec<Vec<u8>>,
+    /// Those that a DEALLOCATE is about.
+    pub deallocated: Vec<Vec<u8>>,
+}
+
+/// What a DEALLOCATE is about.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The statement with this name.
+    One(Vec<u8>),
+    /// All statements.
+    All,
+}
+
+/// Whether a text may speak of prepared statements. Most do not, and are told quickly.
+pub fn may_speak(text: &[u8]) -> bool {
+    static AUTOMATON: OnceLock<Option<AhoCorasick>> = OnceLock::new();
+    AUTOMATON
+        .get_or_init(|| {
+            AhoCorasick::builder()
+                .ascii_case_insensitive(true)
+                .build(WORDS)
+                .ok()
+        })
+        .as_ref()
+        .is_some_and(|automaton| automaton.is_match(text))
+}
+
+/// What the text speaks of. `None`: where its statements end cannot be told.
+pub fn spoken(text: &[u8]) -> Option<Spoken> {
+    let mut spoken = Spoken::default();
+    let mut lexer = Lexer { rest: text };
+    while let Some(statement) = lexer.statement()? {
+        if let Some(Target::One(name)) = deallocation(&statement) {
+            spoken.deallocated.push(name.clone());
+            spoken.names.push(name);
+        } else {
+            spoken.names.extend(spoken_of(&statement));
+        }
+    }
+    Some(spoken)
+}
+
+/// What the text is about if it is one DEALLOCATE and nothing else.
+pub fn deallocated(text: &[u8]) -> Option<Target> {
+    let mut lexer = Lexer { rest: text };
+    let statement = lexer.statement()??;
+    let target = deallocation(&statement)?;
+    lexer.statement()?.is_none().then_some(target)
+}
+
+/// What a statement is about if it is a DEALLOCATE (manual, "DEALLOCATE").
+fn deallocation(statement: &[Token]) -> Option<Target> {
+    if !is_word(statement.first(), "deallocate") {
+        return None;
+    }
+    let name = match statement {
+        [_, name] => name,
+        [_, prepare, name] if is_word(Some(prepare), "prepare") => name,
+        _ => return None,
+    };
+    match name {
+        Token::Word(name) if name == b"all" => Some(Target::All),
+        Token::Word(name) | Token::Quoted(name) => Some(Target::One(name.clone())),
+        Token::Other => None,
+    }
+}
+
+/// The name of the prepared statement that a statement speaks of (manual, "EXECUTE", "PREPARE", "EXPLAIN",
+/// "CREATE TABLE AS").
+fn spoken_of(statement: &[Token]) -> Option<Vec<u8>> {
+    let Some(Token::Word(verb)) = statement.first() else {
+        return None;
+    };
+    let word = match verb.as_slice() {
+        b"prepare" if is_word(statement.get(1), "transaction") => return None,
+        b"prepare" => "prepare",
+        b"execute" | b"explain" | b"create" => "execute",
+        _ => return None,
+    };
+    let at = statement.iter().position(|one| is_word(Some(one), word))?;
+    match statement.get(at + 1)? {
+        Token::Word(name) | Token::Quoted(name) => Some(name.clone()),
+        Token::Other => None,
+    }
+}
+
+fn is_word(token: Option<&Token>, word: &str) -> bool {
+    matches!(token, Some(Token::Word(found)) if found == word.as_bytes())
+}
+
+/// A part of a statement, outside of parentheses.
+#[derive(Debug, PartialEq, Eq)]
+enum Token {
+    /// A keyword or an identifier, as PostgreSQL folds it.
+    Word(Vec<u8>),
+    /// An identifier in quotes.
+    Quoted(Vec<u8>),
+    /// Anything else.
+    Other,
+}
+
+struct Lexer<'a> {
+    rest: &'a [u8],
+}
+
+impl Lexer<'_> {
+    /// The first parts of the next statement that is not empty. `None` within if there is no more, `None` at
+    /// all if it cannot be told where it ends.
+    fn statement(&mut self) -> Option<Option<Vec<Token>>> {
+        let mut tokens = Vec::new();
+        let mut depth = 0_usize;
+        loop {
+            let Some(&first) = self.rest.first() else {
+                return (depth == 0).then(|| (!tokens.is_empty()).then_some(tokens));
+            };
+            let token = match first {
+                byte if byte.is_ascii_whitespace() || byte == 0x0b => {
+                    self.rest = &self.rest[1..];
+                    continue;
+                }
+                b'-' if self.rest.starts_with(b"--") => {
+                    let end = self.rest.iter().position(|&b| matches!(b, b'\n' | b'\r'));
+                    self.rest = &self.rest[end.unwrap_or(self.rest.len())..];
+                    continue;
+                }
+                b'/' if self.rest.starts_with(b"/*") => {
+                    self.comment()?;
+                    continue;
+                }
+                b';' if depth == 0 => {
+                    self.rest = &self.rest[1..];
+                    if tokens.is_empty() {
+                        continue;
+                    }
+                    return Some(Some(tokens));
+                }
+                b'\'' => self.constant(false)?,
+                b'"' => Token::Quoted(self.quoted()?),
+                b'$' => self.dollar()?,
+                byte if begins_word(byte) => self.word()?,
+                byte => {
+                    match byte {
+                        b'(' => depth += 1,
+                        b')' => depth = depth.checked_sub(1)?,
+                        _ => {}
+                    }
+                    self.rest = &self.rest[1..];
+                    Token::Other
+                }
+            };
+            // The body of a function in SQL has statements of its own.
+            if is_word(Some(&token), "atomic") {
+                return None;
+            }
+            if depth == 0 && tokens.len() < FIRST_WORDS {
+                tokens.push(token);
+            }
+        }
+    }
+
+    /// Passes over a comment; there may be others in it.
+    fn comment(&mut self) -> Option<()> {
+        let mut depth = 0;
+        loop {
+            let step = match self.rest {
+                [b'/', b'*', ..] => {
+                    depth += 1;
+                    2
+                }
+                [b'*', b'/', ..] => {
+                    depth -= 1;
+                    2
+                }
+                [_, ..] => 1,
+                [] => return None,
+            };
+            self.rest = &self.rest[step..];
+            if depth == 0 {
+                return Some(());
+            }
+        }
+    }
+
+    /// Passes over a constant in single quotes.
+    fn constant(&mut self, escapes: bool) -> Option<Token> {
+        self.rest = &self.rest[1..];
+        loop {
+            let end = self.rest.iter().position(|&b| matches!(b, b'\'' | b'\\'))?;
+            let (step, over) = match &self.rest[end..] {
+                [b'\\', _, ..] if escapes => (2, false),
+                // By standard_conforming_strings this is the end or not.
+                [b'\\', b'\'', ..] => return None,
+                [b'\\', ..] => (1, false),
+                [b'\'', b'\'', ..] => (2, false),
+                _ => (1, true),
+            };
+            self.rest = &self.rest[end + step..];
+            if over {
+                return Some(Token::Other);
+            }
+        }
+    }
+
+    /// An identifier in double quotes.
+    fn quoted(&mut self) -> Option<Vec<u8>> {
+        let mut name = Vec::new();
+        self.rest = &self.rest[1..];
+        loop {
+            let end = self.rest.iter().position(|&b| b == b'"')?;
+            name.extend_from_slice(&self.rest[..end]);
+            self.rest = &self.rest[end + 1..];
+            // A quote inside is doubled.
+            if self.rest.first() != Some(&b'"') {
+                return (!name.is_empty()).then_some(name);
+            }
+            name.push(b'"');
+            self.rest = &self.rest[1..];
+        }
+    }
+
+    /// A constant in dollar quotes, or a parameter, or what is nothing.
+    fn dollar(&mut self) -> Option<Token> {
+        let tag = &self.rest[1..];
+        let length = match tag.first() {
+            Some(&first) if begins_word(first) => tag
+                .iter()
+                .position(|&b| !in_word(b) || b == b'$')
+                .unwrap_or(tag.len()),
+            _ => 0,
+        };
+        if tag.get(length) != Some(&b'$') {
+            self.rest = tag;
+            return Some(Token::Other);
+        }
+        let (quote, inside) = self.rest.split_at(length + 2);
+        let end = inside.windows(quote.len()).position(|w| w == quote)?;
+        self.rest = &inside[end + quote.len()..];
+        Some(Token::Other)
+    }
+
+    fn word(&mut self) -> Option<Token> {
+        let end = self.rest.iter().position(|&b| !in_word(b));
+        let (word, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
+        self.rest = rest;
+        if word.eq_ignore_ascii_case(b"e") && rest.first() == Some(&b'\'') {
+            return self.constant(true);
+        }
+        Some(Token::Word(word.to_ascii_lowercase()))
+    }
+}
+
+fn begins_word(byte: u8) -> bool {
+    byte.is_ascii_alphabetic() || byte == b'_' || byte >= 128
+}
+
+fn in_word(byte: u8) -> bool {
+    begins_word(byte) || byte.is_ascii_digit() || byte == b'$'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str) -> Option<Vec<String>> {
+        let spoken = spoken(text.as_bytes())?;
+        let name = |name: Vec<u8>| String::from_utf8(name).unwrap();
+        Some(spoken.names.into_iter().map(name).collect())
+    }
+
+    #[test]
+    fn names_stand_where_the_grammar_has_them() {
+        for (text, expected) in [
+            ("execute q", vec!["q"]),
+            (" EXECUTE Q(1, 'a;b') ;", vec!["q"]),
+            ("execute \"Q\"", vec!["Q"]),
+            ("execute\"a\"\"b\"(1)", vec!["a\"b"]),
+            ("explain (analyze, costs off) execute q(1)", vec!["q"]),
+            ("explain analyze verbose execute q", vec!["q"]),
+            (
+                "create temp table t (a) as execute q(1) with no data",
+                vec!["q"],
+            ),
+            ("prepare q(int) as select $1", vec!["q"]),
+            ("deallocate q; deallocate prepare r", vec!["q", "r"]),
+            ("select 1; execute q; ; execute r", vec!["q", "r"]),
+            ("execute é", vec!["é"]),
+        ] {
+            assert!(may_speak(text.as_bytes()), "{text}");
+            assert_eq!(
+                names(text).as_deref(),
+                Some(&expected.iter().map(|&n| n.to_owned()).collect::<Vec<_>>()[..]),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn and_nowhere_else() {
+        for text in [
+            "",
+            ";;",
+            "select 'execute q; execute r'",
+            "select E'it\\'s; execute q'",
+            "select e'\\\\'; select 'deallocate q'",
+            "select 'c:\\dir; execute q'",
+            "select $$; execute q$$, $a_1$ $$; execute q $a_1$, $1",
+            "select a$b$ from t where \"; execute q\" = 1",
+            "-- execute q\nselect 1",
+            "/* ; /* execute q */ ; execute q */ select 1",
+            "select (1; execute q)",
+            "prepare transaction 'q'",
+            "grant execute on function f to q",
+            "deallocate all",
+            "deallocate prepare all",
+            "select U&'; execute q', x'; execute q'",
+        ] {
+            assert_eq!(names(text), Some(Vec::new()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_left_alone() {
+        for text in [
+            "select 'it\\'s; execute q",
+            "select 'it\\''; execute q",
+            "select '; execute q",
+            "select $a$; execute q",
+            "select \"; execute q",
+            "/* execute q",
+            "select (1; execute q",
+            "select 1); execute q",
+            "create function f() returns int begin atomic select 1; end; execute q",
+        ] {
+            assert_eq!(names(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn it_ends_whatever_the_text_is_cut_to() {
+        let text =
+            "select E'a\\'', 'b''', $x$ ; $x$, \"c\"\"\" /* /* */ */ -- d\n; execute \"q\"(1)";
+        for start in 0..text.len() {
+            for end in start..text.len() {
+                let _ = spoken(&text.as_bytes()[start..end]);
+                let _ = deallocated(&text.as_bytes()[start..end]);
+            }
+        }
+    }
+
+    fn of(text: &str) -> Option<Target> {
+        deallocated(text.as_bytes())
+    }
+
+    #[test]
+    fn one_deallocate_is_read_as_postgresql_reads_it() {
+        let one = |name: &str| Some(Target::One(name.as_bytes().to_vec()));
+        assert_eq!(of("deallocate Abc"), one("abc"));
+        assert_eq!(of("DEALLOCATE \"Abc\";"), one("Abc"));
+        assert_eq!(of("deallocate \"a\"\"b\""), one("a\"b"));
+        assert_eq!(
+            of(" /* why */ deallocate\tprepare\n x -- so\n ; "),
+            one("x")
+        );
+        assert_eq!(of("deallocate\"x\""), one("x"));
+        assert_eq!(of("deallocate prepare"), one("prepare"));
+        assert_eq!(of("deallocate prepare prepare"), one("prepare"));
+        assert_eq!(of("deallocate \"all\""), one("all"));
+        assert_eq!(of("deallocate ALL"), Some(Target::All));
+        assert_eq!(of("Deallocate Prepare All ;"), Some(Target::All));
+    }
+
+    #[test]
+    fn what_is_not_one_deallocate_is_none() {
+        for text in [
+            "",
+            "deallocate",
+            "deallocate a all",
+            "deallocate all; deallocate all",
+            "deallocate a; deallocate b",
+            "deallocate a b",
+            "deallocate 1",
+            "deallocate \"a",
+            "deallocate \"\"",
+            "deallocated",
+            "select 1",
+            "drop table deallocate",
+        ] {
+            assert_eq!(of(text), None, "{text}");
+        }
+    }
+}

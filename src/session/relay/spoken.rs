@@ -1,0 +1,182 @@
+//! EXECUTE, DEALLOCATE and PREPARE in SQL of statements that were prepared by the protocol: those that a Query
+//! speaks of are prepared under the client's own names too, for as long as it has the server connection.
+//!
+//! So the Query passes as it is, and PostgreSQL answers in its own words, about the client's own names. Only
+//! a Query is looked into, not the texts in Parse; what else says EXECUTE gets a hint with PostgreSQL's error.
+//!
+//! The invariant: when a Query is sent that speaks of a name, the server has under that name what the client
+//! has prepared, if it has; and nobody finds it there who gets the connection next.
+
+use std::collections::{HashMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
+use super::pieces::Output;
+use super::statements::parse_message;
+use super::unsettled::Open;
+use crate::server::reading::Changes;
+use crate::server::script;
+use crate::server::traces::Traces;
+use crate::session::session::Session;
+use crate::wire::backend::TransactionStatus;
+use crate::wire::error::ErrorFields;
+use crate::wire::sqlstate;
+use crate::wire::{frontend, write};
+
+/// What of a client's statements stands on its server connection under its own names.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OwnNames {
+    /// The names, each with the number of the statement.
+    standing: HashMap<Vec<u8>, u64>,
+    /// What the Query under way deallocates, one after the other.
+    leaving: VecDeque<Vec<u8>>,
+}
+
+impl OwnNames {
+    /// Whether anything stands under this name.
+    pub(super) fn has(&self, name: &[u8]) -> bool {
+        self.standing.contains_key(name)
+    }
+
+    /// A DEALLOCATE in a Query has been run. Returns the name it was about.
+    pub(super) fn deallocated(&mut self) -> Option<Vec<u8>> {
+        let name = self.leaving.pop_front()?;
+        self.standing.remove(&name);
+        Some(name)
+    }
+
+    /// The server has forgotten all statements.
+    pub(super) fn clear(&mut self) {
+        self.standing.clear();
+    }
+
+    /// The Query under way has failed: what else it was to deallocate stays.
+    pub(super) fn failed(&mut self) {
+        self.leaving.clear();
+    }
+
+    /// The name does not stand on the server after all.
+    pub(super) fn forget(&mut self, name: &[u8]) {
+        self.standing.remove(name);
+    }
+}
+
+impl Session {
+    /// Prepares what the Query with this text speaks of, in front of it. True if that is known only when what
+    /// is under way has been answered.
+    pub(super) fn prepare_spoken(&mut self, text: &[u8], out: &mut Output) -> bool {
+        let has_own = self.statements.keys().any(|name| !name.is_empty());
+        let Some(lent) = &mut self.lent else {
+            return false;
+        };
+        let concerned = has_own || !lent.own_names.standing.is_empty();
+        let begins = !lent.batch_open && !lent.copying_in;
+        if !concerned || !begins || !self.rules.follow_statements || !script::may_speak(text) {
+            return false;
+        }
+        let Some(spoken) = script::spoken(text.strip_suffix(b"\0").unwrap_or(text)) else {
+            return false;
+        };
+        if spoken.names.is_empty() {
+            return false;
+        }
+        if !lent.expected.is_empty() {
+            // What comes of it decides what the names mean, and whether there is a transaction.
+            lent.barrier = true;
+            return true;
+        }
+        if lent.backend.status == TransactionStatus::Failed {
+            return false;
+        }
+        let mut sent = false;
+        for name in spoken.names {
+            sent |= self.settle_name(name, out);
+        }
+        if let Some(lent) = &mut self.lent {
+            lent.own_names.leaving = spoken.deallocated.into();
+        }
+        if sent {
+            // If one of them fails the server is to skip no more than these.
+            out.server.write(|own| frontend::bare(own, frontend::SYNC));
+            self.expect(Expected::swallow(Reply::Ready), out);
+        }
+        false
+    }
+
+    /// Has the server know by this name what the client means by it. False if it does.
+    fn settle_name(&mut self, name: Vec<u8>, out: &mut Output) -> bool {
+        let clean = self.rules.clean;
+        let meant = self.statements.get(&name).cloned();
+        let Some(lent) = &mut self.lent else {
+            return false;
+        };
+        let stands = lent.own_names.standing.get(&name).copied();
+        if let Some(meant) = &meant {
+            lent.backend.traces.add(meant.traces);
+            // By DEALLOCATE ALL, and also if the rest of the session is another version's to drive.
+            lent.backend.traces.add(Traces::STATEMENTS);
+            if meant.traces.has(Traces::FORGETTING) {
+                lent.unsettled.add(Open::Everything);
+            }
+            if meant.traces.has(Traces::READING) {
+                lent.changes = Changes::Unknown(None);
+            }
+        }
+        if stands == meant.as_ref().map(|meant| meant.number) {
+            return false;
+        }
+        // Where nobody cleans, it may be somebody else's.
+        if stands.is_some() || !clean {
+            lent.own_names.standing.remove(&name);
+            out.server.write(|own| {
+                write::message(own, frontend::CLOSE, |body| {
+                    body.push(b'S');
+                    write::c_string(body, &name);
+                });
+            });
+            self.expect(Expected::swallow(Reply::Close), out);
+        }
+        let (Some(meant), Some(lent)) = (meant, &mut self.lent) else {
+            return true;
+        };
+        lent.own_names.standing.insert(name.clone(), meant.number);
+        out.server
+            .write(|own| parse_message(own, &name, &meant.definition));
+        let undo = Undo {
+            not_standing: Some(name),
+            ..Undo::default()
+        };
+        self.expect(Expected::undoing(Reply::Parse, Deliver::Swallow, undo), out);
+        true
+    }
+
+    /// A statement that a Query speaks of could not be prepared: if the Query fails for the lack of it, its
+    /// client is told why.
+    pub(super) fn blame(&mut self, error: &ErrorFields) {
+        let Some(lent) = &mut self.lent else { return };
+        let query = (lent.expected.iter_mut())
+            .find(|expected| matches!(expected.reply, Reply::UntilReady { .. }));
+        if let Some(query) = query {
+            query.undo.get_or_insert_default().refusal = Some(Refusal {
+                code: error.code.clone(),
+                words: error.message.clone(),
+                routine: None,
+            });
+        }
+    }
+
+    /// What to add to the error that there is no such statement, if the client has prepared one by the
+    /// protocol.
+    pub(super) fn hint(&self, error: &ErrorFields) -> Option<&'static str> {
+        if error.code != sqlstate::INVALID_STATEMENT_NAME {
+            return None;
+        }
+        let name = error.message.split('"').nth(1)?;
+        self.statements.contains_key(name.as_bytes()).then_some(
+            "It was prepared by the protocol (Parse), and the pooler keeps it under another name. Execute it \
+             by the protocol (Bind), or say EXECUTE in a simple query of its own.",
+        )
+    }
+}

@@ -1,0 +1,160 @@
+//! Statements of the protocol's that SQL speaks of.
+
+use super::messages::*;
+use super::*;
+
+/// A client that has prepared `q` and `r`; both stand on the server that lies idle.
+fn prepared() -> Between {
+    let mut between = Between::new();
+    let both = [parse("q", "select 'q'"), parse("r", "select 'r'"), sync()].concat();
+    between.client(&[&both]);
+    between.server(&[&parsed(), &parsed(), &ready()]);
+    between.to_client.clear();
+    between.to_server.clear();
+    assert!(between.is_back());
+    between
+}
+
+fn answer(value: &str) -> Bytes {
+    [columns(), row(&[value]), complete("SELECT 1")].concat()
+}
+
+#[test]
+fn the_statement_goes_in_front_under_the_clients_own_name() {
+    let mut between = prepared();
+    between.client(&[&query("execute q")]);
+    between.server_gets(&[&parse("q", "select 'q'"), &sync(), &query("execute q")]);
+    between.server(&[&parsed(), &ready()]);
+    between.client_gets(&[]);
+    between.server(&[&answer("q"), &ready()]);
+    between.client_gets(&[&answer("q"), &ready()]);
+    // Nobody else is to find it there.
+    between.server_gets(&[&query("DEALLOCATE ALL")]);
+    between.server(&[&complete("DEALLOCATE ALL"), &ready()]);
+    assert!(between.is_back());
+    assert_eq!(between.session.statements.len(), 2);
+    assert_eq!(between.session.work.queries, 2);
+}
+
+#[test]
+fn once_in_a_transaction_and_again_when_it_means_something_else() {
+    let mut between = prepared();
+    between.passes(
+        &[&query("begin")],
+        &[&complete("BEGIN"), &ready_in_transaction()],
+    );
+    between.client(&[&query("execute q; execute r")]);
+    between.server_gets(&[
+        &parse("q", "select 'q'"),
+        &parse("r", "select 'r'"),
+        &sync(),
+        &query("execute q; execute r"),
+    ]);
+    let all = [answer("q"), answer("r"), ready_in_transaction()].concat();
+    between.server(&[&parsed(), &parsed(), &ready_in_transaction(), &all]);
+    between.client_gets(&[&all]);
+    between.passes(
+        &[&query("execute q")],
+        &[&answer("q"), &ready_in_transaction()],
+    );
+    between.client(&[&close("q"), &parse("q", "select 2"), &sync()]);
+    between.to_server.clear();
+    between.server(&[&parsed(), &ready_in_transaction()]);
+    between.to_client.clear();
+    between.client(&[&query("execute q")]);
+    between.server_gets(&[
+        &close("q"),
+        &parse("q", "select 2"),
+        &sync(),
+        &query("execute q"),
+    ]);
+}
+
+#[test]
+fn texts_that_speak_of_nothing_pass_as_they_are() {
+    for text in [
+        "select 1",
+        "execute nosuch",
+        "select 'execute q'",
+        "prepare transaction 'q'",
+    ] {
+        let mut between = prepared();
+        between.client(&[&query(text)]);
+        between.server_gets(&[&query(text)]);
+    }
+}
+
+#[test]
+fn it_waits_for_what_is_under_way() {
+    let mut between = prepared();
+    between.client(&[&query("select 1"), &query("execute q")]);
+    between.server_gets(&[&query("select 1")]);
+    between.server(&[&answer("1"), &ready()]);
+    between.client_gets(&[&answer("1"), &ready()]);
+    between.server_gets(&[&parse("q", "select 'q'"), &sync(), &query("execute q")]);
+}
+
+#[test]
+fn what_cannot_be_prepared_is_told_where_it_is_lacking() {
+    let no_table = error("42P01", "no such table");
+    let lacking = error("26000", "prepared statement \"q\" does not exist");
+    for (own, told) in [
+        (&lacking, &no_table),
+        (&error("25P02", "aborted"), &no_table),
+        (
+            &error("42601", "syntax error"),
+            &error("42601", "syntax error"),
+        ),
+    ] {
+        let mut between = prepared();
+        between.client(&[&query("execute q")]);
+        between.server_gets(&[&parse("q", "select 'q'"), &sync(), &query("execute q")]);
+        between.server(&[&no_table, &ready()]);
+        between.client_gets(&[]);
+        between.server(&[own, &ready()]);
+        between.client_gets(&[told, &ready()]);
+        assert_eq!(between.session.work.errors, 1);
+    }
+    let mut between = prepared();
+    between.client(&[&query("/**/ execute q")]);
+    between.server(&[&no_table, &ready(), &answer("was not run"), &ready()]);
+    between.client_gets(&[&answer("was not run"), &ready()]);
+}
+
+#[test]
+fn names_go_as_postgresql_drops_them() {
+    let mut between = prepared();
+    let text = query("deallocate r; deallocate nosuch; deallocate q");
+    between.client(&[&text]);
+    between.server_gets(&[
+        &parse("r", "select 'r'"),
+        &parse("q", "select 'q'"),
+        &sync(),
+        &text,
+    ]);
+    between.server(&[&parsed(), &parsed(), &ready()]);
+    between.server(&[&complete("DEALLOCATE"), &error("26000", "no"), &ready()]);
+    between.client_gets(&[&complete("DEALLOCATE"), &error("26000", "no"), &ready()]);
+    let left: Vec<_> = between.session.statements.keys().collect();
+    assert_eq!(left, [b"q"]);
+}
+
+#[test]
+fn a_client_without_such_statements_costs_nothing() {
+    let mut between = Between::new();
+    between.client(&[&query("deallocate a; execute b")]);
+    between.server_gets(&[&query("deallocate a; execute b")]);
+}
+
+#[test]
+fn where_nobody_cleans_what_others_have_left_is_replaced() {
+    let mut between = prepared();
+    between.rules.clean = false;
+    between.client(&[&query("execute q")]);
+    between.server_gets(&[
+        &close("q"),
+        &parse("q", "select 'q'"),
+        &sync(),
+        &query("execute q"),
+    ]);
+}
