@@ -144,7 +144,7 @@ mod tests {
         verifier: Option<&str>,
         stand_in: StandIn,
     ) -> Option<(&'static str, Option<Doom>)> {
-        let verifier = verifier.map(|text| Verifier::parse(text).unwrap());
+        let verifier = verifier.map(Verifier::of);
         let secret = MockSecret::random().unwrap();
         let login = login(verdict, "joe", verifier.as_ref(), stand_in, &secret).unwrap()?;
         let kind = match login.challenge {

@@ -1,6 +1,5 @@
 //! The primitives of OpenSSL that logins stand on, with their edges taken off:
-//! comparison that does not panic on lengths, base64 that accepts one spelling
-//! only, and one small error. Random bytes come from the kernel: OpenSSL's
+//! comparison that does not panic on lengths, and one small error. Random bytes come from the kernel: OpenSSL's
 //! generator keeps 4 KiB for each thread that has ever asked it, and here a
 //! thread is a client.
 //!
@@ -9,7 +8,6 @@
 
 use std::fmt;
 
-use openssl::base64;
 use openssl::error::ErrorStack;
 use openssl::hash::{MessageDigest, hash};
 use openssl::memcmp;
@@ -101,60 +99,18 @@ pub fn fill_randomly(bytes: &mut [u8]) -> Result<(), CryptoError> {
     getrandom::fill(bytes).map_err(|error| CryptoError(format!("no random bytes: {error}")))
 }
 
-/// Base64 with padding and without line breaks (RFC 4648, section 4). Input
-/// here is short: keys, salts and nonces.
-pub(crate) fn base64_encode(bytes: &[u8]) -> String {
-    base64::encode_block(bytes)
-}
-
-/// The bytes that `text` is the one base64 spelling of, or `None`.
-///
-/// OpenSSL alone would take surrounding blanks, padding in the middle and
-/// stray low bits. One value having one spelling is what makes the comparison
-/// of a channel-binding value, or of a salt, exact.
-pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
-    let body = text
-        .strip_suffix("==")
-        .or_else(|| text.strip_suffix('='))
-        .unwrap_or(text);
-    let alphabet = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
-    if text.len() % 4 != 0 || !body.bytes().all(alphabet) {
-        return None;
-    }
-    let bytes = base64::decode_block(text).ok()?;
-    (base64::encode_block(&bytes) == text).then_some(bytes)
-}
-
-/// As [`base64_decode`], for the values that are exactly one digest long.
-pub(crate) fn base64_digest(text: &str) -> Option<[u8; DIGEST_LENGTH]> {
-    let bytes = Zeroizing::new(base64_decode(text)?);
-    <[u8; DIGEST_LENGTH]>::try_from(&bytes[..]).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::base64;
 
     #[test]
     fn hmac_agrees_with_rfc_4231_case_2() {
         let tag = hmac(b"Jefe", &[b"what do ya want ", b"for nothing?"]).unwrap();
         assert_eq!(
-            base64_encode(&tag),
+            base64::encode(&tag),
             "W9zBRr9gdU5qBCQmCJV1x1oAPwidJzmDnexYuWTsOEM="
         );
-    }
-
-    #[test]
-    fn base64_has_one_spelling_per_value() {
-        assert_eq!(base64_decode("").as_deref(), Some(&b""[..]));
-        assert_eq!(base64_decode("biws").as_deref(), Some(&b"n,,"[..]));
-        assert_eq!(base64_decode("aQ==").as_deref(), Some(&b"i"[..]));
-        for wrong in [
-            "aR==", "aQ=", "aQ", "aQ==aQ==", " aQ==", "aQ==\n", "====", "=", "==", "===", "a===",
-            "biw-", "bi\0s", "biwß",
-        ] {
-            assert_eq!(base64_decode(wrong), None, "{wrong:?}");
-        }
     }
 
     #[test]

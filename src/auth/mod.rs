@@ -37,7 +37,7 @@ pub use scram::{
     Binding, ClientExchange, Mechanism, MockSecret, Outcome, PassThrough, ScramError,
     ServerExchange,
 };
-pub use verifier::{Md5Hash, ScramVerifier, Verifier, VerifierError};
+pub use verifier::{Md5Hash, ScramVerifier, Verifier};
 
 /// The SQLSTATE of every failed login: `invalid_password`.
 pub const REFUSAL_SQLSTATE: &str = "28P01";

@@ -1,30 +1,62 @@
-//! The `password` of a user: which of the known forms it has.
+//! The `password` of a user as PostgreSQL stores it, in the spelling of `pg_authid.rolpassword` (PostgreSQL
+//! manual, "pg_authid"): the one place where that is read.
 //!
-//! Checks the form only, so that a typo is told at `-t` and not at the first
-//! login; the verifier itself is read by `auth`. The invariant: a reason for
-//! refusing never contains any part of the text.
+//! Proves nobody's identity: that is `auth`'s. Invariant: a value is complete and within its bounds, and neither
+//! it nor a reason for refusing one shows any part of the text.
 
-use super::secret::Secret;
+use std::fmt;
 
-/// The forms a user's password can have in the file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PasswordKind {
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::wire::base64;
+
+/// The longest salt that is accepted, in bytes. PostgreSQL writes 16.
+pub const MAX_SALT_LENGTH: usize = 256;
+
+/// The largest number of iterations that is accepted; also what PostgreSQL's `scram_iterations` ends at.
+pub const MAX_ITERATIONS: u32 = i32::MAX as u32;
+
+/// A user's password in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Password {
     /// No password: the user can log in only where HBA says `trust`.
     #[default]
     Empty,
     /// `md5` and 32 hexadecimal digits.
-    Md5,
+    Md5(Md5),
     /// `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`.
-    Scram,
+    Scram(Scram),
     /// `jwt-pkey-fpath:/path`: not in this version, nobody can log in with it.
     Jwt,
 }
 
-/// A user's password as PostgreSQL stores it, its form checked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Password {
-    kind: PasswordKind,
-    secret: Secret,
+/// What the digits behind `md5` say.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct Md5(pub [u8; 16]);
+
+/// The parts of a SCRAM-SHA-256 verifier (RFC 5803, in PostgreSQL's spelling).
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct Scram {
+    /// How often the password was hashed, from 1 to [`MAX_ITERATIONS`].
+    pub iterations: u32,
+    /// From 1 to [`MAX_SALT_LENGTH`] bytes.
+    pub salt: Vec<u8>,
+    /// The StoredKey.
+    pub stored_key: [u8; 32],
+    /// The ServerKey.
+    pub server_key: [u8; 32],
+}
+
+impl fmt::Debug for Md5 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("hidden")
+    }
+}
+
+impl fmt::Debug for Scram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("hidden")
+    }
 }
 
 impl Password {
@@ -32,74 +64,88 @@ impl Password {
     ///
     /// # Errors
     /// The reason, without any part of the text.
-    pub fn check(text: &str) -> Result<Self, String> {
-        let kind = if text.is_empty() {
-            PasswordKind::Empty
-        } else if let Some(hash) = text.strip_prefix("md5") {
-            if hash.len() != 32 || !hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-                return Err(format!(
-                    "\"md5\" must be followed by 32 lower-case hexadecimal digits; {HOW}"
-                ));
-            }
-            PasswordKind::Md5
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            Ok(Self::Empty)
+        } else if let Some(digits) = text.strip_prefix("md5") {
+            Md5::parse(digits).map(Self::Md5).ok_or_else(|| {
+                format!("\"md5\" must be followed by 32 lower-case hexadecimal digits; {HOW}")
+            })
         } else if let Some(verifier) = text.strip_prefix("SCRAM-SHA-256$") {
-            if !is_scram(verifier) {
-                return Err(format!(
-                    "not a complete verifier; the form is \
+            Scram::parse(verifier).map(Self::Scram).map_err(|what| {
+                format!(
+                    "{what}; the form is \
                      SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>; {HOW}"
-                ));
-            }
-            PasswordKind::Scram
+                )
+            })
         } else if text.starts_with("jwt-") {
-            PasswordKind::Jwt
+            Ok(Self::Jwt)
         } else {
-            return Err(format!("plain-text passwords are not supported; {HOW}"));
-        };
-        Ok(Password {
-            kind,
-            secret: Secret::new(text),
-        })
-    }
-
-    /// Which form it has.
-    pub fn kind(&self) -> PasswordKind {
-        self.kind
-    }
-
-    /// The text itself. Whoever calls this is responsible for where it goes.
-    pub fn expose(&self) -> &str {
-        self.secret.expose()
+            Err(format!("plain-text passwords are not supported; {HOW}"))
+        }
     }
 }
 
 const HOW: &str = "copy the stored verifier from PostgreSQL: \
                    SELECT rolpassword FROM pg_authid WHERE rolname = '<user>'";
 
-fn is_scram(verifier: &str) -> bool {
-    let Some((first, second)) = verifier.split_once('$') else {
-        return false;
-    };
-    let Some((iterations, salt)) = first.split_once(':') else {
-        return false;
-    };
-    let Some((stored, server)) = second.split_once(':') else {
-        return false;
-    };
-    let digits = !iterations.is_empty() && iterations.bytes().all(|b| b.is_ascii_digit());
-    digits
-        && iterations.parse::<u32>().is_ok_and(|n| n > 0)
-        && base64_length(salt).is_some_and(|n| n > 0)
-        && base64_length(stored) == Some(32)
-        && base64_length(server) == Some(32)
+impl Md5 {
+    fn parse(digits: &str) -> Option<Self> {
+        let digits = digits.as_bytes();
+        if digits.len() != 32 {
+            return None;
+        }
+        let mut hash = Md5([0; 16]);
+        for (byte, pair) in hash.0.iter_mut().zip(digits.chunks_exact(2)) {
+            for &digit in pair {
+                // PostgreSQL writes lower-case digits, and takes anything else for a plain password.
+                let nibble = match digit {
+                    b'0'..=b'9' => digit - b'0',
+                    b'a'..=b'f' => digit - b'a' + 10,
+                    _ => return None,
+                };
+                *byte = (*byte << 4) | nibble;
+            }
+        }
+        Some(hash)
+    }
 }
 
-/// How many bytes the base64 text stands for, if it is well-formed.
-fn base64_length(text: &str) -> Option<usize> {
-    let body = text.trim_end_matches('=');
-    let padding = text.len() - body.len();
-    let alphabet = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
-    (text.len() % 4 == 0 && padding <= 2 && body.bytes().all(alphabet))
-        .then(|| text.len() / 4 * 3 - padding)
+impl Scram {
+    /// Reads what follows `SCRAM-SHA-256$`.
+    fn parse(verifier: &str) -> Result<Self, &'static str> {
+        let incomplete = "not a complete verifier";
+        let (parameters, keys) = verifier.split_once('$').ok_or(incomplete)?;
+        let (iterations, its_salt) = parameters.split_once(':').ok_or(incomplete)?;
+        let (stored, server) = keys.split_once(':').ok_or(incomplete)?;
+        let key = |text| base64::decode_exactly(text).ok_or("a key is not base64 of 32 bytes");
+        Ok(Scram {
+            iterations: iteration_count(iterations)
+                .ok_or("the iteration count is not a number from 1 to 2147483647")?,
+            salt: salt(its_salt).ok_or("the salt is not base64 of 1 to 256 bytes")?,
+            stored_key: key(stored)?,
+            server_key: key(server)?,
+        })
+    }
+}
+
+/// An iteration count: decimal digits only, within bounds.
+pub fn iteration_count(text: &str) -> Option<u32> {
+    // `parse` alone would take a leading plus sign.
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let count = text.parse().ok()?;
+    (1..=MAX_ITERATIONS).contains(&count).then_some(count)
+}
+
+/// A salt: base64, not empty, within bounds.
+pub fn salt(text: &str) -> Option<Vec<u8>> {
+    if text.len() > MAX_SALT_LENGTH.div_ceil(3) * 4 {
+        return None;
+    }
+    let salt = base64::decode(text)?;
+    (1..=MAX_SALT_LENGTH).contains(&salt.len()).then_some(salt)
 }
 
 #[cfg(test)]
@@ -112,28 +158,43 @@ mod tests {
 
     #[test]
     fn the_forms_postgresql_stores_are_taken() {
-        let kind = |text: &str| Password::check(text).map(|p| p.kind());
-        assert_eq!(kind(""), Ok(PasswordKind::Empty));
-        assert_eq!(
-            kind("md5d41d8cd98f00b204e9800998ecf8427e"),
-            Ok(PasswordKind::Md5)
-        );
-        assert_eq!(kind(SCRAM), Ok(PasswordKind::Scram));
-        assert_eq!(kind("jwt-pkey-fpath:/etc/key.pem"), Ok(PasswordKind::Jwt));
+        assert_eq!(Password::parse(""), Ok(Password::Empty));
+        let md5 = Password::parse("md5d41d8cd98f00b204e9800998ecf8427e").unwrap();
+        assert!(matches!(md5, Password::Md5(Md5([0xd4, 0x1d, .., 0x7e]))));
+        let Ok(Password::Scram(scram)) = Password::parse(SCRAM) else {
+            panic!("a verifier of PostgreSQL is not read");
+        };
+        assert_eq!((scram.iterations, scram.salt.len()), (4096, 16));
+        let jwt = Password::parse("jwt-pkey-fpath:/etc/key.pem");
+        assert_eq!(jwt, Ok(Password::Jwt));
     }
 
     #[test]
     fn anything_else_is_refused_with_advice_and_without_quoting_it() {
-        let broken = SCRAM.replace("4096", "0");
-        let short = &SCRAM[..SCRAM.len() - 4];
-        for text in [
+        let counts = ["0", "", "-1", "+1", "2147483648", "99999999999999"];
+        let mut broken: Vec<String> = counts.map(|count| SCRAM.replace("4096", count)).into();
+        for salt in ["", "W22ZaJ0SNY7soEsUEjb6gR==", &"AAAA".repeat(86)] {
+            broken.push(SCRAM.replace("W22ZaJ0SNY7soEsUEjb6gQ==", salt));
+        }
+        broken.push(SCRAM.replace("WG5d8oPm", ""));
+        broken.push(format!("{SCRAM}:W22Z"));
+        broken.push(format!("{SCRAM}$W22Z"));
+        broken.push(SCRAM[..SCRAM.len() - 4].to_owned());
+        let others = [
             "hunter2",
+            "SCRAM-SHA-1$1:W22Z$W22Z:W22Z",
+            "SCRAM-SHA-256$",
+            "md5",
             "md5hunter2",
             "md5D41D8CD98F00B204E9800998ECF8427E",
-            short,
-            &broken,
-        ] {
-            let reason = Password::check(text).unwrap_err();
+            "md5d41d8cd98f00b204e9800998ecf8427g",
+            "md5d41d8cd98f00b204e9800998ecf8427e ",
+        ];
+        for text in others
+            .into_iter()
+            .chain(broken.iter().map(|text| &text[..]))
+        {
+            let reason = Password::parse(text).unwrap_err();
             assert!(
                 reason.contains("SELECT rolpassword FROM pg_authid"),
                 "{reason}"
@@ -146,8 +207,18 @@ mod tests {
     }
 
     #[test]
+    fn mutilated_verifiers_are_errors_and_no_panic() {
+        for cut in 1..SCRAM.len() {
+            assert!(Password::parse(&SCRAM[..cut]).is_err());
+            for byte in ["\0", "$", ":", "=", "é", "A"] {
+                let _ = Password::parse(&format!("{}{byte}{}", &SCRAM[..cut], &SCRAM[cut + 1..]));
+            }
+        }
+    }
+
+    #[test]
     fn debug_output_hides_the_verifier() {
-        let password = Password::check(SCRAM).unwrap();
-        assert!(!format!("{password:?}").contains("4096"));
+        let password = Password::parse(SCRAM).unwrap();
+        assert_eq!(format!("{password:?}"), "Scram(hidden)");
     }
 }

@@ -18,7 +18,7 @@ use super::keys::upgrade::Upgrade;
 use super::keys::user::User;
 use super::keys::web::Web;
 use super::nearest::nearest;
-use super::password::PasswordKind;
+use super::password::Password;
 use super::problem::{Place, Report, Warning, quote, word};
 use super::raw::{Document, Node, Table, Tree};
 use super::reader::{self, Reader};
@@ -381,7 +381,7 @@ fn check_user(reader: &mut Reader<'_>, user: &User, pool: &Pool) {
     if user.server_password.is_some() && user.server_username.is_none() {
         reader.fail("server_password", "needs server_username");
     }
-    if user.password.kind() == PasswordKind::Jwt {
+    if user.password == Password::Jwt {
         reader.warn(
             "password",
             "has no effect: JWT is not in this version, so this user cannot log in",

@@ -106,8 +106,7 @@ fn login(user: &User) -> Login {
         }),
         None if user.server_name() == user.username => Login::PassThrough {
             user: user.username.clone(),
-            // Its form was checked with the file; what cannot be used here proves nothing.
-            verifier: Verifier::parse(user.password.expose()).unwrap_or(Verifier::None),
+            verifier: Verifier::from(&user.password),
         },
         None => Login::Given(ServerCredentials {
             user: user.server_name().to_owned(),

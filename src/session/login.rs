@@ -22,7 +22,7 @@ use crate::auth::crypto;
 use crate::auth::hba::{self, Client, Transport};
 use crate::auth::md5::{self, Md5Challenge};
 use crate::auth::{self, Verifier};
-use crate::config::{PasswordKind, Settings};
+use crate::config::{Password, Settings};
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::dialogue::Dialogue;
@@ -224,11 +224,11 @@ impl Login<'_> {
         let verdict = self.verdict(&startup)?;
         let verifier = configured
             .user(&startup.user)
-            .map(|user| Verifier::parse(user.password.expose()).unwrap_or(Verifier::None));
+            .map(|user| Verifier::from(&user.password));
         let all_md5 = configured
             .users
             .iter()
-            .all(|user| user.password.kind() == PasswordKind::Md5);
+            .all(|user| matches!(user.password, Password::Md5(_)));
         let stand_in = if all_md5 && !configured.users.is_empty() {
             StandIn::Md5
         } else {

@@ -7,6 +7,7 @@
 //! Source throughout: PostgreSQL manual, chapter "Frontend/Backend Protocol".
 
 pub mod backend;
+pub mod base64;
 pub mod error;
 pub mod frame;
 pub mod frontend;

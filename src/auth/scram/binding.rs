@@ -6,7 +6,7 @@
 //! Invariant: what a client says in its gs2 header is what it repeats, signed, in
 //! `c=`; so a header that was changed on the way is found out.
 
-use super::super::crypto;
+use crate::wire::base64;
 
 /// The only type of binding there is, here as in PostgreSQL.
 pub(super) const END_POINT: &str = "tls-server-end-point";
@@ -90,5 +90,5 @@ impl Binding {
 
 /// The gs2 header again, now with the data that are bound to, in base64.
 pub(super) fn repeated(gs2_header: &str, bound: &[u8]) -> String {
-    crypto::base64_encode(&[gs2_header.as_bytes(), bound].concat())
+    base64::encode(&[gs2_header.as_bytes(), bound].concat())
 }

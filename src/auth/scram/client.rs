@@ -17,6 +17,7 @@ use super::super::keys::{ClientKey, Password, ServerKey};
 use super::binding::Binding;
 use super::message::{ServerFinal, ServerFirst};
 use super::{MAX_MESSAGE_LENGTH, ScramError, auth_message, nonce};
+use crate::wire::base64;
 
 /// What the pooler keeps of a client's login by SCRAM to log in to PostgreSQL
 /// as that user: it needs the password no more. It fits a PostgreSQL that
@@ -246,7 +247,7 @@ fn prove(
     let signed = auth_message(&first_bare(our_nonce), challenge.text, &without_proof);
     let client_signature = keys.client_key.stored_key().sign(&signed)?;
     let proof = crypto::xor(keys.client_key.bytes(), &client_signature);
-    let proof = crypto::base64_encode(&proof);
+    let proof = base64::encode(&proof);
     Ok((format!("{without_proof},p={proof}").into_bytes(), signed))
 }
 

@@ -4,9 +4,10 @@
 //! parties to say. Invariant: any bytes give the parts of a message, borrowed
 //! from it, or an error; nothing panics.
 
-use super::super::crypto::{self, DIGEST_LENGTH};
-use super::super::verifier;
+use super::super::crypto::DIGEST_LENGTH;
 use super::{MAX_MESSAGE_LENGTH, ScramError};
+use crate::config::password;
+use crate::wire::base64;
 
 /// client-first-message.
 #[derive(Debug)]
@@ -103,7 +104,7 @@ impl<'a> ClientFinal<'a> {
             "there is no proof in client-final-message",
         ))?;
         let proof = value(proof, "p=", "client-final-message does not end with p=")?;
-        let proof = crypto::base64_digest(proof)
+        let proof = base64::decode_exactly(proof)
             .ok_or(ScramError::Malformed("the proof is not base64 of 32 bytes"))?;
         let mut parts = without_proof.split(',');
         let channel_binding = value(
@@ -135,7 +136,7 @@ impl<'a> ServerFirst<'a> {
             "s=",
             "there is no salt in server-first-message",
         )?;
-        let salt = verifier::salt_bytes(salt).ok_or(ScramError::Malformed(
+        let salt = password::salt(salt).ok_or(ScramError::Malformed(
             "the salt is not base64 of 1 to 256 bytes",
         ))?;
         let iterations = value(
@@ -143,7 +144,7 @@ impl<'a> ServerFirst<'a> {
             "i=",
             "there is no iteration count in server-first-message",
         )?;
-        let iterations = verifier::iteration_count(iterations).ok_or(ScramError::Malformed(
+        let iterations = password::iteration_count(iterations).ok_or(ScramError::Malformed(
             "the iteration count is not a number from 1 to 2147483647",
         ))?;
         extensions(parts)?;
@@ -165,7 +166,7 @@ impl<'a> ServerFinal<'a> {
             return Ok(ServerFinal::Refused(word));
         }
         let signature = value(first, "v=", "server-final-message does not begin with v=")?;
-        let signature = crypto::base64_digest(signature).ok_or(ScramError::Malformed(
+        let signature = base64::decode_exactly(signature).ok_or(ScramError::Malformed(
             "the server's signature is not base64 of 32 bytes",
         ))?;
         extensions(parts)?;

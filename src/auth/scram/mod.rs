@@ -27,6 +27,7 @@ pub use mock::{MOCK_ITERATIONS, MockSecret};
 pub use server::{Outcome, ServerExchange};
 
 use super::crypto::CryptoError;
+use crate::wire::base64;
 
 /// The longest SASL message that is read, in bytes; PostgreSQL's own limit for
 /// clients (`PG_MAX_SASL_MESSAGE_LENGTH`).
@@ -146,7 +147,7 @@ impl From<CryptoError> for ScramError {
 /// A fresh nonce, or our part of one: printable, without a comma.
 fn nonce() -> Result<String, CryptoError> {
     let bytes: [u8; NONCE_BYTES] = super::crypto::random()?;
-    Ok(super::crypto::base64_encode(&bytes))
+    Ok(base64::encode(&bytes))
 }
 
 /// What both parties sign (RFC 5802, section 3, AuthMessage).

@@ -15,6 +15,7 @@ use super::binding::{self, END_POINT, Mechanism};
 use super::message::{ClientFinal, ClientFirst, Flag};
 use super::mock::MockSecret;
 use super::{ScramError, auth_message, nonce};
+use crate::wire::base64;
 
 /// One login of one client by SCRAM-SHA-256.
 #[derive(Debug)]
@@ -120,7 +121,7 @@ impl ServerExchange {
         let nonce = format!("{}{our_nonce}", message.nonce);
         let server_first = format!(
             "r={nonce},s={},i={}",
-            crypto::base64_encode(self.verifier.salt()),
+            base64::encode(self.verifier.salt()),
             self.verifier.iterations()
         );
         let reply = server_first.clone().into_bytes();
@@ -170,7 +171,7 @@ impl ServerExchange {
             return Ok(Outcome::Refused);
         }
         let signature = self.verifier.server_key().sign(&signed)?;
-        let server_final = format!("v={}", crypto::base64_encode(&signature)).into_bytes();
+        let server_final = format!("v={}", base64::encode(&signature)).into_bytes();
         Ok(Outcome::Proven {
             server_final,
             client_key,

@@ -8,6 +8,7 @@ use super::*;
 use crate::auth::keys::{ClientKey, Password, ServerKey, StoredKey};
 use crate::auth::verifier::{ScramVerifier, Verifier};
 use crate::auth::{crypto, refusal};
+use crate::wire::base64;
 
 /// A verifier as PostgreSQL would make it, and the ClientKey belonging to it.
 fn derive(password: &str, salt: &[u8], iterations: u32) -> (ScramVerifier, ClientKey) {
@@ -24,11 +25,11 @@ fn derive(password: &str, salt: &[u8], iterations: u32) -> (ScramVerifier, Clien
     let server_key = crypto::hmac(&salted, &[b"Server Key"]).unwrap();
     let text = format!(
         "SCRAM-SHA-256${iterations}:{}${}:{}",
-        crypto::base64_encode(salt),
-        crypto::base64_encode(&crypto::sha256(client_key.bytes())),
-        crypto::base64_encode(&server_key),
+        base64::encode(salt),
+        base64::encode(&crypto::sha256(client_key.bytes())),
+        base64::encode(&server_key),
     );
-    let Ok(Verifier::Scram(verifier)) = Verifier::parse(&text) else {
+    let Verifier::Scram(verifier) = Verifier::of(&text) else {
         panic!("not a verifier: {text}");
     };
     (verifier, client_key)
@@ -61,7 +62,7 @@ const RFC_FINAL: &[u8] = b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)h
 const RFC_SERVER_FINAL: &[u8] = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
 
 fn rfc() -> (ScramVerifier, ClientKey) {
-    let salt = crypto::base64_decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
+    let salt = base64::decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
     derive("pencil", &salt, 4096)
 }
 
@@ -86,7 +87,7 @@ fn the_exchange_of_rfc_7677_section_3() {
 fn another_clients_library_logs_in_by_its_password() {
     // The password has what SASLprep changes: a no-break space.
     let text = postgres_protocol::password::scram_sha_256("pen\u{a0}cil".as_bytes());
-    let Ok(Verifier::Scram(verifier)) = Verifier::parse(&text) else {
+    let Verifier::Scram(verifier) = Verifier::of(&text) else {
         panic!("a verifier of that library is not read");
     };
     for binding in [ChannelBinding::unsupported(), ChannelBinding::unrequested()] {

@@ -80,7 +80,7 @@ fn a_small_file_gives_all_defaults_and_no_warnings() {
         (user.pool_size, user.min_pool_size, user.server_name()),
         (10, 0, "app")
     );
-    assert_eq!(user.password.kind(), PasswordKind::Md5);
+    assert!(matches!(user.password, Password::Md5(_)));
     assert_eq!(settings.upgrade.timeout, Duration::from_secs(30));
 }
 
