@@ -10,7 +10,7 @@ use super::table::Type::{Int4, Numeric, Text};
 use crate::config;
 use crate::pool::plan::Plan;
 use crate::pool::pool::{Pool, Snapshot};
-use crate::pool::totals::Work;
+use crate::pool::totals::{Shortage, Work};
 use crate::server::backend::BackendKey;
 use crate::session::house::House;
 use crate::session::registry::{Activity, Handle};
@@ -20,7 +20,7 @@ use crate::tls::suite::Negotiated;
 type Show = fn(&House) -> Table;
 
 /// The words after SHOW, with what they show.
-const SHOWS: [(&str, Show); 11] = [
+const SHOWS: [(&str, Show); 12] = [
     ("help", help),
     ("config", config),
     ("databases", databases),
@@ -32,6 +32,7 @@ const SHOWS: [(&str, Show); 11] = [
     ("version", version),
     ("users", users),
     ("lists", lists),
+    ("pool_coordinator", pool_coordinator),
 ];
 
 /// The table for `SHOW what` (lower case); `None` if there is no such thing.
@@ -429,6 +430,48 @@ fn lists(house: &House) -> Table {
     ];
     for (list, items) in rows {
         table.row(vec![list.to_owned(), items.to_string()]);
+    }
+    table
+}
+
+/// The databases whose users share a number of connections (`max_db_connections`).
+fn pool_coordinator(house: &House) -> Table {
+    let mut table = Table::new(&[
+        ("database", Text),
+        ("max_db_conn", Numeric),
+        ("current", Numeric),
+        ("reserve_size", Numeric),
+        ("reserve_used", Numeric),
+        ("evictions", Numeric),
+        ("reserve_acq", Numeric),
+        ("exhaustions", Numeric),
+    ]);
+    let pools = house.pools.all();
+    // Those of one database stand together.
+    for users in pools.chunk_by(|one, next| one.database == next.database) {
+        let mut shortage = Shortage::default();
+        for pool in users {
+            shortage.add(&pool.snapshot().totals.shortage);
+        }
+        let Some(limit) = users[0].plan().database_limit else {
+            continue;
+        };
+        let taken = users[0].seats_taken();
+        let mut values = vec![users[0].database.clone()];
+        let numbers = [
+            limit.most,
+            taken,
+            limit.reserve,
+            taken.saturating_sub(limit.most),
+        ];
+        values.extend(numbers.map(|n| n.to_string()));
+        let counts = [
+            shortage.evictions,
+            shortage.of_reserve,
+            shortage.exhaustions,
+        ];
+        values.extend(counts.map(|n| n.to_string()));
+        table.row(values);
     }
     table
 }

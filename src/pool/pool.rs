@@ -400,6 +400,11 @@ impl Pool {
         }
     }
 
+    /// How many connections all users of its database have together.
+    pub fn seats_taken(&self) -> usize {
+        self.seats.taken()
+    }
+
     /// Looks at each idle connection.
     pub fn for_each_idle(&self, mut look: impl FnMut(&Connection)) {
         for connection in &self.lock().idle {

@@ -75,6 +75,27 @@ impl Work {
     }
 }
 
+/// How a pool fared by the limit on the connections of all users of its database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Shortage {
+    /// Idle connections of other users that were closed for its sake.
+    pub evictions: u64,
+    /// Connections that it made in the reserve.
+    pub of_reserve: u64,
+    /// Times its clients were told that there is none.
+    pub exhaustions: u64,
+}
+
+impl Shortage {
+    /// Adds `more`.
+    pub fn add(&mut self, more: &Shortage) {
+        self.evictions += more.evictions;
+        self.of_reserve += more.of_reserve;
+        self.exhaustions += more.exhaustions;
+    }
+}
+
 /// A pool's totals, and those of the last full period.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -83,6 +104,8 @@ pub struct Totals {
     pub all: Work,
     /// Averages over the last full period.
     pub recent: Work,
+    /// How it fared by the limit on its database's connections.
+    pub shortage: Shortage,
     at_period_start: Work,
 }
 

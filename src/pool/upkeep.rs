@@ -186,6 +186,9 @@ impl Pool {
     /// Starts making one connection; false if that cannot be.
     pub(super) fn begin_connecting(self: &Arc<Pool>, state: &mut State, seat: Seat) -> bool {
         state.connecting += 1;
+        let limit = state.plan.database_limit;
+        let of_reserve = limit.is_some_and(|limit| self.seats.taken() > limit.most);
+        state.totals.shortage.of_reserve += u64::from(of_reserve);
         let target = state.plan.target(state.proved.as_ref());
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let Err(error) = connector::start(self, target, number, state.epoch, seat) else {

@@ -64,6 +64,7 @@ fn serve(pool: &Arc<Pool>, pools: &[Arc<Pool>]) -> bool {
             other.user
         );
         connection.close("another user needs it (max_db_connections)");
+        pool.lock().totals.shortage.evictions += 1;
     }
 }
 
@@ -127,6 +128,7 @@ impl Pool {
             return;
         }
         let error = self.no_seat(&state);
+        state.totals.shortage.exhaustions += 1;
         state.wants_seat = None;
         let line = format!("[{}@{}] {error}", self.user, self.database);
         state.pass_on_failure(error);

@@ -24,6 +24,7 @@ COLUMNS = {
                   "avg_errors avg_xact_time avg_query_time avg_wait_time",
     "show config": "key value default changeable",
     "show lists": "list items",
+    "show pool_coordinator": "database max_db_conn current reserve_size reserve_used evictions reserve_acq exhaustions",
 }
 NUMERIC, TEXT = 1700, 25
 
@@ -39,7 +40,7 @@ def admin(doorman):
 
 @pytest.mark.parametrize("command", COLUMNS)
 def test_columns(doorman, command):
-    one = doorman()
+    one = doorman(pool={"max_db_connections": 50})
     client = one.connect()
     client.execute("select 1")
     with one.connect(user="admin", password=ADMIN_PASSWORD, database="pgdoorman") as console:

@@ -472,8 +472,36 @@ def test_a_user_without_a_place_is_told_why(two_users):
     refused = error(one.raw(login=False).login(user="scram"))
     assert refused.code == "53300"
     assert "all server connections to database 'shop' are in use (max=2, user='scram')" in refused.text
+    (row,) = one.console("show pool_coordinator")
+    assert row["exhaustions"] == 1
     holders[0].ask(query("commit"))
     assert one.raw(user="scram").value("select 1") == "1"
+
+
+def test_the_console_tells_how_users_share_a_database(two_users):
+    one = two_users()
+
+    def shown():
+        (row,) = one.console("show pool_coordinator")
+        return row
+
+    assert shown() == {"database": "shop", "max_db_conn": 2, "current": 0, "reserve_size": 0, "reserve_used": 0,
+                       "evictions": 0, "reserve_acq": 0, "exhaustions": 0}
+    holders = [one.raw(user="app") for _ in range(2)]
+    for holder in holders:
+        holder.ask(query("begin"))
+    for holder in holders:
+        holder.ask(query("commit"))
+    other = one.raw(user="scram")
+    other.ask(query("begin"))
+    assert (shown()["current"], shown()["evictions"]) == (2, 1)
+    holders[0].ask(query("begin"))
+    one.config["pools"]["shop"].update(reserve_pool_size=1, reserve_pool_timeout=200)
+    one.reload()
+    holders[1].ask(query("begin"))
+    assert (shown()["current"], shown()["reserve_used"], shown()["reserve_acq"]) == (3, 1, 1)
+    one.upgrade()
+    assert (shown()["current"], shown()["reserve_used"], shown()["reserve_acq"], shown()["evictions"]) == (3, 1, 1, 1)
 
 
 def test_a_reload_changes_the_limit(two_users):
