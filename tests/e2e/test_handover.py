@@ -204,7 +204,8 @@ class Crowd:
             self.enter()
         else:
             assert backend == self.backend and self.inside.status == "T"
-        if rest(self.busy) != [[b"done"]]:
+        # The reply may have come just before the connection ended.
+        if rest(self.busy) != [[b"done"]] or not served(self.busy):
             lost, self.busy = lost + 1, self.one.raw()
         self.work()
         return lost
