@@ -8,7 +8,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -66,6 +66,23 @@ pub struct Stream {
     tls: Option<Box<Encrypted>>,
 }
 
+/// A socket by its number, to wait for bytes on it while somebody else has the [`Stream`].
+///
+/// That one may close it, and the number may come to be another's: then the wait may end at any time, or only
+/// when the thread is woken.
+#[derive(Debug, Clone, Copy)]
+pub struct Watch(RawFd);
+
+impl Watch {
+    /// Waits until there is something to read, or somebody wakes this thread.
+    ///
+    /// # Errors
+    /// Those of `ppoll`.
+    pub fn wait(self) -> io::Result<Woken> {
+        wait::wait_by_number(self.0)
+    }
+}
+
 fn receive_from(fd: &OwnedFd, into: &mut [u8]) -> io::Result<Received> {
     receive_with(fd, into, MsgFlags::MSG_DONTWAIT)
 }
@@ -118,9 +135,7 @@ pub fn wait(
         (stream.fd(), Interest { write, ..interest })
     }
     let holds_input = |side: Option<(&Stream, Interest)>| {
-        side.is_some_and(|(stream, interest)| {
-            interest.read && stream.tls.as_ref().is_some_and(|tls| tls.holds_input())
-        })
+        side.is_some_and(|(stream, interest)| interest.read && stream.holds_input())
     };
     let (client_ready, server_ready) = (holds_input(client), holds_input(server));
     // The kernel may know nothing of it: what is there has come before.
@@ -270,6 +285,16 @@ impl Stream {
             Err(error) => return Err(error),
         }
         socket.set_nonblocking(false)
+    }
+
+    /// Whether something can be received that the kernel no longer knows of.
+    pub fn holds_input(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.holds_input())
+    }
+
+    /// What it takes to wait for its bytes without having it.
+    pub fn watch(&self) -> Watch {
+        Watch(self.fd.as_raw_fd())
     }
 
     /// The descriptor, to wait on.

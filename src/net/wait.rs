@@ -13,7 +13,7 @@
 //! debuggers pass it on without stopping.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -118,7 +118,7 @@ pub enum Woken {
     Told,
 }
 
-fn entry(socket: Option<(BorrowedFd<'_>, Interest)>) -> libc::pollfd {
+fn entry(socket: Option<(RawFd, Interest)>) -> libc::pollfd {
     let (fd, mut events) = (-1, libc::POLLRDHUP);
     let Some((socket, interest)) = socket else {
         // The kernel passes over a negative descriptor.
@@ -135,7 +135,7 @@ fn entry(socket: Option<(BorrowedFd<'_>, Interest)>) -> libc::pollfd {
         events |= libc::POLLOUT;
     }
     libc::pollfd {
-        fd: socket.as_raw_fd(),
+        fd: socket,
         events,
         revents: 0,
     }
@@ -158,6 +158,24 @@ fn readiness(entry: libc::pollfd) -> Readiness {
 pub fn wait(
     client: Option<(BorrowedFd<'_>, Interest)>,
     server: Option<(BorrowedFd<'_>, Interest)>,
+    deadline: Option<Moment>,
+) -> io::Result<Woken> {
+    let number = |(socket, interest): (BorrowedFd<'_>, Interest)| (socket.as_raw_fd(), interest);
+    poll(client.map(number), server.map(number), deadline)
+}
+
+/// Waits for bytes on the socket that has this number now. The caller need not own it: see
+/// [`Watch`](super::stream::Watch).
+///
+/// # Errors
+/// Those of `ppoll`; an interruption is none.
+pub(super) fn wait_by_number(socket: RawFd) -> io::Result<Woken> {
+    poll(Some((socket, Interest::READ)), None, None)
+}
+
+fn poll(
+    client: Option<(RawFd, Interest)>,
+    server: Option<(RawFd, Interest)>,
     deadline: Option<Moment>,
 ) -> io::Result<Woken> {
     let used = 1 + libc::nfds_t::from(server.is_some());

@@ -244,6 +244,15 @@ impl Reception {
         self.seat_waiting();
     }
 
+    /// Goes on serving a client that has not moved after all: in the thread that waits for it, if it still
+    /// does, else in another one.
+    pub fn take_back(self: &Arc<Reception>, guest: Guest) {
+        let bed = Arc::clone(guest.handle());
+        if let Err(guest) = bed.bed.lay_back(guest) {
+            self.take_in([*guest]);
+        }
+    }
+
     /// Gives those a thread for whom there was none. Threads that become free take them, too. False if
     /// some still wait: to be called again soon.
     pub fn seat_waiting(self: &Arc<Reception>) -> bool {

@@ -31,6 +31,14 @@ pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 /// How long the pooler's own statements may take behind the back of a client that is there.
 pub(super) const CLEAN_LIMIT: Duration = Duration::from_secs(15);
 
+/// A session that has not ended, and why it is not driven on.
+pub(super) enum Rests {
+    /// It was told to move.
+    ToMove(Resting),
+    /// It is silent. Its peers' pace is that of this thread with them.
+    Silent(Resting, Pace),
+}
+
 /// A session, its sockets, and those it deals with.
 pub struct Driver {
     pub(super) house: Arc<House>,
@@ -57,13 +65,20 @@ pub struct Driver {
     pub(super) standing_still: Option<(Moment, usize)>,
     /// How soon its peers speak.
     pub(super) pace: Pace,
+    /// Nobody has looked yet whether the client has spoken.
+    fresh: bool,
     /// What the client's unfinished message takes.
     pub(super) unfinished: Share,
 }
 
 impl Driver {
     /// A driver for a session from wherever it stands.
-    pub fn new(house: Arc<House>, handle: Arc<Handle>, resting: Resting) -> Driver {
+    pub(super) fn new(
+        house: Arc<House>,
+        handle: Arc<Handle>,
+        resting: Resting,
+        pace: Pace,
+    ) -> Driver {
         handle.driven_here();
         let plan = (0, resting.pool.plan());
         if let Some(lent) = &resting.session.lent {
@@ -86,25 +101,38 @@ impl Driver {
             asked_since: Moment::now(),
             server_deadline: resting.server_deadline,
             standing_still: None,
-            pace: Pace::new(Moment::now()),
+            pace,
+            fresh: true,
         }
     }
 
-    /// Drives the session until it ends, or until it is told to move: then it is given back as it stands.
+    /// Drives the session until it ends, is told to move, or is silent: then it is given back as it stands.
     ///
     /// # Errors
     /// The session, to be moved or driven on.
-    pub fn run(mut self) -> Result<Ending, Resting> {
+    pub(super) fn run(mut self) -> Result<Ending, Rests> {
         loop {
             match self.turn() {
                 Ok(()) => {}
-                Err(Ending::Moves) => return Err(self.rest()),
+                Err(Ending::Moves) => return Err(Rests::ToMove(self.rest())),
+                Err(Ending::Sleeps) => return Err(self.sleep()),
                 Err(ending) => {
                     self.end(&ending);
                     return Ok(ending);
                 }
             }
         }
+    }
+
+    fn sleep(self) -> Rests {
+        let resting = Resting {
+            pool: self.claim.hand_on(),
+            session: self.session,
+            client: self.client,
+            server: None,
+            server_deadline: None,
+        };
+        Rests::Silent(resting, self.pace)
     }
 
     fn rest(mut self) -> Resting {
@@ -177,6 +205,12 @@ impl Driver {
         let patience = self.patience_with_client();
         if let Some(peer) = self.next_to_speak(client, server) {
             return self.listen_briefly(peer);
+        }
+        if self.is_silent() {
+            if std::mem::take(&mut self.fresh) {
+                return self.look_at_client();
+            }
+            return Err(Ending::Sleeps);
         }
         let woken = wait(
             listens.then_some((&self.client, client)),
@@ -266,6 +300,25 @@ impl Driver {
             }
         };
         at_rest && self.session.client.frame.left == 0 && self.session.client.owed.is_empty()
+    }
+
+    /// Whether nothing happens before the client speaks or the session is told something.
+    fn is_silent(&self) -> bool {
+        let client = &self.client;
+        self.session.is_silent()
+            && !client.owes()
+            && !client.holds_input()
+            && self.violation.is_none()
+    }
+
+    /// Reads what the client may have said while nobody drove its session.
+    fn look_at_client(&mut self) -> Result<(), Ending> {
+        self.session.now = Moment::now();
+        let read = Input::read(&mut self.session.client, &mut self.client);
+        if matches!(read, Ok(Some(_))) {
+            self.pace.hear(Peer::Client, self.session.now);
+        }
+        self.hear_client(read)
     }
 
     fn on_client(&mut self, ready: Readiness, reads: bool) -> Result<(), Ending> {

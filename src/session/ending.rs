@@ -41,6 +41,8 @@ pub enum Ending {
     Stopped,
     /// It does not end: it goes on in another process.
     Moves,
+    /// It does not end: it is silent until its client speaks.
+    Sleeps,
 }
 
 impl Ending {
@@ -51,7 +53,8 @@ impl Ending {
             | Ending::Gone(_)
             | Ending::StoodStill(_)
             | Ending::ServerLeft
-            | Ending::Moves => return None,
+            | Ending::Moves
+            | Ending::Sleeps => return None,
             Ending::Violation(what) => (sqlstate::PROTOCOL_VIOLATION, what.clone()),
             Ending::ServerLost(how) => (
                 sqlstate::CONNECTION_FAILURE,
@@ -128,6 +131,7 @@ impl fmt::Display for Ending {
             ),
             Ending::Violation(what) => write!(f, "protocol violation: {what}"),
             Ending::Moves => f.write_str("it has moved"),
+            Ending::Sleeps => f.write_str("it is silent"),
             Ending::ServerLeft => f.write_str("PostgreSQL ended the connection"),
             other => match other.words() {
                 Some((code, words)) => write!(f, "{words} ({code})"),

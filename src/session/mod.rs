@@ -5,6 +5,7 @@
 
 pub mod accept;
 mod authenticate;
+pub mod bed;
 mod borrow;
 mod cancel;
 pub mod client_settings;

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
+use super::bed::Bed;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::thread;
@@ -121,6 +122,8 @@ pub struct Handle {
     pub who: Identity,
     /// Where it waits for a server connection.
     pub waiter: Arc<Waiter>,
+    /// Where it lies while it is silent.
+    pub bed: Bed,
     /// Transactions it has finished.
     pub transactions: Count,
     /// Queries it has finished.
@@ -141,6 +144,7 @@ impl Handle {
         Handle {
             who,
             waiter: Arc::default(),
+            bed: Bed::default(),
             transactions: Count::default(),
             queries: Count::default(),
             errors: Count::default(),
@@ -167,7 +171,7 @@ impl Handle {
     }
 
     /// Makes the session's thread look up.
-    fn wake(&self) {
+    pub fn wake(&self) {
         self.waiter.ring();
         wait::wake(Pid::from_raw(self.thread.load(Ordering::Acquire)));
     }

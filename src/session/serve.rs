@@ -8,14 +8,16 @@ use socket2::Socket;
 
 use super::accept::Arriving;
 use super::console::{self, ConsoleEnd};
-use super::driver::Driver;
+use super::driver::{Driver, Rests};
 use super::ending::Ending;
 use super::guest::{AtConsole, Guest, Reply, What};
 use super::house::{House, Stage};
 use super::login;
+use super::pace::Pace;
 use super::refusal::Refusal;
 use super::registry::{Handle, told};
 use crate::net::address::Address;
+use crate::net::clock::Moment;
 use crate::net::dialogue::{Broken, Dialogue};
 use crate::net::stream::Stream;
 use crate::net::thread;
@@ -86,25 +88,35 @@ pub(super) fn serve_guest(house: &Arc<House>, mut guest: Guest) {
     }
 }
 
-fn serve_until_parked(house: &Arc<House>, guest: Guest) -> Option<Guest> {
-    let Guest { entry, place, what } = guest;
-    let handle = Arc::clone(entry.handle());
+fn serve_until_parked(house: &Arc<House>, mut guest: Guest) -> Option<Guest> {
+    let handle = Arc::clone(guest.handle());
     thread::name(&format!(
         "c{} {}@{}",
         handle.who.id, handle.who.user, handle.who.database
     ));
-    let outcome = match what {
-        What::Pool(resting) => {
-            match Driver::new(Arc::clone(house), Arc::clone(&handle), resting).run() {
-                Ok(ending) => Ok((ending.to_string(), ending.is_trouble())),
-                Err(resting) => Err(What::Pool(resting)),
+    let mut pace = Pace::new(Moment::now());
+    let (entry, place, text, trouble) = loop {
+        let Guest { entry, place, what } = guest;
+        let resting = match what {
+            What::Pool(resting) => resting,
+            What::Console(console) => match serve_console(house, &handle, console) {
+                Ok(text) => break (entry, place, text, false),
+                Err(what) => return Some(Guest { entry, place, what }),
+            },
+        };
+        match Driver::new(Arc::clone(house), Arc::clone(&handle), resting, pace).run() {
+            Ok(ending) => break (entry, place, ending.to_string(), ending.is_trouble()),
+            Err(Rests::ToMove(resting)) => {
+                let what = What::Pool(resting);
+                return Some(Guest { entry, place, what });
+            }
+            Err(Rests::Silent(resting, so_far)) => {
+                pace = so_far;
+                let client = resting.client.watch();
+                let what = What::Pool(resting);
+                guest = handle.bed.sleep(Guest { entry, place, what }, client)?;
             }
         }
-        What::Console(console) => serve_console(house, &handle, console).map(|text| (text, false)),
-    };
-    let (text, trouble) = match outcome {
-        Ok(ended) => ended,
-        Err(what) => return Some(Guest { entry, place, what }),
     };
     let line = format!(
         "{} client disconnected from {}: {text}, session={:?}",

@@ -366,6 +366,14 @@ impl Session {
         !self.client.owed.is_empty() && self.lent.as_ref().is_some_and(huge)
     }
 
+    /// Whether the session has no server connection, and nothing of it is under way.
+    pub fn is_silent(&self) -> bool {
+        self.phase == Phase::Idle
+            && self.client.unread.is_empty()
+            && self.client.owed.is_empty()
+            && self.client.frame.left == 0
+    }
+
     /// Whether the session keeps its server connection and both have nothing to do.
     pub fn rests_with_server(&self) -> bool {
         self.rules.mode == Mode::Session

@@ -94,6 +94,8 @@ struct HandOver<'a> {
     to_tell: VecDeque<Arc<Handle>>,
     coming: Vec<(u64, Moment)>,
     parked: Receiver<Guest>,
+    /// Sessions whose threads wait for their clients and do not know that they have been lifted out.
+    lifted: Vec<Arc<Handle>>,
     backlog: VecDeque<(Guest, Moment)>,
     /// By number; server connections and sessions are counted apart.
     sessions: HashMap<u64, Pending>,
@@ -148,6 +150,7 @@ pub fn hand_over(
         early_cancels: Vec::new(),
         to_tell: VecDeque::new(),
         coming: Vec::new(),
+        lifted: Vec::new(),
         parked,
         backlog: VecDeque::new(),
         sessions: HashMap::new(),
@@ -318,7 +321,8 @@ impl HandOver<'_> {
         Ok(())
     }
 
-    /// Tells sessions to move, a few at a time: a session is held up from when it is told until it is taken.
+    /// Makes sessions move, a few at a time: those that are silent are lifted out of their beds, the others are
+    /// told. A session is held up from then until it is taken.
     fn tell_some(&mut self) {
         self.coming.retain(|(_, told)| told.elapsed() < COMING);
         let under_way = self.coming.len() + self.backlog.len() + self.sessions.len();
@@ -326,8 +330,18 @@ impl HandOver<'_> {
             .to_tell
             .drain(..WAVE.saturating_sub(under_way).min(self.to_tell.len()))
         {
-            self.coming.push((handle.who.id, Moment::now()));
-            handle.tell(told::MOVE);
+            let now = Moment::now();
+            match handle.bed.lift() {
+                Some(guest) => {
+                    handle.parked();
+                    self.backlog.push_back((guest, now));
+                    self.lifted.push(handle);
+                }
+                None => {
+                    self.coming.push((handle.who.id, now));
+                    handle.tell(told::MOVE);
+                }
+            }
         }
     }
 

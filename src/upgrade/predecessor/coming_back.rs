@@ -32,7 +32,7 @@ impl HandOver<'_> {
         if guest.awaits_reply() {
             *self.asker.lock() = Some(guest);
         } else {
-            self.reception.take_in([guest]);
+            self.reception.take_back(guest);
         }
     }
 
@@ -56,7 +56,7 @@ impl HandOver<'_> {
         log::warn!("{} cannot move: {why}", handle.tag());
         stay(&guest);
         handle.tell(told::DRAIN);
-        self.reception.take_in([guest]);
+        self.reception.take_back(guest);
     }
 
     /// The session cannot move as it stands: it goes on here, and is offered again and again until it can.
@@ -113,7 +113,16 @@ impl HandOver<'_> {
         if let Some(place) = guests.iter().position(Guest::awaits_reply) {
             *self.asker.lock() = Some(guests.swap_remove(place));
         }
-        self.reception.take_in(guests);
+        for guest in guests {
+            self.reception.take_back(guest);
+        }
+        // Those that were the successor's have ended with it: as long as a thread waits for its socket, the
+        // client is not told.
+        for handle in self.lifted.drain(..) {
+            if self.house.sessions.find(handle.who.id).is_none() {
+                handle.wake();
+            }
+        }
         self.reception.reopen();
         let cancels = std::mem::take(&mut self.early_cancels).into_iter();
         for key in cancels.chain(self.cancels.try_iter()) {
