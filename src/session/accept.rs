@@ -3,7 +3,6 @@
 //! One thread for each listener hands each socket to a thread that is parked after its last client left,
 //! or to a new one. Nothing a client does can keep a listener's thread from the next connection.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,6 +34,11 @@ const PARKED_FOR: Duration = Duration::from_secs(30);
 /// Connections beyond `max_connections` that may be in login at the same time, to be told that there is
 /// no place or to bring a CancelRequest.
 const BEYOND: usize = 128;
+
+/// How many of those in the lobby get a thread who have not spoken, and how often: it is not to be felt by
+/// those who have.
+const LOBBY_CALLS: usize = 8;
+const LOBBY_PACE: Duration = Duration::from_millis(5);
 
 /// How long to wait when the process is out of descriptors or threads.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
@@ -112,8 +116,6 @@ pub struct Reception {
     /// To the threads that are parked: where one finds its work.
     hand_over: Sender<Receiver<Work>>,
     parking: Receiver<Receiver<Work>>,
-    /// Guests for whom there was no thread.
-    waiting: Mutex<VecDeque<Guest>>,
     gate: Mutex<Gate>,
     gate_moves: Condvar,
     /// The listeners, each with its thread.
@@ -135,7 +137,6 @@ impl Reception {
             house,
             hand_over,
             parking,
-            waiting: Mutex::default(),
             gate: Mutex::new(Gate::Open),
             gate_moves: Condvar::new(),
             doors: Mutex::default(),
@@ -240,7 +241,7 @@ impl Reception {
     /// Serves clients that are logged in already: they come from another process, or could not go there.
     /// Those for whom there is no thread at the moment wait for one, see [`Reception::seat_waiting`].
     pub fn take_in(self: &Arc<Reception>, guests: impl IntoIterator<Item = Guest>) {
-        self.waiting.lock().extend(guests);
+        self.house.lobby.queue(guests);
         self.seat_waiting();
     }
 
@@ -256,7 +257,7 @@ impl Reception {
     /// Gives those a thread for whom there was none. Threads that become free take them, too. False if
     /// some still wait: to be called again soon.
     pub fn seat_waiting(self: &Arc<Reception>) -> bool {
-        while !self.waiting.lock().is_empty() {
+        while self.house.lobby.is_crowded() {
             let seat = match self.seat() {
                 Ok(seat) => seat,
                 Err(error) => {
@@ -264,13 +265,51 @@ impl Reception {
                     return false;
                 }
             };
-            let next = self.waiting.lock().pop_front();
-            match next {
+            match self.house.lobby.next() {
                 Some(guest) => seat.take_in(guest),
                 None => break,
             }
         }
         true
+    }
+
+    /// Opens the lobby to guests who have nothing to say for now. Those who speak get a thread at once, the
+    /// others by and by when no more are expected.
+    ///
+    /// # Errors
+    /// If no thread can be started, or there is no descriptor left.
+    pub fn open_lobby(self: &Arc<Reception>) -> io::Result<()> {
+        let (opened, has_opened) = bounded(1);
+        let reception = Arc::clone(self);
+        std::thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || {
+                thread::name("lobby");
+                let outcome = reception.house.lobby.open();
+                let attends = outcome.is_ok();
+                let _ = opened.send(outcome);
+                while attends && !reception.attend() {}
+            })?;
+        has_opened.recv().map_err(io::Error::other)?
+    }
+
+    /// Attends to the lobby for a while. True if that is no longer needed.
+    fn attend(self: &Arc<Reception>) -> bool {
+        let lobby = &self.house.lobby;
+        match lobby.listen(Moment::now().after(LOBBY_PACE)) {
+            Ok(true) => {}
+            Ok(false) => lobby.call(LOBBY_CALLS),
+            Err(error) => self.note_shortage(&format!("silent clients are not heard: {error}")),
+        }
+        self.seat_waiting();
+        lobby.close()
+    }
+
+    /// Lets a guest who has nothing to say wait in the lobby, or gives it a thread if that is not open.
+    pub fn keep(self: &Arc<Reception>, guest: Guest) {
+        if let Err(guest) = self.house.lobby.enter(guest) {
+            self.take_in([*guest]);
+        }
     }
 
     /// Cancels what the session with this key is doing, as another process asks for it; see
@@ -402,7 +441,7 @@ impl Reception {
                     self.threads.fetch_sub(1, Ordering::Relaxed);
                     return;
                 }
-                let waiting = self.waiting.lock().pop_front();
+                let waiting = self.house.lobby.next();
                 work = waiting.map(|guest| Work::Guest(Box::new(guest)));
             }
             // While sessions move threads have other things to do than to end; the process will do that.

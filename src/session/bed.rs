@@ -39,6 +39,11 @@ impl Bed {
         }
     }
 
+    /// Whether a guest sleeps here.
+    pub fn is_taken(&self) -> bool {
+        matches!(*self.0.lock(), Lies::Asleep(_))
+    }
+
     /// Lifts the guest out, if it sleeps. Then no thread drives it.
     pub fn lift(&self) -> Option<Guest> {
         let mut lies = self.0.lock();

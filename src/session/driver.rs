@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ending::Ending;
-use super::guest::Resting;
+use super::guest::{self, Resting};
 use super::house::House;
 use super::lend::Claim;
 use super::pace::{Pace, Peer};
@@ -304,11 +304,7 @@ impl Driver {
 
     /// Whether nothing happens before the client speaks or the session is told something.
     fn is_silent(&self) -> bool {
-        let client = &self.client;
-        self.session.is_silent()
-            && !client.owes()
-            && !client.holds_input()
-            && self.violation.is_none()
+        guest::is_silent(&self.session, &self.client) && self.violation.is_none()
     }
 
     /// Reads what the client may have said while nobody drove its session.

@@ -25,6 +25,19 @@ pub struct Resting {
     pub server_deadline: Option<Moment>,
 }
 
+/// Whether nothing is under way: whatever happens next begins with the client, or with somebody who tells the
+/// session something.
+pub(super) fn is_silent(session: &Session, client: &Stream) -> bool {
+    session.is_silent() && !client.owes() && !client.holds_input()
+}
+
+impl Resting {
+    /// Whether nothing happens to it unless its client speaks, or somebody tells it something.
+    pub fn is_silent(&self) -> bool {
+        is_silent(&self.session, &self.client)
+    }
+}
+
 /// What a console session is owed before it is served on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use super::console::Console;
 use super::encryption::Encryption;
 use super::guest::Guest;
+use super::lobby::Lobby;
 use super::registry::{Activity, CancelKey, Handle, Registry, told};
 use crate::auth::MockSecret;
 use crate::config::Settings;
@@ -55,6 +56,8 @@ pub struct House {
     pub statements: Statements,
     /// All sessions.
     pub sessions: Arc<Registry>,
+    /// Sessions without a thread.
+    pub lobby: Lobby,
     /// What keeps mock logins of one user alike.
     pub mock: MockSecret,
     /// TLS with clients.
@@ -153,6 +156,7 @@ impl House {
             mock,
             encryption,
             console: OnceLock::new(),
+            lobby: Lobby::default(),
             arrivals: Arrivals::default(),
             unfinished: Arc::default(),
             stage: AtomicU8::new(Stage::Open as u8),
@@ -310,6 +314,16 @@ impl House {
             }
             None => false,
         }
+    }
+
+    /// Takes a session out of where it is silent, to move it, without a word to any thread.
+    pub fn lift(&self, session: &Handle) -> Option<Guest> {
+        let lifted = session
+            .bed
+            .lift()
+            .or_else(|| self.lobby.lift(session.who.id))?;
+        session.parked();
+        Some(lifted)
     }
 
     /// Hands in a session that was told to move.

@@ -17,6 +17,7 @@ mod first_packet;
 pub mod guest;
 pub mod house;
 pub mod lend;
+pub mod lobby;
 pub mod login;
 mod pace;
 pub mod refusal;

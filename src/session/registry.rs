@@ -183,8 +183,12 @@ impl Handle {
 
     /// From now on the calling thread drives the session.
     pub fn driven_here(&self) {
-        self.thread
-            .store(thread::number().as_raw(), Ordering::Release);
+        self.driven_by(thread::number());
+    }
+
+    /// From now on this thread drives the session, or has it driven when there is something to do.
+    pub(super) fn driven_by(&self, thread: Pid) {
+        self.thread.store(thread.as_raw(), Ordering::Release);
         *self.doing.lock() = Doing::Nothing;
     }
 

@@ -114,7 +114,15 @@ fn serve_until_parked(house: &Arc<House>, mut guest: Guest) -> Option<Guest> {
                 pace = so_far;
                 let client = resting.client.watch();
                 let what = What::Pool(resting);
-                guest = handle.bed.sleep(Guest { entry, place, what }, client)?;
+                guest = Guest { entry, place, what };
+                if house.lobby.is_crowded() {
+                    // Somebody has something to say and no thread.
+                    match house.lobby.enter(guest) {
+                        Ok(()) => return None,
+                        Err(back) => guest = *back,
+                    }
+                }
+                guest = handle.bed.sleep(guest, client)?;
             }
         }
     };

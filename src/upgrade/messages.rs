@@ -153,6 +153,9 @@ pub struct Hello {
     /// How many sessions there are, about.
     #[serde(default)]
     pub sessions: usize,
+    /// How many of them are not silent. `None`: it does not say.
+    #[serde(default)]
+    pub awake: Option<usize>,
 }
 
 /// A listening socket.

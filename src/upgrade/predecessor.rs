@@ -331,9 +331,8 @@ impl HandOver<'_> {
             .drain(..WAVE.saturating_sub(under_way).min(self.to_tell.len()))
         {
             let now = Moment::now();
-            match handle.bed.lift() {
+            match self.house.lift(&handle) {
                 Some(guest) => {
-                    handle.parked();
                     self.backlog.push_back((guest, now));
                     self.lifted.push(handle);
                 }

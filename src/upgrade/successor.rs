@@ -184,7 +184,8 @@ impl Heir {
                 house.begin_passing_on(passes_on);
                 let _ = started.send(());
                 let taker = Taker::new(house, reception, self.passage, cancels);
-                taker.work(self.hello.sessions, self.idle, on_end);
+                let seats = self.hello.awake.unwrap_or(self.hello.sessions);
+                taker.work(seats, self.idle, on_end);
             })?;
         // Whoever comes in from now on may bring a CancelRequest.
         let _ = has_started.recv();

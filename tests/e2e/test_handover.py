@@ -81,8 +81,10 @@ def test_the_successor_stops_half_way(watched):
 
 def test_no_thread_for_a_session_in_the_new_process(watched, pg):
     """It is served by the old one until there is one."""
-    one, steps = watched()
+    one, steps = watched(size=20)
     crowd = [one.raw() for _ in range(20)]
+    for raw in crowd:
+        raw.ask(query("begin"))
     backends = pg.pids()
     steps.strike("successor thread 8 7")
     one.upgrade()
@@ -90,6 +92,18 @@ def test_no_thread_for_a_session_in_the_new_process(watched, pg):
     assert len(re.findall("cannot move: .*could not start a thread", one.log())) == 6
     assert all(map(served, crowd))
     assert pg.pids() == backends
+
+
+def test_silent_sessions_move_without_threads(watched):
+    """One that speaks before there is a thread for it waits for one."""
+    one, steps = watched()
+    crowd = [one.raw() for _ in range(20)]
+    steps.strike("successor thread 8 60")
+    one.upgrade()
+    assert "cannot move" not in one.log()
+    for raw in crowd:
+        raw.send(query("select 1"))
+    assert all(rest(raw) == [[b"1"]] for raw in crowd)
 
 
 def test_sessions_that_come_back_need_no_new_threads(watched):

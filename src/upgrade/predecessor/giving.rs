@@ -69,6 +69,8 @@ impl HandOver<'_> {
     pub(super) fn introduce(&mut self) -> io::Result<()> {
         let house = self.house;
         let arrivals = &house.arrivals;
+        let all = house.sessions.all();
+        let awake = all.iter().filter(|session| !session.bed.is_taken()).count();
         let hello = Hello {
             version: VERSION,
             next_session: house.sessions.last_id() + GAP,
@@ -81,6 +83,7 @@ impl HandOver<'_> {
             arrivals_tls: arrivals.tls.load(Ordering::Relaxed),
             log_filter: Some(self.log_filter.clone()),
             sessions: house.sessions.len(),
+            awake: Some(awake),
         };
         messages::post(
             &mut self.passage,

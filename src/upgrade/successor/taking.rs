@@ -36,8 +36,11 @@ pub(super) struct Taker {
     cancels: Receiver<CancelKey>,
     /// Threads that wait for sessions that are to come.
     seats: Vec<Seat>,
-    /// Sessions whose acceptance is about to be told; then they are served.
-    arrived: Vec<(Guest, Seat)>,
+    /// Whether silent sessions can wait for a thread.
+    lobby: bool,
+    /// Sessions whose acceptance is about to be told; then they are served. Those that are silent have no
+    /// thread yet.
+    arrived: Vec<(Guest, Option<Seat>)>,
     taken: usize,
     /// The console session that has asked for the upgrade.
     asker: Option<(Guest, Seat)>,
@@ -57,6 +60,7 @@ impl Taker {
             passage,
             cancels,
             seats: Vec::new(),
+            lobby: false,
             arrived: Vec::new(),
             taken: 0,
             asker: None,
@@ -70,6 +74,13 @@ impl Taker {
         idle: Vec<(messages::Idle, OwnedFd)>,
         on_end: impl FnOnce(bool),
     ) {
+        self.lobby = match self.reception.open_lobby() {
+            Ok(()) => true,
+            Err(error) => {
+                log::debug!("silent sessions get a thread each at once: {error}");
+                false
+            }
+        };
         // Those who are busy come first, and nobody waits yet.
         let most = sessions.min(READY_SEATS);
         self.seats
@@ -83,6 +94,7 @@ impl Taker {
             .and_then(|()| self.take_all());
         self.serve_arrived();
         self.seats.clear();
+        self.house.lobby.expect_no_more();
         self.house.pools.expect_no_more();
         self.house.end_passing_on();
         while let Ok(key) = self.cancels.try_recv() {
@@ -162,10 +174,10 @@ impl Taker {
 
     fn serve_arrived(&mut self) {
         for (guest, seat) in self.arrived.drain(..) {
-            if guest.awaits_reply() {
-                self.asker = Some((guest, seat));
-            } else {
-                seat.take_in(guest);
+            match seat {
+                None => self.reception.keep(guest),
+                Some(seat) if guest.awaits_reply() => self.asker = Some((guest, seat)),
+                Some(seat) => seat.take_in(guest),
             }
         }
     }
@@ -220,9 +232,6 @@ impl Taker {
                 for_good: true,
             }));
         };
-        let Some(seat) = self.seat(session.id)? else {
-            return Ok(());
-        };
         for tls in [&mut client_tls, &mut server_tls] {
             if !self.carries(session.id, tls)? {
                 return Ok(());
@@ -258,21 +267,26 @@ impl Taker {
             },
             &standing,
         );
-        if let Some(lent) = &mut session.lent {
-            pool.adopt_lent(&mut lent.backend);
+        let id = session.id;
+        let mut resting = Resting {
+            pool,
+            session: Box::new(session),
+            client,
+            server,
+            server_deadline,
+        };
+        let seat = if self.lobby && resting.is_silent() {
+            None
+        } else {
+            let Some(seat) = self.seat(id)? else {
+                return Ok(());
+            };
+            Some(seat)
+        };
+        if let Some(lent) = &mut resting.session.lent {
+            resting.pool.adopt_lent(&mut lent.backend);
         }
-        self.take_in(
-            session.id,
-            seat,
-            handle,
-            What::Pool(Resting {
-                pool,
-                session: Box::new(session),
-                client,
-                server,
-                server_deadline,
-            }),
-        )
+        self.take_in(id, seat, handle, What::Pool(resting))
     }
 
     /// Whether a TLS connection can be carried on here. If it cannot, its session has been refused.
@@ -328,7 +342,7 @@ impl Taker {
             unread: moved.unread,
             reply,
         });
-        self.take_in(id, seat, handle, what)
+        self.take_in(id, Some(seat), handle, what)
     }
 
     /// Tells who asked for the upgrade how it went.
@@ -364,7 +378,13 @@ impl Taker {
         handle
     }
 
-    fn take_in(&mut self, id: u64, seat: Seat, handle: Handle, what: What) -> io::Result<()> {
+    fn take_in(
+        &mut self,
+        id: u64,
+        seat: Option<Seat>,
+        handle: Handle,
+        what: What,
+    ) -> io::Result<()> {
         self.taken += 1;
         let guest = Guest {
             entry: self.house.sessions.enter(handle),

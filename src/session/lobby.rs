@@ -1,0 +1,200 @@
+//! Guests without a thread: those who are silent and waited for together, and those who have spoken, or come
+//! back, and wait for a thread.
+//!
+//! A process that takes thousands of silent sessions over at once would be busy with starting threads before
+//! it served anybody; most of these clients have nothing to say for a while. One thread attends to the lobby
+//! ([`Reception::attend`](super::accept::Reception::attend)), gives a thread to who speaks and, by and by, to
+//! all others; then it ends. Here is who is in the lobby, and nothing of threads.
+//!
+//! Invariant: whoever takes a guest out has it alone.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::unistd::Pid;
+use parking_lot::Mutex;
+
+use super::guest::{Guest, What};
+use crate::net::clock::Moment;
+use crate::net::thread;
+use crate::net::wait::{self, Interest, Woken};
+
+/// Guests that have spoken and are noticed at a time.
+const NOTICED: usize = 64;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Lobby {
+    state: Mutex<State>,
+    /// How many wait for a thread, to be looked at without the lock.
+    waiting: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    silent: HashMap<u64, Guest>,
+    waiting: VecDeque<Guest>,
+    attendance: Option<Attendance>,
+    /// More may come: it is too early to call those who are silent.
+    expecting: bool,
+}
+
+/// What it takes to wait for the silent ones.
+#[derive(Debug)]
+struct Attendance {
+    epoll: Arc<Epoll>,
+    /// The thread that does.
+    thread: Pid,
+}
+
+impl State {
+    fn take_out(&mut self, id: u64) -> Option<Guest> {
+        let guest = self.silent.remove(&id)?;
+        if let (Some(attendance), What::Pool(resting)) = (&self.attendance, &guest.what) {
+            // It fails for no descriptor that was added.
+            let _ = attendance.epoll.delete(resting.client.fd());
+        }
+        Some(guest)
+    }
+}
+
+impl Lobby {
+    /// From now on the calling thread waits for the silent ones, and many are expected.
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub(super) fn open(&self) -> io::Result<()> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let mut state = self.state.lock();
+        state.expecting = true;
+        state.attendance = Some(Attendance {
+            epoll: Arc::new(epoll),
+            thread: thread::number(),
+        });
+        Ok(())
+    }
+
+    /// No more are expected but those who give up their threads to others.
+    pub fn expect_no_more(&self) {
+        self.state.lock().expecting = false;
+    }
+
+    /// Nobody waits for the silent ones any more, if there are none and none are expected: whether that is so.
+    pub(super) fn close(&self) -> bool {
+        let mut state = self.state.lock();
+        let empty = !state.expecting && state.silent.is_empty() && state.waiting.is_empty();
+        if empty {
+            state.attendance = None;
+        }
+        empty
+    }
+
+    /// Takes a silent guest in.
+    ///
+    /// # Errors
+    /// The guest, if nobody attends, or its socket cannot be waited for.
+    pub fn enter(&self, guest: Guest) -> Result<(), Box<Guest>> {
+        let mut state = self.state.lock();
+        let (Some(attendance), What::Pool(resting)) = (&state.attendance, &guest.what) else {
+            return Err(Box::new(guest));
+        };
+        let thread = attendance.thread;
+        let id = guest.handle().who.id;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, id);
+        if attendance.epoll.add(resting.client.fd(), event).is_err() {
+            return Err(Box::new(guest));
+        }
+        guest.handle().driven_by(thread);
+        let told = guest.handle().told();
+        state.silent.insert(id, guest);
+        drop(state);
+        if told != 0 {
+            // Whoever told it has woken another thread.
+            wait::wake(thread);
+        }
+        Ok(())
+    }
+
+    /// Takes a silent guest out.
+    pub(super) fn lift(&self, id: u64) -> Option<Guest> {
+        self.state.lock().take_out(id)
+    }
+
+    /// Guests that need a thread.
+    pub(super) fn queue(&self, guests: impl IntoIterator<Item = Guest>) {
+        let mut state = self.state.lock();
+        state.waiting.extend(guests);
+        self.waiting.store(state.waiting.len(), Ordering::Release);
+    }
+
+    /// Whether anybody waits for a thread.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
+    /// The next who waits for a thread.
+    pub(super) fn next(&self) -> Option<Guest> {
+        if !self.is_crowded() {
+            return None;
+        }
+        let mut state = self.state.lock();
+        let next = state.waiting.pop_front();
+        self.waiting.store(state.waiting.len(), Ordering::Release);
+        next
+    }
+
+    /// Lets so many of the silent ones wait for a thread, if no more are expected.
+    pub(super) fn call(&self, most: usize) {
+        let mut state = self.state.lock();
+        let most = if state.expecting { 0 } else { most };
+        let called = state.silent.keys().take(most).copied().collect();
+        self.want_threads(&mut state, called);
+    }
+
+    /// Waits until some of the silent ones have spoken, are gone or were told something, and lets them wait for
+    /// a thread; or until the deadline: false.
+    ///
+    /// # Errors
+    /// Those of `ppoll` and `epoll_wait`.
+    pub(super) fn listen(&self, deadline: Moment) -> io::Result<bool> {
+        let attended = |state: &State| Some(Arc::clone(&state.attendance.as_ref()?.epoll));
+        let Some(epoll) = attended(&self.state.lock()) else {
+            return Ok(false);
+        };
+        let woken = wait::wait(
+            Some((epoll.0.as_fd(), Interest::READ)),
+            None,
+            Some(deadline),
+        )?;
+        if woken == Woken::Deadline {
+            return Ok(false);
+        }
+        let mut state = self.state.lock();
+        let called = match woken {
+            Woken::Told => {
+                let told = |guest: &&Guest| guest.handle().told() != 0;
+                let told = state.silent.values().filter(told);
+                told.map(|guest| guest.handle().who.id).collect()
+            }
+            Woken::Ready { .. } | Woken::Deadline => {
+                let mut events = [EpollEvent::empty(); NOTICED];
+                let count = epoll.wait(&mut events, EpollTimeout::ZERO)?;
+                events[..count].iter().map(EpollEvent::data).collect()
+            }
+        };
+        self.want_threads(&mut state, called);
+        Ok(true)
+    }
+
+    fn want_threads(&self, state: &mut State, called: Vec<u64>) {
+        for id in called {
+            let guest = state.take_out(id);
+            state.waiting.extend(guest);
+        }
+        self.waiting.store(state.waiting.len(), Ordering::Release);
+    }
+}
