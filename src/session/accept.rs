@@ -298,11 +298,24 @@ impl Reception {
         let lobby = &self.house.lobby;
         match lobby.listen(Moment::now().after(LOBBY_PACE)) {
             Ok(true) => {}
-            Ok(false) => lobby.call(LOBBY_CALLS),
+            Ok(false) => self.seat_silent(),
             Err(error) => self.note_shortage(&format!("silent clients are not heard: {error}")),
         }
         self.seat_waiting();
         lobby.close()
+    }
+
+    /// Gives some of those in the lobby a thread who have not spoken.
+    fn seat_silent(self: &Arc<Reception>) {
+        for guest in self.house.lobby.call(LOBBY_CALLS) {
+            match self.seat() {
+                Ok(seat) => seat.take_in(guest),
+                Err(error) => {
+                    self.keep(guest);
+                    self.note_no_thread(&error);
+                }
+            }
+        }
     }
 
     /// Lets a guest who has nothing to say wait in the lobby, or gives it a thread if that is not open.

@@ -147,12 +147,13 @@ impl Lobby {
         next
     }
 
-    /// Lets so many of the silent ones wait for a thread, if no more are expected.
-    pub(super) fn call(&self, most: usize) {
+    /// Takes out so many of the silent ones, if no more are expected: they are to have a thread each.
+    pub(super) fn call(&self, most: usize) -> Vec<Guest> {
         let mut state = self.state.lock();
         let most = if state.expecting { 0 } else { most };
-        let called = state.silent.keys().take(most).copied().collect();
-        self.want_threads(&mut state, called);
+        let called: Vec<u64> = state.silent.keys().take(most).copied().collect();
+        let guests = called.into_iter().filter_map(|id| state.take_out(id));
+        guests.collect()
     }
 
     /// Waits until some of the silent ones have spoken, are gone or were told something, and lets them wait for

@@ -1,0 +1,78 @@
+"""Hundreds of silent clients in the moments after an upgrade, when the new process has not got a thread for each."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from wait import wait_until
+from wire import error, query, rows
+
+MANY = 400
+
+
+@pytest.fixture
+def crowded(doorman):
+    """A pooler that has just been upgraded: `one, crowd = crowded()`."""
+    def start(**config):
+        one = doorman(**config)
+        crowd = [one.raw() for _ in range(MANY)]
+        one.upgrade()
+        return one, crowd
+    return start
+
+
+def threads(one):
+    return [comm.read_text().strip() for comm in Path(f"/proc/{one.process.pid}/task").glob("*/comm")]
+
+
+def all_are_told(crowd, code):
+    return {error(raw.read_until("Z")).code for raw in crowd} == {code} and all(raw.at_end() for raw in crowd)
+
+
+def test_all_speak_at_once(crowded, mode):
+    one, crowd = crowded(mode=mode, user={"min_pool_size": 1})
+    for n, raw in enumerate(crowd):
+        raw.send(query(f"select {n}"))
+        if mode == "session":
+            assert rows(raw.read_until("Z")) == [[b"%d" % n]]
+            raw.close()
+    if mode == "transaction":
+        assert [rows(raw.read_until("Z")) for raw in crowd] == [[[b"%d" % n]] for n in range(MANY)]
+        assert [raw.value(f"select {n} + 1") for n, raw in enumerate(crowd)] == [str(n + 1) for n in range(MANY)]
+
+
+def test_each_gets_its_thread_without_a_word(crowded):
+    one, crowd = crowded()
+    wait_until(lambda: sum(name.endswith(" app@shop") for name in threads(one)) == MANY)
+    wait_until(lambda: "lobby" not in threads(one))
+    assert crowd[0].value("select 1") == "1"
+
+
+def test_the_next_upgrade_comes_at_once(crowded):
+    one, crowd = crowded()
+    for _ in range(3):
+        one.upgrade()
+    assert all(raw.value("select 1") == "1" for raw in crowd)
+
+
+def test_they_are_told_that_the_pooler_stops(crowded):
+    one, crowd = crowded()
+    one.signal(signal.SIGTERM)
+    assert all_are_told(crowd, "57P01")
+    assert one.wait() == 0
+
+
+def test_they_are_told_that_their_pool_is_gone(crowded):
+    one, crowd = crowded()
+    one.config["pools"] = {"other": one.config["pools"]["shop"]}
+    one.reload()
+    assert all_are_told(crowd, "58006")
+
+
+def test_they_leave(crowded):
+    one, crowd = crowded()
+    for raw in crowd[1:]:
+        raw.close()
+    wait_until(lambda: len(one.console("show clients")) == 2)
+    assert crowd[0].value("select 1") == "1"
