@@ -51,6 +51,9 @@
 //!   but its own thread.
 //! - Keys are not kept out of core dumps by themselves: OpenSSL's cipher contexts, which hold them too, lie
 //!   on the common heap. The service file forbids core dumps instead, and README.md says so.
+//! - A silent session is not only in its thread: it lies where the hand-over can lift it out without waking that
+//!   thread (`session::bed`), and in the new process it has no thread until it speaks or a few seconds have
+//!   passed ([`session::lobby`]). Waking and starting thousands of threads on a busy machine took most of an upgrade.
 //! - There is no room for `/metrics` yet.
 
 #![deny(missing_docs)]

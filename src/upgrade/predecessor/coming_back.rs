@@ -71,7 +71,7 @@ impl HandOver<'_> {
         }
         stay(&guest);
         self.again.push_back((id, Moment::now()));
-        self.reception.take_in([guest]);
+        self.reception.take_back(guest);
     }
 
     /// The successor is dead. What it had not taken goes on here.
