@@ -49,8 +49,9 @@
 //!   other work on the machine, it makes their clients wait ([`net::thread`]).
 //! - A request is not sent before its first message is whole, up to 64 KiB: half a message holds nothing
 //!   but its own thread.
-//! - Keys are not kept out of core dumps by themselves: OpenSSL's cipher contexts, which hold them too, lie
-//!   on the common heap. The service file forbids core dumps instead, and README.md says so.
+//! - Keys are kept out of core dumps in two places: those that move with a session in pages of
+//!   [`tls::undumped`], and what OpenSSL makes of them by an allocator for all of its memory
+//!   ([`daemon::openssl_memory`]).
 //! - A silent session is not only in its thread: it lies where the hand-over can lift it out without waking that
 //!   thread (`session::bed`), and in the new process it has no thread until it speaks or a few seconds have
 //!   passed ([`session::lobby`]). Waking and starting thousands of threads on a busy machine took most of an upgrade.

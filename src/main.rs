@@ -10,7 +10,7 @@ use clap::Parser;
 use pg_doorman::config::{self, ErrorKind, Settings};
 use pg_doorman::daemon::arguments::{Arguments, Command, UpgradeArguments};
 use pg_doorman::daemon::logging::{self, LogOptions, LogOutput};
-use pg_doorman::daemon::{daemonise, descriptors, keeper, upgrade_command};
+use pg_doorman::daemon::{daemonise, descriptors, keeper, openssl_memory, upgrade_command};
 use pg_doorman::daemon::{
     life,
     opening::{CannotStart, Start},
@@ -18,11 +18,12 @@ use pg_doorman::daemon::{
 use pg_doorman::upgrade::launch::{self, Origin};
 
 fn main() -> ExitCode {
+    let undumped = openssl_memory::keep_out_of_dumps();
     let arguments = Arguments::parse();
     if let Some(Command::Upgrade(wanted)) = &arguments.command {
         return upgrade(wanted, &arguments.config_file);
     }
-    match run(&arguments) {
+    match run(&arguments, undumped) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -43,7 +44,7 @@ fn upgrade(wanted: &UpgradeArguments, config_file: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn run(arguments: &Arguments) -> Result<(), CannotStart> {
+fn run(arguments: &Arguments, undumped: bool) -> Result<(), CannotStart> {
     let origin = Origin::remember();
     let hand_over: Option<RawFd> = std::env::var(launch::VARIABLE)
         .ok()
@@ -96,6 +97,11 @@ fn run(arguments: &Arguments) -> Result<(), CannotStart> {
         log::warn!(
             "closed {} descriptors that were inherited by accident",
             inherited.closed
+        );
+    }
+    if !undumped {
+        log::warn!(
+            "core dumps will contain OpenSSL's memory, and with it keys: it was in use too early"
         );
     }
     let start = Start {

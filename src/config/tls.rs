@@ -7,12 +7,12 @@
 //! on disk afterwards changes nothing here until the next reload, when the
 //! settings then differ.
 
-use std::fmt;
 use std::path::PathBuf;
-
-use zeroize::Zeroizing;
+use std::sync::Arc;
+use std::{fmt, io};
 
 use super::setting::{ServerTlsMode, TlsVersion};
+use crate::tls::undumped::Pages;
 
 /// TLS for clients: they may use it, or must.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,24 +87,33 @@ impl fmt::Debug for PemFile {
     }
 }
 
-/// A private key in PEM form without a passphrase, wiped when it is dropped.
-#[derive(Clone, PartialEq, Eq)]
+/// A private key in PEM form without a passphrase, wiped when it is dropped and left out of core dumps.
+#[derive(Clone)]
 pub struct PrivateKey {
     /// Where it was read.
     pub path: PathBuf,
-    text: Zeroizing<Vec<u8>>,
+    text: Arc<Pages>,
 }
 
 impl PrivateKey {
-    pub(super) fn new(path: PathBuf, text: Zeroizing<Vec<u8>>) -> Self {
-        PrivateKey { path, text }
+    pub(super) fn new(path: PathBuf, text: &[u8]) -> io::Result<Self> {
+        let text = Arc::new(Pages::new(text)?);
+        Ok(PrivateKey { path, text })
     }
 
     /// The PEM text. Whoever calls this is responsible for where it goes.
     pub fn expose(&self) -> &[u8] {
-        &self.text
+        self.text.expose()
     }
 }
+
+impl PartialEq for PrivateKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path && self.expose() == other.expose()
+    }
+}
+
+impl Eq for PrivateKey {}
 
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

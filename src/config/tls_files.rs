@@ -35,7 +35,9 @@ pub(super) fn certificate(path: &Path) -> Result<(PemFile, Option<String>), Stri
 pub(super) fn private_key(path: &Path) -> Result<(PrivateKey, Option<String>), String> {
     let (text, told) = read(path, true)?;
     parse_key(path, &text)?;
-    Ok((PrivateKey::new(path.into(), text), told))
+    let key = PrivateKey::new(path.into(), &text)
+        .map_err(|error| format!("no memory for the key in {}: {error}", name(path)))?;
+    Ok((key, told))
 }
 
 /// Both together, if they belong together and OpenSSL would use them.

@@ -6,8 +6,8 @@
 //! "another instance runs", "nobody reads the log" and "the daemon died before it was ready" are
 //! unit tests.
 //!
-//! The order at start matters and is the caller's to keep: [`arguments`], then
-//! [`descriptors::inherit`] (before anything is opened), then [`daemonise`] (before any thread
+//! The order at start matters and is the caller's to keep: [`openssl_memory`] (before OpenSSL
+//! has any), [`arguments`], then [`descriptors::inherit`] (before anything is opened), then [`daemonise`] (before any thread
 //! exists), then [`logging`], and when all listeners are bound the [`pidfile`], [`notify`] and
 //! [`daemonise::Ready::tell`].
 
@@ -23,6 +23,7 @@ mod log_format;
 pub mod logging;
 pub mod notify;
 pub mod opening;
+pub mod openssl_memory;
 pub mod pidfile;
 pub mod replaced;
 mod stderr;

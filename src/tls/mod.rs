@@ -9,6 +9,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`suite`] | versions and cipher suites |
+//! | [`undumped`] | memory that core dumps leave out |
 //! | [`secret`] | bytes that are wiped and never printed |
 //! | [`schedule`] | from a handshake's secrets to keys, and from each secret to the next |
 //! | [`direction`] | one direction's key and sequence number: seals and opens single records |
@@ -27,6 +28,7 @@ pub mod identity;
 pub mod schedule;
 pub mod secret;
 pub mod suite;
+pub mod undumped;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,39 +1,51 @@
 //! A key, an IV or a traffic secret: wiped when it is dropped, never printed.
 //!
-//! Invariant: the bytes lie in one place on the heap, where nothing grows and from where nothing is moved:
-//! whoever gets the secret gets a pointer, and no stale copy is left behind on a stack. They are written down
-//! only for the hand-over to another process.
+//! Invariant: the bytes lie in one place that core dumps leave out, where nothing grows and from where nothing
+//! is moved: whoever gets the secret gets a pointer, and no stale copy is left behind on a stack. They are
+//! written down only for the hand-over to another process.
 
 use std::fmt;
 
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::undumped::{SLOT, Slot};
 
 /// The longest secret: one of SHA-384, also a TLS 1.2 master secret.
-pub const LONGEST: usize = 48;
+pub const LONGEST: usize = SLOT;
 
 /// Up to [`LONGEST`] bytes that nobody else may see.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Secret {
-    bytes: Box<[u8; LONGEST]>,
+    slot: Slot,
     length: usize,
 }
 
 impl Secret {
     /// A copy of `bytes`; `None` if they are too many.
     pub fn new(bytes: &[u8]) -> Option<Secret> {
-        let mut secret = Secret {
-            bytes: Box::new([0; LONGEST]),
+        let mut slot = Slot::take();
+        let place = slot.bytes_mut().get_mut(..bytes.len())?;
+        place.copy_from_slice(bytes);
+        Some(Secret {
+            slot,
             length: bytes.len(),
-        };
-        secret.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
-        Some(secret)
+        })
     }
 
     /// The bytes. Whoever calls this is responsible for where they go.
     pub fn expose(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
+        self.slot.bytes().get(..self.length).unwrap_or_default()
+    }
+}
+
+impl Clone for Secret {
+    fn clone(&self) -> Secret {
+        let mut slot = Slot::take();
+        slot.bytes_mut().copy_from_slice(self.slot.bytes());
+        Secret {
+            slot,
+            length: self.length,
+        }
     }
 }
 
