@@ -2,8 +2,7 @@
 //! stand among its statements.
 //!
 //! Follows PostgreSQL's lexer as far as is needed to part statements (manual, "Lexical Structure"), and knows
-//! no more of their grammar than where such a name stands. What means one thing or another by a setting it
-//! does not guess.
+//! no more of their grammar than where such a name stands. A name in Unicode escapes (`U&"..."`) is not read.
 
 use std::sync::OnceLock;
 
@@ -47,16 +46,17 @@ pub fn may_speak(text: &[u8]) -> bool {
         .is_some_and(|automaton| automaton.is_match(text))
 }
 
-/// What the text speaks of. `None`: where its statements end cannot be told.
-pub fn spoken(text: &[u8]) -> Option<Spoken> {
+/// What the text speaks of, where `standard_conforming_strings` is on or not (`conforming`). `None`: where its
+/// statements end, or what it deallocates, cannot be told.
+pub fn spoken(text: &[u8], conforming: bool) -> Option<Spoken> {
     let mut spoken = Spoken::default();
-    let mut lexer = Lexer { rest: text };
+    let mut lexer = Lexer::new(text, conforming);
     while let Some(statement) = lexer.statement()? {
-        if let Some(Target::One(name)) = deallocation(&statement) {
+        if !is_word(statement.first(), "deallocate") {
+            spoken.names.extend(spoken_of(&statement));
+        } else if let Target::One(name) = deallocation(&statement)? {
             spoken.deallocated.push(name.clone());
             spoken.names.push(name);
-        } else {
-            spoken.names.extend(spoken_of(&statement));
         }
     }
     Some(spoken)
@@ -64,7 +64,8 @@ pub fn spoken(text: &[u8]) -> Option<Spoken> {
 
 /// What the text is about if it is one DEALLOCATE and nothing else.
 pub fn deallocated(text: &[u8]) -> Option<Target> {
-    let mut lexer = Lexer { rest: text };
+    // There is no constant in one.
+    let mut lexer = Lexer::new(text, true);
     let statement = lexer.statement()??;
     let target = deallocation(&statement)?;
     lexer.statement()?.is_none().then_some(target)
@@ -93,13 +94,18 @@ fn spoken_of(statement: &[Token]) -> Option<Vec<u8>> {
     let Some(Token::Word(verb)) = statement.first() else {
         return None;
     };
-    let word = match verb.as_slice() {
+    let is_execute = |one: &Token| is_word(Some(one), "execute");
+    let at = match verb.as_slice() {
         b"prepare" if is_word(statement.get(1), "transaction") => return None,
-        b"prepare" => "prepare",
-        b"execute" | b"explain" | b"create" => "execute",
+        b"prepare" | b"execute" => 0,
+        b"explain" => statement.iter().position(is_execute)?,
+        // The word may also be the name of what is created.
+        b"create" => {
+            let mut pairs = statement.windows(2);
+            1 + pairs.position(|pair| is_word(pair.first(), "as") && is_execute(&pair[1]))?
+        }
         _ => return None,
     };
-    let at = statement.iter().position(|one| is_word(Some(one), word))?;
     match statement.get(at + 1)? {
         Token::Word(name) | Token::Quoted(name) => Some(name.clone()),
         Token::Other => None,
@@ -123,40 +129,43 @@ enum Token {
 
 struct Lexer<'a> {
     rest: &'a [u8],
+    /// Whether a backslash in a constant without a prefix is no more than that.
+    conforming: bool,
+    /// The part before was a constant with escapes; one that follows it is more of the same.
+    escaped: bool,
 }
 
 impl Lexer<'_> {
+    fn new(rest: &[u8], conforming: bool) -> Lexer<'_> {
+        Lexer {
+            rest,
+            conforming,
+            escaped: false,
+        }
+    }
+
     /// The first parts of the next statement that is not empty. `None` within if there is no more, `None` at
     /// all if it cannot be told where it ends.
     fn statement(&mut self) -> Option<Option<Vec<Token>>> {
         let mut tokens = Vec::new();
         let mut depth = 0_usize;
+        let mut body = Body::default();
         loop {
+            self.blanks()?;
+            let goes_on = std::mem::take(&mut self.escaped);
             let Some(&first) = self.rest.first() else {
-                return (depth == 0).then(|| (!tokens.is_empty()).then_some(tokens));
+                let whole = depth == 0 && body.open == 0;
+                return whole.then(|| (!tokens.is_empty()).then_some(tokens));
             };
             let token = match first {
-                byte if byte.is_ascii_whitespace() || byte == 0x0b => {
-                    self.rest = &self.rest[1..];
-                    continue;
-                }
-                b'-' if self.rest.starts_with(b"--") => {
-                    let end = self.rest.iter().position(|&b| matches!(b, b'\n' | b'\r'));
-                    self.rest = &self.rest[end.unwrap_or(self.rest.len())..];
-                    continue;
-                }
-                b'/' if self.rest.starts_with(b"/*") => {
-                    self.comment()?;
-                    continue;
-                }
-                b';' if depth == 0 => {
+                b';' if depth == 0 && body.open == 0 => {
                     self.rest = &self.rest[1..];
                     if tokens.is_empty() {
                         continue;
                     }
                     return Some(Some(tokens));
                 }
-                b'\'' => self.constant(false)?,
+                b'\'' => self.constant(goes_on || !self.conforming)?,
                 b'"' => Token::Quoted(self.quoted()?),
                 b'$' => self.dollar()?,
                 byte if begins_word(byte) => self.word()?,
@@ -170,12 +179,28 @@ impl Lexer<'_> {
                     Token::Other
                 }
             };
-            // The body of a function in SQL has statements of its own.
-            if is_word(Some(&token), "atomic") {
-                return None;
+            if depth == 0 {
+                body.note(&token);
+                if tokens.len() < FIRST_WORDS {
+                    tokens.push(token);
+                }
             }
-            if depth == 0 && tokens.len() < FIRST_WORDS {
-                tokens.push(token);
+        }
+    }
+
+    /// Passes over white space and comments.
+    fn blanks(&mut self) -> Option<()> {
+        loop {
+            match self.rest {
+                [byte, rest @ ..] if byte.is_ascii_whitespace() || *byte == 0x0b => {
+                    self.rest = rest;
+                }
+                [b'-', b'-', ..] => {
+                    let end = self.rest.iter().position(|&b| matches!(b, b'\n' | b'\r'));
+                    self.rest = &self.rest[end.unwrap_or(self.rest.len())..];
+                }
+                [b'/', b'*', ..] => self.comment()?,
+                _ => return Some(()),
             }
         }
     }
@@ -210,14 +235,13 @@ impl Lexer<'_> {
             let end = self.rest.iter().position(|&b| matches!(b, b'\'' | b'\\'))?;
             let (step, over) = match &self.rest[end..] {
                 [b'\\', _, ..] if escapes => (2, false),
-                // By standard_conforming_strings this is the end or not.
-                [b'\\', b'\'', ..] => return None,
                 [b'\\', ..] => (1, false),
                 [b'\'', b'\'', ..] => (2, false),
                 _ => (1, true),
             };
             self.rest = &self.rest[end + step..];
             if over {
+                self.escaped = escapes;
                 return Some(Token::Other);
             }
         }
@@ -267,7 +291,35 @@ impl Lexer<'_> {
         if word.eq_ignore_ascii_case(b"e") && rest.first() == Some(&b'\'') {
             return self.constant(true);
         }
+        if word.eq_ignore_ascii_case(b"u") && rest.starts_with(b"&\"") {
+            self.rest = &rest[1..];
+            self.quoted()?;
+            return Some(Token::Other);
+        }
         Some(Token::Word(word.to_ascii_lowercase()))
+    }
+}
+
+/// The body of a function in SQL, whose statements are not the Query's (manual, "CREATE FUNCTION").
+#[derive(Default)]
+struct Body {
+    /// How many END it takes to be out of it.
+    open: usize,
+    /// The word before is BEGIN.
+    begins: bool,
+}
+
+impl Body {
+    fn note(&mut self, token: &Token) {
+        let is = |word| is_word(Some(token), word);
+        if self.open == 0 {
+            self.open = usize::from(self.begins && is("atomic"));
+        } else if is("case") {
+            self.open += 1;
+        } else if is("end") {
+            self.open -= 1;
+        }
+        self.begins = is("begin");
     }
 }
 
@@ -284,7 +336,11 @@ mod tests {
     use super::*;
 
     fn names(text: &str) -> Option<Vec<String>> {
-        let spoken = spoken(text.as_bytes())?;
+        names_where(text, true)
+    }
+
+    fn names_where(text: &str, conforming: bool) -> Option<Vec<String>> {
+        let spoken = spoken(text.as_bytes(), conforming)?;
         let name = |name: Vec<u8>| String::from_utf8(name).unwrap();
         Some(spoken.names.into_iter().map(name).collect())
     }
@@ -306,6 +362,14 @@ mod tests {
             ("deallocate q; deallocate prepare r", vec!["q", "r"]),
             ("select 1; execute q; ; execute r", vec!["q", "r"]),
             ("execute é", vec!["é"]),
+            ("create table if not exists execute as execute q", vec!["q"]),
+            ("select 1 as atomic, 2 as begin; execute q", vec!["q"]),
+            (
+                "create function f() returns int begin atomic select case 1 when 2 then 3 end; end; execute q",
+                vec!["q"],
+            ),
+            (r"select 'c:\'; execute q", vec!["q"]),
+            (r"select e'\\' 'a'; execute q", vec!["q"]),
         ] {
             assert!(may_speak(text.as_bytes()), "{text}");
             assert_eq!(
@@ -325,6 +389,9 @@ mod tests {
             "select E'it\\'s; execute q'",
             "select e'\\\\'; select 'deallocate q'",
             "select 'c:\\dir; execute q'",
+            "select e'a' -- and more\n '\\'; execute q'",
+            "execute U&\"\\0071\"",
+            "create trigger t before insert on r for each row execute function q()",
             "select $$; execute q$$, $a_1$ $$; execute q $a_1$, $1",
             "select a$b$ from t where \"; execute q\" = 1",
             "-- execute q\nselect 1",
@@ -343,18 +410,29 @@ mod tests {
     #[test]
     fn what_cannot_be_told_is_left_alone() {
         for text in [
-            "select 'it\\'s; execute q",
-            "select 'it\\''; execute q",
+            "select 'it\\'s'; execute q",
+            "deallocate U&\"\\0071\"; deallocate q",
             "select '; execute q",
             "select $a$; execute q",
             "select \"; execute q",
             "/* execute q",
             "select (1; execute q",
             "select 1); execute q",
-            "create function f() returns int begin atomic select 1; end; execute q",
+            "create function f() returns int begin atomic select 1; execute q",
         ] {
             assert_eq!(names(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_backslash_means_what_the_setting_says() {
+        let text = r"select 'it\'; execute q; select '";
+        assert_eq!(names_where(text, true), None);
+        let text = r"select 'it\'; execute q; select ''";
+        assert_eq!(names_where(text, true), Some(vec!["q".to_owned()]));
+        assert_eq!(names_where(text, false), None);
+        let text = r"select 'it\'s; execute q'; execute r";
+        assert_eq!(names_where(text, false), Some(vec!["r".to_owned()]));
     }
 
     #[test]
@@ -363,7 +441,7 @@ mod tests {
             "select E'a\\'', 'b''', $x$ ; $x$, \"c\"\"\" /* /* */ */ -- d\n; execute \"q\"(1)";
         for start in 0..text.len() {
             for end in start..text.len() {
-                let _ = spoken(&text.as_bytes()[start..end]);
+                let _ = spoken(&text.as_bytes()[start..end], start % 2 == 0);
                 let _ = deallocated(&text.as_bytes()[start..end]);
             }
         }

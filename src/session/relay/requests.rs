@@ -199,6 +199,11 @@ impl Session {
             }
         }
         if head.kind == frontend::QUERY {
+            // What it speaks of is known when it is whole.
+            let awaited = self.rules.follow_statements && head.whole() <= PATIENCE;
+            if awaited && rest.len() < head.whole() {
+                return Ok(Step::NeedsMore);
+            }
             let answered = self.deallocate(head, at, rest, out);
             let answered = answered.or_else(|| self.begin_or_end(head, at, rest, out));
             if let Some(step) = answered {
@@ -312,6 +317,11 @@ impl Session {
                 Ok(self.begin(head, at, rest, false, out))
             }
             frontend::EXECUTE => {
+                let asks = lent.forgetting || lent.changing;
+                if asks && rest.len() < head.whole().min(PATIENCE) {
+                    // A Flush goes behind it.
+                    return Ok(Step::NeedsMore);
+                }
                 lent.batch_open = true;
                 let mut forgetting = std::mem::take(&mut lent.forgetting);
                 if std::mem::take(&mut lent.changing) {

@@ -24,6 +24,9 @@ use crate::wire::error::ErrorFields;
 use crate::wire::sqlstate;
 use crate::wire::{frontend, write};
 
+/// The setting that says whether a backslash in a string constant is no more than that.
+const CONFORMING: &str = "standard_conforming_strings";
+
 /// What of a client's statements stands on its server connection under its own names.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -71,31 +74,34 @@ impl Session {
         let Some(lent) = &mut self.lent else {
             return false;
         };
-        let concerned = has_own || !lent.own_names.standing.is_empty();
+        let concerned =
+            has_own || !lent.own_names.standing.is_empty() || lent.unsettled.any_name_is_open();
         let begins = !lent.batch_open && !lent.copying_in;
         if !concerned || !begins || !self.rules.follow_statements || !script::may_speak(text) {
             return false;
         }
-        let Some(spoken) = script::spoken(text.strip_suffix(b"\0").unwrap_or(text)) else {
+        let text = text.strip_suffix(b"\0").unwrap_or(text);
+        let read = |conforming| {
+            let spoken = script::spoken(text, conforming);
+            spoken.filter(|spoken| !spoken.names.is_empty())
+        };
+        if !lent.expected.is_empty() {
+            // What comes of it decides what the names mean, how strings are read, and whether there is a
+            // transaction.
+            let speaks = read(true).or_else(|| read(false)).is_some();
+            lent.barrier |= speaks;
+            return speaks;
+        }
+        let Some(spoken) = read(lent.backend.reported.get(CONFORMING) != Some(b"off")) else {
             return false;
         };
-        if spoken.names.is_empty() {
-            return false;
-        }
-        if !lent.expected.is_empty() {
-            // What comes of it decides what the names mean, and whether there is a transaction.
-            lent.barrier = true;
-            return true;
-        }
+        lent.own_names.leaving = spoken.deallocated.into();
         if lent.backend.status == TransactionStatus::Failed {
             return false;
         }
         let mut sent = false;
         for name in spoken.names {
             sent |= self.settle_name(name, out);
-        }
-        if let Some(lent) = &mut self.lent {
-            lent.own_names.leaving = spoken.deallocated.into();
         }
         if sent {
             // If one of them fails the server is to skip no more than these.

@@ -62,7 +62,7 @@ impl Postgres {
         self.held.extend(error(code, &words));
         self.block = self.block.map(|_| b'E');
         self.copying = None;
-        if kind == b'Q' {
+        if matches!(kind, b'Q' | b'+') {
             self.ready();
         } else {
             // An error does not wait for a Flush (send_message_to_frontend).
@@ -145,7 +145,17 @@ impl Postgres {
             b'H' => self.flush(),
             b'Q' => {
                 self.statements.remove(&b""[..]);
-                self.run(kind, &body[..body.len() - 1]);
+                let text = String::from_utf8_lossy(&body[..body.len() - 1]).into_owned();
+                let mut statements = text.split("; ").peekable();
+                while let Some(one) = statements.next() {
+                    let sent = self.sent.len();
+                    let last = statements.peek().is_none();
+                    self.run(if last { kind } else { b'+' }, one.as_bytes());
+                    if self.sent.len() > sent {
+                        // It has failed, and said that it is ready.
+                        return;
+                    }
+                }
             }
             b'd' | b'c' | b'f' => {}
             other => panic!("{} is not understood", char::from(other)),
@@ -156,11 +166,27 @@ impl Postgres {
         self.block == Some(b'E') && ![&b"end"[..], b"commit;", b"ROLLBACK"].contains(&text)
     }
 
+    /// `kind`: of the request, or `+` for a statement of a Query with more behind it.
     fn run(&mut self, kind: u8, text: &[u8]) {
         if self.refuses(text) {
             return self.fail(kind, "25P02", b"");
         }
+        let named = |verb: &[u8]| text.strip_prefix(verb).map(<[u8]>::to_vec);
+        if let Some(name) = named(b"execute ") {
+            return match self.statements.get(&name).cloned() {
+                None => self.fail(kind, "26000", &name),
+                Some(text) => self.run(kind, &text),
+            };
+        }
+        let deallocated = named(b"deallocate ").filter(|name| name != b"all");
         let tag = match text {
+            _ if deallocated.is_some() => {
+                let name = deallocated.unwrap_or_default();
+                if self.statements.remove(&name).is_none() {
+                    return self.fail(kind, "26000", &name);
+                }
+                "DEALLOCATE"
+            }
             b"begin" | b"begin;" | b"BEGIN" => {
                 self.block = Some(b'T');
                 "BEGIN"
@@ -177,7 +203,7 @@ impl Postgres {
                 self.statements.retain(|name, _| name.is_empty());
                 "DISCARD ALL"
             }
-            b"deallocate all" => {
+            b"deallocate all" | b"DEALLOCATE ALL" => {
                 self.statements.retain(|name, _| name.is_empty());
                 "DEALLOCATE ALL"
             }
@@ -212,16 +238,32 @@ fn text(dice: &mut Dice) -> String {
     }
 }
 
+/// SQL that speaks of prepared statements by their names.
+fn speaks(dice: &mut Dice) -> String {
+    let one = |dice: &mut Dice| {
+        let name = ["a", "b", "c"][dice.roll(3)];
+        match dice.roll(8) {
+            0..4 => format!("execute {name}"),
+            4..6 => format!("deallocate {name}"),
+            6 => "one".to_owned(),
+            _ => "fail".to_owned(),
+        }
+    };
+    let all: Vec<String> = (0..=dice.roll(3)).map(|_| one(dice)).collect();
+    all.join("; ")
+}
+
 /// What a client says next: one or several batches or queries, all of them ended.
 fn says(dice: &mut Dice) -> Bytes {
     let names = ["", "", "a", "b", "c"];
     let mut said = Bytes::new();
     for _ in 0..=dice.roll(4) {
         let data = [copy_data("1\n"), copy_done()].concat();
-        match dice.roll(14) {
+        match dice.roll(16) {
             0 => said.extend(query(&text(dice))),
             12 => said.extend(query(["commit;", "ROLLBACK"][dice.roll(2)])),
             13 => said.extend(query("begin;")),
+            14 => said.extend(query(&speaks(dice))),
             1 => {
                 let forgets = ["discard all", "deallocate all"][dice.roll(2)];
                 // PostgreSQL allows the one, and is seldom asked for the other, in a transaction.

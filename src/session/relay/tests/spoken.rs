@@ -95,6 +95,79 @@ fn it_waits_for_what_is_under_way() {
 }
 
 #[test]
+fn it_waits_for_what_may_bring_a_name_back() {
+    for text in ["execute q", "deallocate q"] {
+        let mut between = Between::new();
+        between.client(&[&parse("q", "select 'q'"), &sync()]);
+        between.server(&[&parsed(), &ready()]);
+        between.to_client.clear();
+        between.client(&[&bind("nosuch"), &close("q"), &sync(), &query(text)]);
+        between.to_server.clear();
+        between.server(&[&error("26000", "no such"), &ready()]);
+        let failed = [error("26000", "no such"), ready()].concat();
+        match text {
+            "execute q" => {
+                between.client_gets(&[&failed]);
+                between.server_gets(&[&parse("q", "select 'q'"), &sync(), &query(text)]);
+            }
+            _ => between.client_gets(&[&failed, &complete("DEALLOCATE"), &ready()]),
+        }
+    }
+}
+
+#[test]
+fn strings_are_read_as_the_server_reads_them() {
+    let mut between = prepared();
+    let text = r"select 'it\'s; execute r'; execute q";
+    let off = parameter("standard_conforming_strings", "off");
+    between.passes(
+        &[&query("begin; set standard_conforming_strings = off")],
+        &[
+            &complete("BEGIN"),
+            &complete("SET"),
+            &off,
+            &ready_in_transaction(),
+        ],
+    );
+    between.client(&[&query(text)]);
+    between.server_gets(&[&parse("q", "select 'q'"), &sync(), &query(text)]);
+}
+
+#[test]
+fn a_name_goes_in_a_query_that_begins_in_a_failed_block() {
+    let mut between = prepared();
+    between.passes(
+        &[&query("begin")],
+        &[&complete("BEGIN"), &ready_in_transaction()],
+    );
+    between.client(&[&query("execute q")]);
+    between.to_server.clear();
+    between.server(&[&parsed(), &ready_in_transaction()]);
+    between.server(&[&error("22012", "no"), &ready_failed()]);
+    between.to_client.clear();
+    let text = query("rollback; deallocate q");
+    between.passes(
+        &[&text],
+        &[&complete("ROLLBACK"), &complete("DEALLOCATE"), &ready()],
+    );
+    assert!(!between.session.statements.contains_key(&b"q"[..]));
+}
+
+#[test]
+fn a_query_that_comes_in_parts_is_read_as_a_whole() {
+    let mut between = prepared();
+    between.passes(
+        &[&query("begin")],
+        &[&complete("BEGIN"), &ready_in_transaction()],
+    );
+    let (first, rest) = (&query("execute q")[..8], &query("execute q")[8..]);
+    between.client(&[first]);
+    between.server_gets(&[]);
+    between.client(&[rest]);
+    between.server_gets(&[&parse("q", "select 'q'"), &sync(), &query("execute q")]);
+}
+
+#[test]
 fn what_cannot_be_prepared_is_told_where_it_is_lacking() {
     let no_table = error("42P01", "no such table");
     let lacking = error("26000", "prepared statement \"q\" does not exist");

@@ -628,6 +628,16 @@ fn what_the_server_is_about_to_forget_is_not_relied_upon() {
 }
 
 #[test]
+fn what_an_execute_in_parts_is_about_to_forget_is_not_relied_upon() {
+    let mut between = known(&["select 1", "discard all"]);
+    let whole = [bind("1"), execute(), bind("0"), sync()].concat();
+    let part = bind("1").len() + execute().len() - 1;
+    between.client(&[&whole[..part]]);
+    between.client(&[&whole[part..]]);
+    between.server_gets(&[&bind("DOORMAN_1"), &execute(), &flush()]);
+}
+
+#[test]
 fn a_parse_still_under_way_in_an_earlier_batch_is_waited_for() {
     let mut between = known(&["select 1", "select 2"]);
     between.idle = Some(backend());
