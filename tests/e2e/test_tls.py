@@ -103,6 +103,12 @@ def sessions(one) -> list[dict]:
     return [row for row in one.console("show clients") if row["database"] == "shop"]
 
 
+def sleepers(pg) -> list[dict]:
+    """Who is in a query of a minute."""
+    return pg.admin("select 1 from pg_stat_activity where query like '%pg_sleep(60)%' "
+                    "and state = 'active' and usename = 'app'")
+
+
 def refused(one, **options) -> str:
     with pytest.raises(psycopg.OperationalError) as failure:
         one.connect(**options)
@@ -152,6 +158,21 @@ def test_tls_may_begin_with_the_first_byte(secured, authority):
     one.upgrade()
     assert raw.value("select 2") == "2"
     raw.close()
+
+
+@pytest.mark.skipif(psycopg.pq.version() < 170000, reason="libpq knows sslnegotiation from PostgreSQL 17 on")
+@pytest.mark.parametrize("sslnegotiation", ["postgres", "direct"])
+def test_libpq_begins_with_tls_and_cancels_in_the_same_way(secured, pg, authority, background, sslnegotiation):
+    one = secured()
+    connection = one.connect(host="localhost", sslmode="verify-full", sslrootcert=str(authority.certificate),
+                             sslnegotiation=sslnegotiation)
+    one.upgrade()
+    running = background(connection.execute, "select pg_sleep(60)")
+    wait_until(lambda: sleepers(pg))
+    connection.cancel_safe(timeout=10)
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        running.result(10)
+    assert connection.execute("select 1").fetchone() == (1,)
 
 
 def test_who_begins_with_tls_must_say_that_it_speaks_postgresql(secured, authority):
@@ -396,8 +417,7 @@ def test_a_query_over_tls_is_cancelled(secured, pg, authority, behind, backgroun
     connection = one.connect(sslmode="require")
     for _ in range(2):
         running = background(lambda: connection.execute("select pg_sleep(60)"))
-        wait_until(lambda: pg.admin("select 1 from pg_stat_activity where query like '%pg_sleep(60)%' "
-                                    "and state = 'active' and usename = 'app'"))
+        wait_until(lambda: sleepers(pg))
         connection.cancel()
         with pytest.raises(psycopg.errors.QueryCanceled):
             running.result()
