@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use pg_doorman::auth::{ServerCredentials, ServerSecret};
 use pg_doorman::net::address::Address;
 use pg_doorman::net::clock::Moment;
+use pg_doorman::net::passing::Passage;
 use pg_doorman::net::stream::SocketOptions;
 use pg_doorman::pool::plan::{Login, Mode, Plan};
 use pg_doorman::pool::pool::{Pool, Request};
@@ -30,6 +31,7 @@ use pg_doorman::server::prepared::Prepared;
 use pg_doorman::server::traces::{self, Traces};
 use pg_doorman::session::relay::pieces::{Output, Pieces};
 use pg_doorman::session::session::{Rules, Session};
+use pg_doorman::upgrade::messages::{self, Given, GivenSession, Standing};
 use pg_doorman::wire::backend::{self, TransactionStatus};
 use pg_doorman::wire::{frontend, write};
 
@@ -123,6 +125,7 @@ fn main() -> io::Result<()> {
     scans(&bench);
     statement_hit(&bench);
     comparisons(&bench);
+    moves(&bench)?;
     pool_turn(&bench)
 }
 
@@ -430,6 +433,38 @@ fn pool_turn(bench: &Bench) -> io::Result<()> {
         },
     );
     drop(server.join());
+    Ok(())
+}
+
+// ---- the hand-over ----
+
+/// A silent session is written down, passed through a socket pair, and read.
+fn moves(bench: &Bench) -> io::Result<()> {
+    let relay = Relay::new();
+    let given = || {
+        Given::Session(GivenSession {
+            session: &relay.session,
+            standing: Standing::default(),
+            server_deadline: None,
+            client_tls: None,
+            server_tls: None,
+        })
+    };
+    let mut words = Vec::new();
+    bench.measure("hand-over: a silent session is written", || {
+        words.clear();
+        let _ = ciborium::into_writer(&given(), &mut words);
+        black_box(&words);
+    });
+    let (mut ours, theirs) = Passage::pair()?;
+    let mut theirs = Passage::over(theirs);
+    bench.measure("hand-over: written, passed and read", || {
+        let moved = messages::post(&mut ours, &given(), Vec::new())
+            .and_then(|()| ours.flush())
+            .and_then(|()| theirs.fill())
+            .and_then(|()| messages::take(&mut theirs));
+        assert!(matches!(black_box(moved), Ok(Some(_))));
+    });
     Ok(())
 }
 
