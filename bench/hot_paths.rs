@@ -445,6 +445,7 @@ fn moves(bench: &Bench) -> io::Result<()> {
         Given::Session(GivenSession {
             session: &relay.session,
             standing: Standing::default(),
+            told: None,
             server_deadline: None,
             client_tls: None,
             server_tls: None,

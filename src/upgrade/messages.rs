@@ -20,6 +20,7 @@ use crate::net::encrypted::Encrypted;
 use crate::net::passing::Passage;
 use crate::pool::totals::{Totals, Work};
 use crate::server::backend::Backend;
+use crate::server::parameters::Parameters;
 use crate::server::prepared::Statement;
 use crate::session::registry::CancelKey;
 use crate::session::session::Session;
@@ -44,6 +45,8 @@ pub enum Message {
     Open,
     /// The successor has made ready for the sessions: there are threads for the first of them.
     Seated,
+    /// Settings that many sessions have been told; the first are number 0, the next number 1.
+    Settings(Parameters),
     /// A session; one descriptor for its client, a second for its server connection.
     Session(Box<Moved>),
     /// A console session; one descriptor.
@@ -70,7 +73,7 @@ pub enum Message {
 }
 
 /// The names of the messages. A message with another name is passed over, whatever it says.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     "Ready",
     "Hello",
     "Listener",
@@ -78,6 +81,7 @@ const NAMES: [&str; 17] = [
     "Idle",
     "Open",
     "Seated",
+    "Settings",
     "Session",
     "Console",
     "Accepted",
@@ -123,6 +127,9 @@ pub struct Ready {
     /// Whether it knows of transaction blocks that no server knows of (`Session::deferred`).
     #[serde(default)]
     pub deferred: bool,
+    /// Whether it understands [`Message::Settings`].
+    #[serde(default)]
+    pub settings: bool,
 }
 
 /// What concerns the process as a whole.
@@ -240,6 +247,9 @@ pub struct Moved {
     /// What belongs to it beside its value.
     #[serde(default)]
     pub standing: Standing,
+    /// Which [`Message::Settings`] it has been told, if that is not said in its value.
+    #[serde(default)]
+    pub told: Option<usize>,
     /// When its server connection must have answered a question of the pooler's own.
     #[serde(default)]
     pub server_deadline: Option<Moment>,
@@ -317,6 +327,8 @@ pub struct GivenSession<'a> {
     pub session: &'a Session,
     /// What belongs to it beside its value.
     pub standing: Standing,
+    /// Which [`Message::Settings`] it has been told, if that is not said in its value.
+    pub told: Option<usize>,
     /// When its server connection must have answered a question of the pooler's own.
     pub server_deadline: Option<Moment>,
     /// The TLS of its client.

@@ -24,6 +24,7 @@ use crate::net::wait::{Interest, Woken, wait};
 use crate::pool::pool;
 use crate::pool::totals::Work;
 use crate::server::backend::Connection;
+use crate::server::parameters::Parameters;
 use crate::session::accept::Reception;
 use crate::session::guest::{Guest, What};
 use crate::session::house::{House, Moving};
@@ -69,6 +70,9 @@ struct HandOver<'a> {
     /// Whether the successor can carry transaction blocks on that no server knows of, and the sessions that
     /// stay until theirs is none of these.
     takes_deferred: bool,
+    /// Whether the successor takes settings by themselves, and those that it has been given.
+    takes_settings: bool,
+    settings: Vec<Arc<Parameters>>,
     staying: HashSet<u64>,
     /// Whether the successor says when it has made ready for the sessions, and whether it has said so.
     says_seated: bool,
@@ -135,6 +139,8 @@ pub fn hand_over(
         ready: false,
         takes_tls: false,
         takes_deferred: false,
+        takes_settings: false,
+        settings: Vec::new(),
         staying: HashSet::new(),
         says_seated: false,
         seated: false,
@@ -402,6 +408,7 @@ impl HandOver<'_> {
                     self.get_hold_of_successor()?;
                     self.takes_tls = ready.tls;
                     self.takes_deferred = ready.deferred;
+                    self.takes_settings = ready.settings;
                     self.says_seated = ready.seats;
                     self.ready = true;
                 }

@@ -65,6 +65,7 @@ impl Heir {
             tls: true,
             seats: true,
             deferred: true,
+            settings: true,
         });
         messages::post(&mut passage, &ready, Vec::new())?;
         let deadline = Moment::now().after(PATIENCE);

@@ -15,11 +15,15 @@ use super::{HandOver, Pending};
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
 use crate::net::stream::Stream;
+use crate::server::parameters::Parameters;
 use crate::session::guest::{Guest, Reply, What};
 
 /// Numbers left free between the predecessor's last and the successor's first, for those who come while
 /// both live.
 const GAP: u64 = 10_000;
+
+/// Different settings that are given by themselves, at most: they are looked for one by one.
+const MOST_SETTINGS: usize = 64;
 
 /// Bytes of prepared statements in one message.
 const TOGETHER: usize = 256 * 1024;
@@ -149,7 +153,7 @@ impl HandOver<'_> {
     }
 
     /// Gives a session; false if it could not be given yet and is the first in the backlog.
-    pub(super) fn give_session(&mut self, guest: Guest, since: Moment) -> io::Result<bool> {
+    pub(super) fn give_session(&mut self, mut guest: Guest, since: Moment) -> io::Result<bool> {
         if !self.takes_tls && has_tls(&guest) {
             // An older version. To give it the session would be to make it talk nonsense.
             self.keep(guest, "the new process cannot carry its TLS connection on");
@@ -160,7 +164,11 @@ impl HandOver<'_> {
             self.put_off(guest);
             return Ok(true);
         }
-        if let Err(error) = post_guest(&mut self.passage, &guest) {
+        let told = match &guest.what {
+            What::Pool(resting) => self.give_settings(&resting.session.told)?,
+            What::Console(_) => None,
+        };
+        if let Err(error) = post_guest(&mut self.passage, &mut guest, told) {
             self.backlog.push_front((guest, since));
             self.bear(error)?;
             return Ok(false);
@@ -168,6 +176,19 @@ impl HandOver<'_> {
         let id = guest.handle().who.id;
         self.sessions.insert(id, Pending::Session(guest, since));
         Ok(true)
+    }
+
+    /// The number of the settings at the successor, who is given them if it has not got them. `None`: they go
+    /// with the session.
+    fn give_settings(&mut self, told: &Arc<Parameters>) -> io::Result<Option<usize>> {
+        let given = self.settings.iter().position(|it| Arc::ptr_eq(it, told));
+        if given.is_some() || !self.takes_settings || self.settings.len() >= MOST_SETTINGS {
+            return Ok(given);
+        }
+        let message = Message::Settings(Parameters::clone(told));
+        messages::post(&mut self.passage, &message, Vec::new())?;
+        self.settings.push(Arc::clone(told));
+        Ok(Some(self.settings.len() - 1))
     }
 
     /// A shortage of descriptors passes once some sessions are gone, and must not end the hand-over as soon
@@ -200,29 +221,37 @@ fn has_tls(guest: &Guest) -> bool {
     }
 }
 
-/// Queues a session with copies of its descriptors. Ours stay open: it may come back.
-fn post_guest(passage: &mut Passage, guest: &Guest) -> io::Result<()> {
-    let handle = guest.handle();
+/// Queues a session with copies of its descriptors. Ours stay open: it may come back. What it has been `told` by
+/// number is left out of its value.
+fn post_guest(passage: &mut Passage, guest: &mut Guest, told: Option<usize>) -> io::Result<()> {
+    let awaits_outcome = guest.awaits_reply();
+    let handle = guest.entry.handle();
     let standing = Standing {
         application_name: handle.who.application_name.clone(),
         transactions: handle.transactions.get(),
         queries: handle.queries.get(),
         errors: handle.errors.get(),
     };
-    match &guest.what {
+    match &mut guest.what {
         What::Pool(resting) => {
             let mut descriptors = vec![resting.client.fd().try_clone_to_owned()?];
             if let Some(server) = &resting.server {
                 descriptors.push(server.fd().try_clone_to_owned()?);
             }
+            let left_out = told.map(|_| std::mem::take(&mut resting.session.told));
             let given = Given::Session(GivenSession {
                 session: &resting.session,
                 standing,
+                told,
                 server_deadline: resting.server_deadline,
                 client_tls: resting.client.tls(),
                 server_tls: resting.server.as_ref().and_then(Stream::tls),
             });
-            messages::post(passage, &given, descriptors)
+            let posted = messages::post(passage, &given, descriptors);
+            if let Some(told) = left_out {
+                resting.session.told = told;
+            }
+            posted
         }
         What::Console(console) => {
             let owed = match &console.reply {
@@ -239,7 +268,7 @@ fn post_guest(passage: &mut Passage, guest: &Guest) -> io::Result<()> {
                 standing,
                 unread: &console.unread,
                 owed,
-                awaits_outcome: guest.awaits_reply(),
+                awaits_outcome,
                 tls: console.client.tls(),
             });
             let copy = console.client.fd().try_clone_to_owned()?;

@@ -19,6 +19,7 @@ use crate::net::passing::Passage;
 use crate::net::stream::Stream;
 use crate::net::wait::{Interest, wait};
 use crate::server::backend::Connection;
+use crate::server::parameters::Parameters;
 use crate::session::accept::{Reception, Seat};
 use crate::session::guest::{AtConsole, Guest, Reply, Resting, What};
 use crate::session::house::House;
@@ -34,6 +35,8 @@ pub(super) struct Taker {
     passage: Passage,
     /// CancelRequests for sessions that were not here.
     cancels: Receiver<CancelKey>,
+    /// Settings that sessions have been told, by their numbers.
+    settings: Vec<Arc<Parameters>>,
     /// Threads that wait for sessions that are to come.
     seats: Vec<Seat>,
     /// Whether silent sessions can wait for a thread.
@@ -59,6 +62,7 @@ impl Taker {
             reception,
             passage,
             cancels,
+            settings: Vec::new(),
             seats: Vec::new(),
             lobby: false,
             arrived: Vec::new(),
@@ -130,6 +134,7 @@ impl Taker {
                     Message::Session(moved) => self.session(*moved, descriptors)?,
                     Message::Console(moved) => self.console(*moved, descriptors)?,
                     Message::Idle(idle) => self.idle(*idle, descriptors)?,
+                    Message::Settings(told) => self.settings.push(Arc::new(told)),
                     Message::Work(done) => {
                         if let Some(pool) = self.house.pools.find(&done.database, &done.user) {
                             pool.add_work(&done.work);
@@ -221,6 +226,7 @@ impl Taker {
         let Moved {
             mut session,
             standing,
+            told,
             server_deadline,
             mut client_tls,
             mut server_tls,
@@ -247,6 +253,10 @@ impl Taker {
             }
             None => None,
         };
+        if let Some(number) = told {
+            let told = self.settings.get(number);
+            session.told = Arc::clone(told.ok_or_else(|| wrong("settings that were not given"))?);
+        }
         session.told = pool.share(session.told);
         let mut statements = HashMap::new();
         for (name, statement) in session.statements {
