@@ -119,15 +119,16 @@ impl Session {
     /// The client's name and the statement, if this is the definition of a `DEALLOCATE` of one of its own.
     ///
     /// # Errors
-    /// The name, if it may be that of another's.
+    /// The name, if the client has none and the server may: another's, or one that was the client's.
     pub(super) fn deallocated_by(&self, definition: &[u8]) -> Result<Option<Deallocated>, Vec<u8>> {
         let text_end = definition.iter().position(|&b| b == 0).unwrap_or(0);
         let Some(Target::One(name)) = deallocated(&definition[..=text_end]) else {
             return Ok(None);
         };
+        let stands = |lent: &Lent| lent.own_names.has(&name);
         match self.statements.get(&name) {
             Some(meant) => Ok(Some((name, Arc::clone(meant)))),
-            None if is_poolers_own(&name) => Err(name),
+            None if is_poolers_own(&name) || self.lent.as_ref().is_some_and(stands) => Err(name),
             None => Ok(None),
         }
     }

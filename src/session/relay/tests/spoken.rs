@@ -94,6 +94,43 @@ fn it_waits_for_what_is_under_way() {
     between.server_gets(&[&parse("q", "select 'q'"), &sync(), &query("execute q")]);
 }
 
+/// In a block, with `q` on the server under its own name.
+fn standing() -> Between {
+    let mut between = prepared();
+    between.passes(
+        &[&query("begin")],
+        &[&complete("BEGIN"), &ready_in_transaction()],
+    );
+    between.client(&[&query("execute q")]);
+    between.to_server.clear();
+    let all = [answer("q"), ready_in_transaction()].concat();
+    between.server(&[&parsed(), &ready_in_transaction(), &all]);
+    between.to_client.clear();
+    between
+}
+
+#[test]
+fn what_the_client_has_closed_is_not_found_by_its_name() {
+    let gone = error("26000", "prepared statement \"q\" does not exist");
+    for request in [
+        [bind("q"), execute()].concat(),
+        describe("q"),
+        [parse("", "deallocate q"), bind(""), execute()].concat(),
+    ] {
+        let mut between = standing();
+        between.client(&[&close("q"), &sync()]);
+        between.to_server.clear();
+        between.server(&[&ready_in_transaction()]);
+        between.client_gets(&[&closed(), &ready_in_transaction()]);
+        between.client(&[&request, &sync()]);
+        between.server(&[&error("26000", "nobody's"), &ready_failed()]);
+        between.client_gets(&[&gone, &ready_failed()]);
+    }
+    let mut between = standing();
+    between.client(&[&close("q"), &close("q"), &sync()]);
+    between.server_gets(&[&sync()]);
+}
+
 #[test]
 fn it_waits_for_what_may_bring_a_name_back() {
     for text in ["execute q", "deallocate q"] {
@@ -135,16 +172,8 @@ fn strings_are_read_as_the_server_reads_them() {
 
 #[test]
 fn a_name_goes_in_a_query_that_begins_in_a_failed_block() {
-    let mut between = prepared();
-    between.passes(
-        &[&query("begin")],
-        &[&complete("BEGIN"), &ready_in_transaction()],
-    );
-    between.client(&[&query("execute q")]);
-    between.to_server.clear();
-    between.server(&[&parsed(), &ready_in_transaction()]);
-    between.server(&[&error("22012", "no"), &ready_failed()]);
-    between.to_client.clear();
+    let mut between = standing();
+    between.passes(&[&query("fail")], &[&error("22012", "no"), &ready_failed()]);
     let text = query("rollback; deallocate q");
     between.passes(
         &[&text],
