@@ -661,6 +661,18 @@ def test_where_sql_cannot_execute_it_the_client_is_told_why(doorman):
     assert "H" not in error(raw.ask(*run("execute nosuch"))).fields
 
 
+def test_a_long_query_that_comes_in_parts_speaks_of_statements_too(doorman):
+    raw = doorman(size=1).raw()
+    raw.ask(parse("select 'by name'", "q"), sync())
+    text = query(f"execute q --{'x' * 65_000}")
+    for word in ("begin", "commit"):
+        raw.ask(query(word))
+        for part in (3, 20, 40_000):
+            raw.send(text[:part])
+            raw.send(text[part:])
+            assert rows(raw.read_until("Z")) == [[b"by name"]]
+
+
 def test_psycopg_executes_by_name(doorman, mode):
     connection = doorman(mode=mode, size=1).connect()
     connection.pgconn.prepare(b"q", b"select $1::int * 2")

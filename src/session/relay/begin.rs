@@ -5,7 +5,8 @@
 //! more behind it, goes to PostgreSQL as it is.
 //!
 //! The invariant: the request behind it is not sent before PostgreSQL has answered BEGIN. Were they sent
-//! together, and BEGIN failed because of a cancel request, the request would be run and committed by itself.
+//! together, and BEGIN failed because of a cancel request, the request would be run and committed by itself. And
+//! as long as it lies unread, a connection that turns out to be lost is exchanged for another.
 
 use serde::{Deserialize, Serialize};
 
