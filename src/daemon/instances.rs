@@ -1,7 +1,7 @@
 //! Other processes of this program: found, held on to, signalled.
 //!
 //! A process is held by a pidfd, so that a signal never reaches another one that has got its number since.
-//! It is known for one of this program by its [ledger](super::ledger), not by its name.
+//! It is known for one of this program by its [`ledger`], not by its name.
 
 use std::fmt;
 use std::fs;

@@ -3,12 +3,12 @@
 //! Never blocks, except in [`Stream::finish`] and [`Stream::receive_soon`], which are bounded. Owns its
 //! descriptor: whoever has the `Stream` is the only one in this process who reads or writes it. What is
 //! received and sent is what the peers mean to say; the sealed bytes between are nobody else's business.
-//! So whoever waits for a stream waits with [`wait`], which knows of bytes that have come already and of
+//! So whoever waits for a stream waits with [`wait`](fn@wait), which knows of bytes that have come already and of
 //! bytes that are still owed.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::address::Address;
 use super::buffer::Buffer;
 use super::clock::Moment;
 use super::encrypted::Encrypted;
-use super::wait::{self, Interest, Readiness, Woken};
+use super::wait::{self, Interest, Readiness, Watch, Woken};
 use crate::tls::suite::Negotiated;
 
 /// How long [`Stream::receive_soon`] waits at most; the kernel makes it a whole number of its ticks.
@@ -64,23 +64,6 @@ pub struct Stream {
     fd: OwnedFd,
     unix: bool,
     tls: Option<Box<Encrypted>>,
-}
-
-/// A socket by its number, to wait for bytes on it while somebody else has the [`Stream`].
-///
-/// That one may close it, and the number may come to be another's: then the wait may end at any time, or only
-/// when the thread is woken.
-#[derive(Debug, Clone, Copy)]
-pub struct Watch(RawFd);
-
-impl Watch {
-    /// Waits until there is something to read, or somebody wakes this thread.
-    ///
-    /// # Errors
-    /// Those of `ppoll`.
-    pub fn wait(self) -> io::Result<Woken> {
-        wait::wait_by_number(self.0)
-    }
 }
 
 fn receive_from(fd: &OwnedFd, into: &mut [u8]) -> io::Result<Received> {
@@ -294,7 +277,7 @@ impl Stream {
 
     /// What it takes to wait for its bytes without having it.
     pub fn watch(&self) -> Watch {
-        Watch(self.fd.as_raw_fd())
+        Watch::over(self.fd.as_fd())
     }
 
     /// The descriptor, to wait on.

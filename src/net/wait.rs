@@ -164,13 +164,25 @@ pub fn wait(
     poll(client.map(number), server.map(number), deadline)
 }
 
-/// Waits for bytes on the socket that has this number now. The caller need not own it: see
-/// [`Watch`](super::stream::Watch).
+/// A socket by its number, to wait for bytes on it while somebody else has it.
 ///
-/// # Errors
-/// Those of `ppoll`; an interruption is none.
-pub(super) fn wait_by_number(socket: RawFd) -> io::Result<Woken> {
-    poll(Some((socket, Interest::READ)), None, None)
+/// That one may close it, and the number may come to be another's: then the wait may end at any time, or only
+/// when the thread is woken.
+#[derive(Debug, Clone, Copy)]
+pub struct Watch(RawFd);
+
+impl Watch {
+    pub(super) fn over(socket: BorrowedFd<'_>) -> Watch {
+        Watch(socket.as_raw_fd())
+    }
+
+    /// Waits until there is something to read, or somebody wakes this thread.
+    ///
+    /// # Errors
+    /// Those of `ppoll`.
+    pub fn wait(self) -> io::Result<Woken> {
+        poll(Some((self.0, Interest::READ)), None, None)
+    }
 }
 
 fn poll(

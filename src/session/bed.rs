@@ -8,7 +8,7 @@
 use parking_lot::Mutex;
 
 use super::guest::Guest;
-use crate::net::stream::Watch;
+use crate::net::wait::Watch;
 
 /// What lies in a bed.
 #[derive(Debug, Default)]

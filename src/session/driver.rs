@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ending::Ending;
-use super::guest::{self, Resting};
+use super::guest::Resting;
 use super::house::House;
 use super::lend::Claim;
 use super::pace::{Pace, Peer};
-use super::registry::{Handle, told};
-use super::relay::begin::Deferred;
+use super::registry::Handle;
 use super::relay::pieces::Output;
 use super::relay::requests::Wants;
+use super::rests::Rests;
 use super::session::{Lent, Phase, Session};
 use super::transfer::{Input, Lost, write_owed, write_pieces};
 use super::unfinished::Share;
@@ -30,14 +30,6 @@ pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the pooler's own statements may take behind the back of a client that is there.
 pub(super) const CLEAN_LIMIT: Duration = Duration::from_secs(15);
-
-/// A session that has not ended, and why it is not driven on.
-pub(super) enum Rests {
-    /// It was told to move.
-    ToMove(Resting),
-    /// It is silent. Its peers' pace is that of this thread with them.
-    Silent(Resting, Pace),
-}
 
 /// A session, its sockets, and those it deals with.
 pub struct Driver {
@@ -121,42 +113,6 @@ impl Driver {
                     return Ok(ending);
                 }
             }
-        }
-    }
-
-    fn sleep(self) -> Rests {
-        let resting = Resting {
-            pool: self.claim.hand_on(),
-            session: self.session,
-            client: self.client,
-            server: None,
-            server_deadline: None,
-        };
-        Rests::Silent(resting, self.pace)
-    }
-
-    fn rest(mut self) -> Resting {
-        self.claim.leave_queue();
-        self.session.listen_for_answer(false);
-        // In this order: after the first no CancelRequest can begin, and the second waits for those that
-        // have.
-        self.handle.parked();
-        self.await_cancel_requests();
-        if self.handle.told() & told::CANCEL != 0 {
-            self.handle.heeded(told::CANCEL);
-            if matches!(self.session.phase(), Phase::Queued(_)) {
-                self.session.enter(Phase::Idle);
-                // A client that is gone is noticed wherever the session is driven next.
-                let _ = self.refuse_request();
-            }
-        }
-        // What it has done and its pool has not been told goes with it.
-        Resting {
-            pool: self.claim.hand_on(),
-            session: self.session,
-            client: self.client,
-            server: self.server,
-            server_deadline: self.server_deadline,
         }
     }
 
@@ -257,64 +213,6 @@ impl Driver {
             _ => {}
         }
         self.deliver(&[])
-    }
-
-    /// Does what the session was told.
-    fn heed(&mut self) -> Result<(), Ending> {
-        let flags = self.handle.told();
-        if flags == 0 {
-            return Ok(());
-        }
-        self.handle.heeded(told::CANCELLED);
-        if flags & told::STOP != 0 {
-            return Err(Ending::Stopped);
-        }
-        if flags & told::CUT != 0 {
-            return Err(Ending::Drained);
-        }
-        if flags & told::MOVE != 0 {
-            return Err(Ending::Moves);
-        }
-        if flags & (told::DRAIN | told::REMOVED) != 0 && self.is_between_transactions() {
-            return Err(if flags & told::DRAIN != 0 {
-                Ending::Drained
-            } else {
-                Ending::PoolRemoved
-            });
-        }
-        Ok(())
-    }
-
-    fn is_between_transactions(&self) -> bool {
-        let at_rest = match &self.session.lent {
-            None => {
-                self.session.phase() == Phase::Idle
-                    && self.session.deferred == Deferred::Nothing
-                    && self.session.client.unread.is_empty()
-            }
-            Some(lent) => {
-                self.session.phase() == Phase::Serving
-                    && lent.expected.is_empty()
-                    && !lent.batch_open
-                    && !lent.backend.in_transaction()
-            }
-        };
-        at_rest && self.session.client.frame.left == 0 && self.session.client.owed.is_empty()
-    }
-
-    /// Whether nothing happens before the client speaks or the session is told something.
-    fn is_silent(&self) -> bool {
-        guest::is_silent(&self.session, &self.client) && self.violation.is_none()
-    }
-
-    /// Reads what the client may have said while nobody drove its session.
-    fn look_at_client(&mut self) -> Result<(), Ending> {
-        self.session.now = Moment::now();
-        let read = Input::read(&mut self.session.client, &mut self.client);
-        if matches!(read, Ok(Some(_))) {
-            self.pace.hear(Peer::Client, self.session.now);
-        }
-        self.hear_client(read)
     }
 
     fn on_client(&mut self, ready: Readiness, reads: bool) -> Result<(), Ending> {

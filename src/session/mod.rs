@@ -23,6 +23,7 @@ mod pace;
 pub mod refusal;
 pub mod registry;
 pub mod relay;
+mod rests;
 mod serve;
 #[allow(
     clippy::module_inception,

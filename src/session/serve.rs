@@ -8,7 +8,7 @@ use socket2::Socket;
 
 use super::accept::Arriving;
 use super::console::{self, ConsoleEnd};
-use super::driver::{Driver, Rests};
+use super::driver::Driver;
 use super::ending::Ending;
 use super::guest::{AtConsole, Guest, Reply, What};
 use super::house::{House, Stage};
@@ -16,6 +16,7 @@ use super::login;
 use super::pace::Pace;
 use super::refusal::Refusal;
 use super::registry::{Handle, told};
+use super::rests::Rests;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::dialogue::{Broken, Dialogue};
