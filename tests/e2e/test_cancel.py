@@ -289,7 +289,7 @@ def test_in_the_middle_of_a_large_result(doorman, pg, mode, leave):
     one = doorman(mode=mode, size=1)
     for sql in ("select repeat('x', 1000) from generate_series(1, 10000000)",
                 "copy (select repeat('x', 1000) from generate_series(1, 10000000)) to stdout",
-                "select repeat('x', 500 * 1024 * 1024)"):
+                "select repeat('x', 64 * 1024 * 1024)"):
         raw = one.raw(receive_buffer=65536)
         raw.send(query(sql))
         raw.read_until("TH")
