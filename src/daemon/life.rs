@@ -326,6 +326,7 @@ impl Life {
                 pass_on(signal);
             }
         }
+        thread::let_others_go_first();
     }
 
     fn reload(&self) -> Result<(), String> {
