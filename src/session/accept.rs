@@ -40,6 +40,10 @@ const BEYOND: usize = 128;
 const LOBBY_CALLS: usize = 8;
 const LOBBY_PACE: Duration = Duration::from_millis(5);
 
+/// How many threads are started in that time for those who have spoken. Where more speak at once it is faster
+/// to let them take turns: a thread whose client has its answer and is silent is there for the next.
+const LOBBY_STARTS: usize = 64;
+
 /// How long to wait when the process is out of descriptors or threads.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 
@@ -257,20 +261,27 @@ impl Reception {
     /// Gives those a thread for whom there was none. Threads that become free take them, too. False if
     /// some still wait: to be called again soon.
     pub fn seat_waiting(self: &Arc<Reception>) -> bool {
-        while self.house.lobby.is_crowded() {
+        self.seat_some(usize::MAX).1
+    }
+
+    /// The same for no more than so many of them: how many it were, and whether there were threads for them.
+    fn seat_some(self: &Arc<Reception>, most: usize) -> (usize, bool) {
+        let mut seated = 0;
+        while seated < most && self.house.lobby.is_crowded() {
             let seat = match self.seat() {
                 Ok(seat) => seat,
                 Err(error) => {
                     self.note_no_thread(&error);
-                    return false;
+                    return (seated, false);
                 }
             };
             match self.house.lobby.next() {
                 Some(guest) => seat.take_in(guest),
                 None => break,
             }
+            seated += 1;
         }
-        true
+        (seated, true)
     }
 
     /// Opens the lobby to guests who have nothing to say for now. Those who speak get a thread at once, the
@@ -288,21 +299,32 @@ impl Reception {
                 let outcome = reception.house.lobby.open();
                 let attends = outcome.is_ok();
                 let _ = opened.send(outcome);
-                while attends && !reception.attend() {}
+                if attends {
+                    reception.attend();
+                }
             })?;
         has_opened.recv().map_err(io::Error::other)?
     }
 
-    /// Attends to the lobby for a while. True if that is no longer needed.
-    fn attend(self: &Arc<Reception>) -> bool {
+    /// Attends to the lobby until that is no longer needed.
+    fn attend(self: &Arc<Reception>) {
         let lobby = &self.house.lobby;
-        match lobby.listen(Moment::now().after(LOBBY_PACE)) {
-            Ok(true) => {}
-            Ok(false) => self.seat_silent(),
-            Err(error) => self.note_shortage(&format!("silent clients are not heard: {error}")),
+        let mut tick = Moment::now();
+        let mut starts = 0;
+        while !lobby.close() {
+            if let Err(error) = lobby.listen(tick) {
+                self.note_shortage(&format!("silent clients are not heard: {error}"));
+            }
+            let now = Moment::now();
+            if tick <= now {
+                tick = now.after(LOBBY_PACE);
+                starts = LOBBY_STARTS;
+                if !lobby.is_crowded() {
+                    self.seat_silent();
+                }
+            }
+            starts -= self.seat_some(starts).0;
         }
-        self.seat_waiting();
-        lobby.close()
     }
 
     /// Gives some of those in the lobby a thread who have not spoken.

@@ -254,7 +254,8 @@ impl House {
         let mut all = self.sessions.all();
         if whom == Moving::Everybody {
             self.all_move.store(true, Ordering::Release);
-            all.sort_by_cached_key(|handle| handle.activity() == Activity::Idle);
+            let silent = |handle: &Arc<Handle>| handle.bed.is_taken();
+            all.sort_by_cached_key(|handle| (silent(handle), handle.activity() == Activity::Idle));
             return all.into();
         }
         for handle in all {
