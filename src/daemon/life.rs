@@ -310,6 +310,7 @@ impl Life {
         }
         self.notify(&[Notice::MainPid(successor), Notice::Ready]);
         self.ledger.note(Standing::Replaced(outcome));
+        self.reception.see_off();
         let Ok(successor) = i32::try_from(successor) else {
             return;
         };
@@ -326,7 +327,6 @@ impl Life {
                 pass_on(signal);
             }
         }
-        thread::let_others_go_first();
     }
 
     fn reload(&self) -> Result<(), String> {

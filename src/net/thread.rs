@@ -28,36 +28,24 @@ pub fn preempt_on_wake_up(preempts: bool) {
     } else {
         libc::SCHED_BATCH
     };
-    set_policy(0, policy);
-}
-
-/// From now on the other threads of this process run only when nobody else on the machine wants to
-/// (SCHED_IDLE), and so they die, too: at the end of a process with a thousand threads all of them wake up at
-/// once, and whoever has work to do would wait for that.
-pub fn let_others_go_first() {
-    let own = number();
-    for entry in std::fs::read_dir("/proc/self/task")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let thread = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        match thread {
-            Some(thread) if thread != own.as_raw() => set_policy(thread, libc::SCHED_IDLE),
-            _ => {}
-        }
-    }
-}
-
-/// A refusal changes nothing; nor does a thread that is gone.
-fn set_policy(thread: libc::pid_t, policy: libc::c_int) {
     let parameter = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the call reads one initialised struct and concerns only scheduling.
+    // SAFETY: the call reads one initialised struct and concerns only the calling thread.
     #[allow(unsafe_code)]
     unsafe {
-        libc::sched_setscheduler(thread, policy, &raw const parameter);
+        libc::sched_setscheduler(0, policy, &raw const parameter);
     }
+}
+
+/// The other threads of this process.
+pub fn others() -> Vec<Pid> {
+    let own = number();
+    let entries = std::fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .map(Pid::from_raw)
+        .filter(|&thread| thread != own)
+        .collect()
 }

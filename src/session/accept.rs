@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
@@ -25,7 +25,7 @@ use crate::net::thread;
 use crate::net::wait;
 
 /// Bytes of stack of a client's thread. Only what is touched is resident.
-const STACK: usize = 256 * 1024;
+pub(super) const STACK: usize = 256 * 1024;
 
 /// Threads that wait for the next client, at most, and for how long.
 const PARKED: usize = 32;
@@ -35,14 +35,9 @@ const PARKED_FOR: Duration = Duration::from_secs(30);
 /// no place or to bring a CancelRequest.
 const BEYOND: usize = 128;
 
-/// How many of those in the lobby get a thread who have not spoken, and how often: it is not to be felt by
-/// those who have.
-const LOBBY_CALLS: usize = 8;
-const LOBBY_PACE: Duration = Duration::from_millis(5);
-
-/// How many threads are started in that time for those who have spoken. Where more speak at once it is faster
-/// to let them take turns: a thread whose client has its answer and is silent is there for the next.
-const LOBBY_STARTS: usize = 64;
+/// How many threads end together when they are no longer needed, and how soon the next.
+const LEAVING: usize = 16;
+const LEAVING_PACE: Duration = Duration::from_millis(1);
 
 /// How long to wait when the process is out of descriptors or threads.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
@@ -116,7 +111,7 @@ enum Gate {
 /// Serves connections with threads.
 #[derive(Debug)]
 pub struct Reception {
-    house: Arc<House>,
+    pub(super) house: Arc<House>,
     /// To the threads that are parked: where one finds its work.
     hand_over: Sender<Receiver<Work>>,
     parking: Receiver<Receiver<Work>>,
@@ -127,6 +122,8 @@ pub struct Reception {
     arriving: Arc<AtomicUsize>,
     parked: AtomicUsize,
     threads: AtomicUsize,
+    /// All clients are another process's.
+    nobody_comes: AtomicBool,
     /// As many threads as can run at once.
     processors: usize,
     last_shortage: Mutex<Option<Moment>>,
@@ -147,6 +144,7 @@ impl Reception {
             arriving: Arc::default(),
             parked: AtomicUsize::new(0),
             threads: AtomicUsize::new(0),
+            nobody_comes: AtomicBool::new(false),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             last_shortage: Mutex::default(),
         })
@@ -193,6 +191,19 @@ impl Reception {
     /// Never accepts again and closes its copies of the listening sockets.
     pub fn leave(&self) {
         self.move_gate(Gate::Gone);
+    }
+
+    /// All clients are another process's: lets the threads end that still wait for them, a few at a time. At the
+    /// end of the process they would all wake up at once, and whoever has work to do on the machine would wait
+    /// for thousands of them.
+    pub fn see_off(&self) {
+        self.nobody_comes.store(true, Ordering::Relaxed);
+        for few in thread::others().chunks(LEAVING) {
+            for &thread in few {
+                wait::wake(thread);
+            }
+            std::thread::sleep(LEAVING_PACE);
+        }
     }
 
     fn move_gate(&self, to: Gate) {
@@ -265,7 +276,7 @@ impl Reception {
     }
 
     /// The same for no more than so many of them: how many it were, and whether there were threads for them.
-    fn seat_some(self: &Arc<Reception>, most: usize) -> (usize, bool) {
+    pub(super) fn seat_some(self: &Arc<Reception>, most: usize) -> (usize, bool) {
         let mut seated = 0;
         while seated < most && self.house.lobby.is_crowded() {
             let seat = match self.seat() {
@@ -282,69 +293,6 @@ impl Reception {
             seated += 1;
         }
         (seated, true)
-    }
-
-    /// Opens the lobby to guests who have nothing to say for now. Those who speak get a thread at once, the
-    /// others by and by when no more are expected.
-    ///
-    /// # Errors
-    /// If no thread can be started, or there is no descriptor left.
-    pub fn open_lobby(self: &Arc<Reception>) -> io::Result<()> {
-        let (opened, has_opened) = bounded(1);
-        let reception = Arc::clone(self);
-        std::thread::Builder::new()
-            .stack_size(STACK)
-            .spawn(move || {
-                thread::name("lobby");
-                let outcome = reception.house.lobby.open();
-                let attends = outcome.is_ok();
-                let _ = opened.send(outcome);
-                if attends {
-                    reception.attend();
-                }
-            })?;
-        has_opened.recv().map_err(io::Error::other)?
-    }
-
-    /// Attends to the lobby until that is no longer needed.
-    fn attend(self: &Arc<Reception>) {
-        let lobby = &self.house.lobby;
-        let mut tick = Moment::now();
-        let mut starts = 0;
-        while !lobby.close() {
-            if let Err(error) = lobby.listen(tick) {
-                self.note_shortage(&format!("silent clients are not heard: {error}"));
-            }
-            let now = Moment::now();
-            if tick <= now {
-                tick = now.after(LOBBY_PACE);
-                starts = LOBBY_STARTS;
-                if !lobby.is_crowded() {
-                    self.seat_silent();
-                }
-            }
-            starts -= self.seat_some(starts).0;
-        }
-    }
-
-    /// Gives some of those in the lobby a thread who have not spoken.
-    fn seat_silent(self: &Arc<Reception>) {
-        for guest in self.house.lobby.call(LOBBY_CALLS) {
-            match self.seat() {
-                Ok(seat) => seat.take_in(guest),
-                Err(error) => {
-                    self.keep(guest);
-                    self.note_no_thread(&error);
-                }
-            }
-        }
-    }
-
-    /// Lets a guest who has nothing to say wait in the lobby, or gives it a thread if that is not open.
-    pub fn keep(self: &Arc<Reception>, guest: Guest) {
-        if let Err(guest) = self.house.lobby.enter(guest) {
-            self.take_in([*guest]);
-        }
     }
 
     /// Cancels what the session with this key is doing, as another process asks for it; see
@@ -414,13 +362,13 @@ impl Reception {
         }
     }
 
-    fn note_no_thread(&self, error: &io::Error) {
+    pub(super) fn note_no_thread(&self, error: &io::Error) {
         self.note_shortage(&format!(
             "could not start a thread for a client: {error}; raise the limit of threads (ulimit -u, TasksMax=)"
         ));
     }
 
-    fn note_shortage(&self, what: &str) {
+    pub(super) fn note_shortage(&self, what: &str) {
         let mut last = self.last_shortage.lock();
         if last.is_none_or(|at| at.elapsed() >= SHORTAGE_LOG) {
             *last = Some(Moment::now());
@@ -479,8 +427,10 @@ impl Reception {
                 let waiting = self.house.lobby.next();
                 work = waiting.map(|guest| Work::Guest(Box::new(guest)));
             }
-            // While sessions move threads have other things to do than to end; the process will do that.
-            if self.parked.fetch_add(1, Ordering::Relaxed) >= PARKED && !self.house.all_move() {
+            // While sessions move threads have other things to do than to end.
+            let many =
+                self.parked.fetch_add(1, Ordering::Relaxed) >= PARKED && !self.house.all_move();
+            if many || self.nobody_comes.load(Ordering::Relaxed) {
                 self.parked.fetch_sub(1, Ordering::Relaxed);
                 break;
             }

@@ -3,7 +3,7 @@
 //!
 //! A process that takes thousands of silent sessions over at once would be busy with starting threads before
 //! it served anybody; most of these clients have nothing to say for a while. One thread attends to the lobby
-//! (`Reception::attend`), gives a thread to who speaks and, by and by, to
+//! (`session::attend`), gives a thread to who speaks and, by and by, to
 //! all others; then it ends. Here is who is in the lobby, and nothing of threads.
 //!
 //! Invariant: whoever takes a guest out has it alone.

@@ -4,6 +4,7 @@
 //! Knows nothing of upgrades or of what the console says.
 
 pub mod accept;
+mod attend;
 mod authenticate;
 pub mod bed;
 mod borrow;
