@@ -6,6 +6,7 @@ themselves over it is in test_tls_login.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import socket
@@ -236,6 +237,20 @@ def test_what_nobody_has_sealed_ends_that_one_session(secured, authority):
             pass
     wait_until(lambda: len(sessions(one)) == 1)
     assert good.value("select 1") == "1"
+
+
+def test_results_of_any_length_reach_a_client_that_reads_asynchronously(secured, authority):
+    """libpq leaves what it has not read of a record longer than 8 KiB with OpenSSL, and waits for the socket."""
+    one = secured()
+
+    async def ask():
+        parameters = {"host": one.host, "port": one.port, "user": "app", "dbname": "shop", "sslmode": "require"}
+        async with await psycopg.AsyncConnection.connect(**parameters, autocommit=True) as connection:
+            for count in range(1, 200):
+                found = await connection.execute(f"select repeat('x', 1000) from generate_series(1, {count})")
+                assert len(await found.fetchall()) == count
+
+    asyncio.run(asyncio.wait_for(ask(), 20))
 
 
 # What is shown
