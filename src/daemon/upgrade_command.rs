@@ -44,6 +44,8 @@ pub fn upgrade(
     while match entry.standing {
         Standing::Upgrading => arguments.wait,
         Standing::TakingOver => true,
+        // It is on its way out, and whoever was not asked for by its number has a successor to be found.
+        Standing::Replaced(_) => arguments.pid.is_none(),
         _ => false,
     } {
         instance.ended(LOOK);

@@ -2,7 +2,7 @@
 //! connection or an identity away: slots for short secrets, pages of their own for long ones.
 //!
 //! Covers what the pooler itself keeps. What OpenSSL makes of it lies in OpenSSL's memory, which
-//! [`openssl_memory`](crate::daemon::openssl_memory) keeps out of them. Invariant: bytes are wiped before
+//! `daemon::openssl_memory` keeps out of them. Invariant: bytes are wiped before
 //! their memory can be used again. Where the kernel gives no such memory it is of the common sort, which is
 //! better than no connection.
 
