@@ -3,8 +3,8 @@
 //!
 //! A process that takes thousands of silent sessions over at once would be busy with starting threads before
 //! it served anybody; most of these clients have nothing to say for a while. One thread attends to the lobby
-//! (`session::attend`), gives a thread to who speaks and, by and by, to
-//! all others; then it ends. Here is who is in the lobby, and nothing of threads.
+//! (`session::attend`), gives a thread to who speaks and, by and by, to all others; then it ends. Here is who
+//! is in the lobby, and nothing of threads.
 //!
 //! Invariant: whoever takes a guest out has it alone.
 
@@ -157,38 +157,36 @@ impl Lobby {
     }
 
     /// Waits until some of the silent ones have spoken, are gone or were told something, and lets them wait for
-    /// a thread; or until the deadline: false.
+    /// a thread; or until the deadline.
     ///
     /// # Errors
     /// Those of `ppoll` and `epoll_wait`.
-    pub(super) fn listen(&self, deadline: Moment) -> io::Result<bool> {
+    pub(super) fn listen(&self, deadline: Moment) -> io::Result<()> {
         let attended = |state: &State| Some(Arc::clone(&state.attendance.as_ref()?.epoll));
         let Some(epoll) = attended(&self.state.lock()) else {
-            return Ok(false);
+            return Ok(());
         };
         let woken = wait::wait(
             Some((epoll.0.as_fd(), Interest::READ)),
             None,
             Some(deadline),
         )?;
-        if woken == Woken::Deadline {
-            return Ok(false);
-        }
         let mut state = self.state.lock();
         let called = match woken {
+            Woken::Deadline => return Ok(()),
             Woken::Told => {
                 let told = |guest: &&Guest| guest.handle().told() != 0;
                 let told = state.silent.values().filter(told);
                 told.map(|guest| guest.handle().who.id).collect()
             }
-            Woken::Ready { .. } | Woken::Deadline => {
+            Woken::Ready { .. } => {
                 let mut events = [EpollEvent::empty(); NOTICED];
                 let count = epoll.wait(&mut events, EpollTimeout::ZERO)?;
                 events[..count].iter().map(EpollEvent::data).collect()
             }
         };
         self.want_threads(&mut state, called);
-        Ok(true)
+        Ok(())
     }
 
     fn want_threads(&self, state: &mut State, called: Vec<u64>) {
