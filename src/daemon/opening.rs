@@ -131,6 +131,10 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
     let ledger =
         Ledger::open(origin.program(), &config_file, standing).map_err(cannot(CannotStart::OS))?;
     let notify = Notify::from_environment().map_err(cannot(CannotStart::OS))?;
+    if hand_over.is_some() {
+        // Until threads are started that do not.
+        thread::hurry();
+    }
     let mut heir = match hand_over.map(Heir::announce) {
         // Who gave us up goes on serving; there is nothing for us to do.
         Some(Err(error)) => {
@@ -165,6 +169,7 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
             (House::new(settings, mock), listeners, file)
         }
     };
+    thread::hurry_no_more();
     let (sender, events) = unbounded();
     start_signal_thread(signals, sender.clone()).map_err(no_thread)?;
     let lever = Lever {

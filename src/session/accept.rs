@@ -392,6 +392,7 @@ impl Reception {
 
     /// The life of a thread: serve a client, wait for the next one, and end when none comes.
     fn work(self: Arc<Reception>, first: Receiver<Work>) {
+        thread::hurry_no_more();
         let mut next = first;
         loop {
             // Whoever kept this thread for a guest may have no guest after all.
@@ -430,7 +431,10 @@ impl Reception {
             // While sessions move threads have other things to do than to end.
             let many =
                 self.parked.fetch_add(1, Ordering::Relaxed) >= PARKED && !self.house.all_move();
-            if many || self.nobody_comes.load(Ordering::Relaxed) {
+            if self.nobody_comes.load(Ordering::Relaxed) {
+                thread::end_with_process();
+            }
+            if many {
                 self.parked.fetch_sub(1, Ordering::Relaxed);
                 break;
             }

@@ -19,9 +19,13 @@ use crate::net::thread;
 const LOBBY_CALLS: usize = 8;
 const LOBBY_PACE: Duration = Duration::from_millis(5);
 
-/// How many threads are started in that time for those who have spoken. Where more speak at once it is faster
-/// to let them take turns: a thread whose client has its answer and is silent is there for the next.
-const LOBBY_STARTS: usize = 64;
+/// How many of those who have spoken get a thread in that time; those who get one that is there already, because
+/// its client has its answer and is silent, are counted. Where more speak at once it is faster to let them take
+/// turns: to start a thread takes as long as to serve a small query.
+const LOBBY_STARTS: usize = 24;
+
+/// How many threads are started for them all the same: those that are there may all be kept by long transactions.
+const LOBBY_STARTS_LEAST: usize = 4;
 
 impl Reception {
     /// Opens the lobby to guests who have nothing to say for now. Those who speak get a thread at once, the
@@ -36,6 +40,7 @@ impl Reception {
             .stack_size(STACK)
             .spawn(move || {
                 thread::name("lobby");
+                thread::hurry_no_more();
                 let outcome = reception.house.lobby.open();
                 let attends = outcome.is_ok();
                 let _ = opened.send(outcome);
@@ -50,7 +55,7 @@ impl Reception {
     fn attend(self: &Arc<Reception>) {
         let lobby = &self.house.lobby;
         let mut tick = Moment::now();
-        let mut starts = 0;
+        let (mut starts, mut started, mut seated) = (0, 0, lobby.seated());
         while !lobby.close() {
             if let Err(error) = lobby.listen(tick) {
                 self.note_shortage(&format!("silent clients are not heard: {error}"));
@@ -58,12 +63,16 @@ impl Reception {
             let now = Moment::now();
             if tick <= now {
                 tick = now.after(LOBBY_PACE);
-                starts = LOBBY_STARTS;
+                let before = std::mem::replace(&mut seated, lobby.seated());
+                let others = seated - before - std::mem::take(&mut started);
+                starts = LOBBY_STARTS.saturating_sub(others).max(LOBBY_STARTS_LEAST);
                 if !lobby.is_crowded() {
                     self.seat_silent();
                 }
             }
-            starts -= self.seat_some(starts).0;
+            let some = self.seat_some(starts).0;
+            starts -= some;
+            started += some;
         }
     }
 

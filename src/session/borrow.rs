@@ -23,11 +23,13 @@ impl Driver {
     /// or tunes.
     pub(super) fn take_server_at_once(&mut self) -> Result<bool, Ending> {
         self.starved = false;
-        self.asked_since = self.session.now;
-        if self.moves_by_itself() {
-            // Not asked for here, where a new one might be made.
+        let spoke = self.spoke.take();
+        self.asked_since = spoke.unwrap_or(self.session.now);
+        // Where sessions move it is not asked for here: a new one might be made. Who had to wait for a thread
+        // has its place by when it spoke.
+        if self.moves_by_itself() || spoke.is_some() {
             self.handle.queued();
-            self.session.enter(Phase::Queued(self.session.now));
+            self.session.enter(Phase::Queued(self.asked_since));
             return Ok(false);
         }
         match self.claim.obtain_at_once(self.session.now) {

@@ -59,6 +59,8 @@ pub struct Driver {
     pub(super) pace: Pace,
     /// Nobody has looked yet whether the client has spoken.
     fresh: bool,
+    /// When it was heard to have spoken, while that is not read.
+    pub(super) spoke: Option<Moment>,
     /// What the client's unfinished message takes.
     pub(super) unfinished: Share,
 }
@@ -95,6 +97,7 @@ impl Driver {
             standing_still: None,
             pace,
             fresh: true,
+            spoke: resting.spoke,
         }
     }
 

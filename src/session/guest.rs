@@ -23,6 +23,8 @@ pub struct Resting {
     pub server: Option<Stream>,
     /// When a server connection that is being tried, set up or cleaned must have answered.
     pub server_deadline: Option<Moment>,
+    /// When its client was heard to have spoken, if nobody has read what it said.
+    pub spoke: Option<Moment>,
 }
 
 /// Whether nothing is under way: whatever happens next begins with the client, or with somebody who tells the

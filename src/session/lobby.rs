@@ -32,6 +32,8 @@ pub struct Lobby {
     state: Mutex<State>,
     /// How many wait for a thread, to be looked at without the lock.
     waiting: AtomicUsize,
+    /// How many of them have got one so far.
+    seated: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -144,7 +146,14 @@ impl Lobby {
         let mut state = self.state.lock();
         let next = state.waiting.pop_front();
         self.waiting.store(state.waiting.len(), Ordering::Release);
+        self.seated
+            .fetch_add(usize::from(next.is_some()), Ordering::Relaxed);
         next
+    }
+
+    /// How many of those who waited have got a thread so far.
+    pub(super) fn seated(&self) -> usize {
+        self.seated.load(Ordering::Relaxed)
     }
 
     /// Takes out so many of the silent ones, if no more are expected: they are to have a thread each.
@@ -172,26 +181,33 @@ impl Lobby {
             Some(deadline),
         )?;
         let mut state = self.state.lock();
-        let called = match woken {
+        let (called, spoke) = match woken {
             Woken::Deadline => return Ok(()),
             Woken::Told => {
                 let told = |guest: &&Guest| guest.handle().told() != 0;
                 let told = state.silent.values().filter(told);
-                told.map(|guest| guest.handle().who.id).collect()
+                (told.map(|guest| guest.handle().who.id).collect(), None)
             }
             Woken::Ready { .. } => {
                 let mut events = [EpollEvent::empty(); NOTICED];
                 let count = epoll.wait(&mut events, EpollTimeout::ZERO)?;
-                events[..count].iter().map(EpollEvent::data).collect()
+                let spoke = Some(Moment::now());
+                (
+                    events[..count].iter().map(EpollEvent::data).collect(),
+                    spoke,
+                )
             }
         };
-        self.want_threads(&mut state, called);
+        self.want_threads(&mut state, called, spoke);
         Ok(())
     }
 
-    fn want_threads(&self, state: &mut State, called: Vec<u64>) {
+    fn want_threads(&self, state: &mut State, called: Vec<u64>, spoke: Option<Moment>) {
         for id in called {
-            let guest = state.take_out(id);
+            let mut guest = state.take_out(id);
+            if let Some(What::Pool(resting)) = guest.as_mut().map(|guest| &mut guest.what) {
+                resting.spoke = spoke;
+            }
             state.waiting.extend(guest);
         }
         self.waiting.store(state.waiting.len(), Ordering::Release);

@@ -101,6 +101,7 @@ impl Arrived {
                     client,
                     server: None,
                     server_deadline: None,
+                    spoke: None,
                 })
             }
             None => What::Console(AtConsole {

@@ -75,10 +75,15 @@ impl Driver {
     pub(super) fn look_at_client(&mut self) -> Result<(), Ending> {
         self.session.now = Moment::now();
         let read = Input::read(&mut self.session.client, &mut self.client);
-        if matches!(read, Ok(Some(_))) {
-            self.pace.hear(Peer::Client, self.session.now);
+        match (&read, self.spoke) {
+            // How long it took to speak is not known.
+            (_, Some(_)) => self.pace.start(self.session.now),
+            (Ok(Some(_)), None) => self.pace.hear(Peer::Client, self.session.now),
+            _ => {}
         }
-        self.hear_client(read)
+        let heard = self.hear_client(read);
+        self.spoke = None;
+        heard
     }
 
     pub(super) fn sleep(self) -> Rests {
@@ -88,6 +93,7 @@ impl Driver {
             client: self.client,
             server: None,
             server_deadline: None,
+            spoke: None,
         };
         Rests::Silent(resting, self.pace)
     }
@@ -114,6 +120,7 @@ impl Driver {
             client: self.client,
             server: self.server,
             server_deadline: self.server_deadline,
+            spoke: None,
         }
     }
 }

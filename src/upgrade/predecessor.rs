@@ -20,6 +20,7 @@ use super::outcome::Outcome;
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
 use crate::net::process::Process;
+use crate::net::thread;
 use crate::net::wait::{Interest, Woken, wait};
 use crate::pool::pool;
 use crate::pool::totals::Work;
@@ -37,6 +38,10 @@ const WINDOW: usize = 48;
 /// Sessions that are told to move and have not been acknowledged, at most. The others are served here in the
 /// meantime, and those among them that need what is no longer here come by themselves.
 const WAVE: usize = 64;
+
+/// As many more once nobody is left to move but those who are silent: nobody waits for what is in front of it,
+/// and the fewer answers are awaited, the sooner all are there.
+const SILENT_MORE: usize = 208;
 
 /// How long one that was told is awaited before others are told.
 const COMING: Duration = Duration::from_millis(20);
@@ -125,6 +130,8 @@ pub fn hand_over(
     origin.test(limits.validate_timeout)?;
     let (passage, theirs) = Passage::pair().map_err(|error| format!("no socket pair: {error}"))?;
     let mut child = origin.start(&theirs)?;
+    // Not before: the child would inherit it for good.
+    thread::hurry();
     drop(theirs);
     let (sender, parked) = unbounded();
     let (passes_on, cancels) = unbounded();
@@ -272,7 +279,8 @@ impl HandOver<'_> {
             }
             self.offer_again();
             self.reception.seat_waiting();
-            while self.sessions.len() < WINDOW {
+            let window = WINDOW + self.more();
+            while self.sessions.len() < window {
                 let Some((guest, since)) = self.backlog.pop_front() else {
                     break;
                 };
@@ -327,15 +335,23 @@ impl HandOver<'_> {
         Ok(())
     }
 
+    /// How many more may be under way than where somebody is to move who is not silent.
+    fn more(&self) -> usize {
+        let next = self.to_tell.front();
+        if self.coming.is_empty() && next.is_none_or(|handle| handle.bed.is_taken()) {
+            SILENT_MORE
+        } else {
+            0
+        }
+    }
+
     /// Makes sessions move, a few at a time: those that are silent are lifted out of their beds, the others are
     /// told. A session is held up from then until it is taken.
     fn tell_some(&mut self) {
         self.coming.retain(|(_, told)| told.elapsed() < COMING);
         let under_way = self.coming.len() + self.backlog.len() + self.sessions.len();
-        for handle in self
-            .to_tell
-            .drain(..WAVE.saturating_sub(under_way).min(self.to_tell.len()))
-        {
+        let some = (WAVE + self.more()).saturating_sub(under_way);
+        for handle in self.to_tell.drain(..some.min(self.to_tell.len())) {
             let now = Moment::now();
             match self.house.lift(&handle) {
                 Some(guest) => {

@@ -181,6 +181,7 @@ impl Heir {
             .stack_size(512 * 1024)
             .spawn(move || {
                 thread::name("hand-over");
+                thread::hurry();
                 let (passes_on, cancels) = unbounded();
                 house.begin_passing_on(passes_on);
                 let _ = started.send(());

@@ -76,3 +76,16 @@ def test_they_leave(crowded):
         raw.close()
     wait_until(lambda: len(one.console("show clients")) == 2)
     assert crowd[0].value("select 1") == "1"
+
+
+def test_a_question_may_take_longer_to_ask_than_to_wait(crowded):
+    """How long a client waits for a server is counted from its question, not from its first word."""
+    one, crowd = crowded(general={"query_wait_timeout": "2s"}, user={"pool_size": 1})
+    question, other = query("select 1"), crowd[1]
+    crowd[0].send(question[:3])
+    other.ask(query("begin"))
+    other.value("select pg_sleep(2.2)::text")
+    crowd[0].send(question[3:])
+    wait_until(lambda: one.waiting() == 1)
+    other.ask(query("commit"))
+    assert rows(crowd[0].read_until("Z")) == [[b"1"]]

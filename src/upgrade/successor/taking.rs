@@ -284,6 +284,7 @@ impl Taker {
             client,
             server,
             server_deadline,
+            spoke: None,
         };
         let seat = if self.lobby && resting.is_silent() {
             None
