@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use nix::unistd::Pid;
 use parking_lot::{Condvar, Mutex};
 use socket2::Socket;
@@ -16,6 +16,7 @@ use socket2::Socket;
 use super::cancel::{cancel, cancel_anywhere};
 use super::guest::Guest;
 use super::house::{House, Stage};
+use super::parking::{Bay, Parking};
 use super::registry::CancelKey;
 use super::serve::{receive, serve_guest};
 use crate::net::address::Address;
@@ -26,10 +27,6 @@ use crate::net::wait;
 
 /// Bytes of stack of a client's thread. Only what is touched is resident.
 pub(super) const STACK: usize = 256 * 1024;
-
-/// Threads that wait for the next client, at most, and for how long.
-const PARKED: usize = 32;
-const PARKED_FOR: Duration = Duration::from_secs(30);
 
 /// Connections beyond `max_connections` that may be in login at the same time, to be told that there is
 /// no place or to bring a CancelRequest.
@@ -112,15 +109,13 @@ enum Gate {
 #[derive(Debug)]
 pub struct Reception {
     pub(super) house: Arc<House>,
-    /// To the threads that are parked: where one finds its work.
-    hand_over: Sender<Receiver<Work>>,
-    parking: Receiver<Receiver<Work>>,
+    /// The threads that are parked. They are told where to find their work.
+    parking: Parking<Receiver<Work>>,
     gate: Mutex<Gate>,
     gate_moves: Condvar,
     /// The listeners, each with its thread.
     doors: Mutex<Vec<(Arc<Listener>, Pid)>>,
     arriving: Arc<AtomicUsize>,
-    parked: AtomicUsize,
     threads: AtomicUsize,
     /// All clients are another process's.
     nobody_comes: AtomicBool,
@@ -132,17 +127,13 @@ pub struct Reception {
 impl Reception {
     /// A reception for the house's clients.
     pub fn new(house: Arc<House>) -> Arc<Reception> {
-        // Without room of its own: a socket goes to a thread that is there to take it, or to none.
-        let (hand_over, parking) = bounded(0);
         Arc::new(Reception {
             house,
-            hand_over,
-            parking,
+            parking: Parking::default(),
             gate: Mutex::new(Gate::Open),
             gate_moves: Condvar::new(),
             doors: Mutex::default(),
             arriving: Arc::default(),
-            parked: AtomicUsize::new(0),
             threads: AtomicUsize::new(0),
             nobody_comes: AtomicBool::new(false),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
@@ -314,15 +305,17 @@ impl Reception {
     /// # Errors
     /// If it cannot be started.
     pub fn seat(self: &Arc<Reception>) -> io::Result<Seat> {
-        let (seat, work) = bounded(1);
-        match self.hand_over.try_send(work) {
-            Ok(()) => Ok(Seat(seat)),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.new_seat(),
-        }
+        self.seat_from(&[Bay::Fresh])
     }
 
-    fn new_seat(self: &Arc<Reception>) -> io::Result<Seat> {
-        let (seat, work) = bounded(1);
+    fn seat_from(self: &Arc<Reception>, bays: &[Bay]) -> io::Result<Seat> {
+        let (seat, mut work) = bounded(1);
+        for &bay in bays {
+            match self.parking.offer(bay, work) {
+                Ok(()) => return Ok(Seat(seat)),
+                Err(back) => work = back,
+            }
+        }
         let reception = Arc::clone(self);
         self.threads.fetch_add(1, Ordering::Relaxed);
         let started = std::thread::Builder::new()
@@ -339,11 +332,7 @@ impl Reception {
 
     fn receive(self: &Arc<Reception>, socket: Socket, address: Address, arriving: Arriving) {
         let most = self.house.settings().general.max_connections + BEYOND;
-        let busy = self
-            .threads
-            .load(Ordering::Relaxed)
-            .saturating_sub(self.parked.load(Ordering::Relaxed));
-        if busy >= most {
+        if self.busy() >= most {
             self.note_shortage(&format!(
                 "{BEYOND} connections beyond max_connections are in login; another was closed"
             ));
@@ -352,7 +341,7 @@ impl Reception {
         // Those that come behind it wait in the kernel; for them there is no thread either.
         let deadline = Moment::now().after(SHORTAGE_LIMIT);
         loop {
-            match self.seat() {
+            match self.seat_from(&[Bay::Handshakes, Bay::Fresh]) {
                 Ok(seat) => return seat.take(Work::Arrival(socket, address, arriving)),
                 Err(error) => self.note_no_thread(&error),
             }
@@ -378,12 +367,16 @@ impl Reception {
         std::thread::sleep(SHORTAGE_PAUSE);
     }
 
-    /// Serves a guest whose login this thread has done. What a TLS handshake leaves behind in its thread's
-    /// stack, and in what the allocator and OpenSSL keep for the thread, is as much as all else that an idle
-    /// client costs: there the guest gets a thread of its own, and this one has it ready for the next handshake.
-    fn serve_arrived(self: &Arc<Reception>, guest: Guest) {
-        if guest.handle().who.tls.is_some() {
-            if let Ok(seat) = self.new_seat() {
+    /// Threads that have work.
+    fn busy(&self) -> usize {
+        let threads = self.threads.load(Ordering::Relaxed);
+        threads.saturating_sub(self.parking.len())
+    }
+
+    /// Serves a guest whose login this thread has done, or gives it to a thread that has done no handshake.
+    fn serve_arrived(self: &Arc<Reception>, guest: Guest, bay: Bay) {
+        if bay == Bay::Handshakes {
+            if let Ok(seat) = self.seat() {
                 return seat.take_in(guest);
             }
         }
@@ -393,22 +386,23 @@ impl Reception {
     /// The life of a thread: serve a client, wait for the next one, and end when none comes.
     fn work(self: Arc<Reception>, first: Receiver<Work>) {
         thread::hurry_no_more();
-        let mut next = first;
+        let (mut next, mut bay) = (first, Bay::Fresh);
         loop {
             // Whoever kept this thread for a guest may have no guest after all.
             let mut work = next.recv().ok();
             while let Some(now) = work {
                 let house = &self.house;
-                let parked = self.parked.load(Ordering::Relaxed);
-                let busy = self.threads.load(Ordering::Relaxed).saturating_sub(parked);
-                thread::preempt_on_wake_up(busy <= self.processors);
+                thread::preempt_on_wake_up(self.busy() <= self.processors);
                 // A defect met by one client must not end the others' sessions; its own ends with its
                 // thread.
                 let outcome =
                     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match now {
                         Work::Arrival(socket, address, arriving) => {
                             if let Some(guest) = receive(house, socket, address, arriving) {
-                                self.serve_arrived(guest);
+                                if guest.handle().who.tls.is_some() {
+                                    bay = Bay::Handshakes;
+                                }
+                                self.serve_arrived(guest, bay);
                             }
                         }
                         Work::Guest(guest) => serve_guest(house, *guest),
@@ -428,22 +422,13 @@ impl Reception {
                 let waiting = self.house.lobby.next();
                 work = waiting.map(|guest| Work::Guest(Box::new(guest)));
             }
-            // While sessions move threads have other things to do than to end.
-            let many =
-                self.parked.fetch_add(1, Ordering::Relaxed) >= PARKED && !self.house.all_move();
             if self.nobody_comes.load(Ordering::Relaxed) {
                 thread::end_with_process();
             }
-            if many {
-                self.parked.fetch_sub(1, Ordering::Relaxed);
-                break;
-            }
-            thread::name("parked");
-            let found = self.parking.recv_timeout(PARKED_FOR);
-            self.parked.fetch_sub(1, Ordering::Relaxed);
-            match found {
-                Ok(work) => next = work,
-                Err(_) => break,
+            // While sessions move threads have other things to do than to end.
+            match self.parking.wait(bay, self.house.all_move()) {
+                Some(work) => next = work,
+                None => break,
             }
         }
         self.threads.fetch_sub(1, Ordering::Relaxed);

@@ -21,6 +21,7 @@ pub mod lend;
 pub mod lobby;
 pub mod login;
 mod pace;
+mod parking;
 pub mod refusal;
 pub mod registry;
 pub mod relay;
