@@ -17,7 +17,6 @@ use openssl::ssl::{SslContext, SslMethod};
 use openssl::x509::{X509, X509Crl, X509Ref};
 use zeroize::Zeroizing;
 
-use super::problem::quote;
 use super::tls::{Identity, PemFile, PrivateKey};
 
 /// Larger than any bundle of authorities.
@@ -211,8 +210,9 @@ fn validity(certificate: &X509Ref) -> Option<String> {
     }
 }
 
+/// A file for a message: all of it, for the end of a path says which one it is.
 fn name(path: &Path) -> String {
-    quote(&path.to_string_lossy())
+    format!("{path:?}")
 }
 
 /// OpenSSL's last word; it never quotes the input.

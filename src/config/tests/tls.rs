@@ -155,6 +155,13 @@ fn what_is_wrong_with_a_file_is_told_at_its_key() {
     files.put("locked.key", &locked.unwrap());
     let cases = [
         (
+            concat!(
+                "tls_certificate = '@a-directory-whose-name-is-as-long-as-others-are/a-name/none'\n",
+                "tls_private_key = '@server.key'"
+            ),
+            "Could not open \"@a-directory-whose-name-is-as-long-as-others-are/a-name/none\": No such",
+        ),
+        (
             "tls_certificate = '@none'\ntls_private_key = '@server.key'",
             "test.toml:5: general.tls_certificate: Could not open",
         ),
