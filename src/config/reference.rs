@@ -13,6 +13,7 @@ use super::keys::general::General;
 use super::keys::include::Include;
 use super::keys::pool::Pool;
 use super::keys::talos::Talos;
+use super::keys::tls_certificate::TlsCertificate;
 use super::keys::upgrade::Upgrade;
 use super::keys::user::User;
 use super::keys::web::Web;
@@ -26,6 +27,13 @@ pub fn reference() -> String {
         true,
         "What holds for the whole program, and defaults for all pools.",
         General::KEYS,
+    );
+    table(
+        &mut out,
+        "[general.tls_certificates]",
+        false,
+        "A further certificate for clients. One table for each.",
+        TlsCertificate::KEYS,
     );
     table(
         &mut out,
@@ -132,7 +140,11 @@ fn table(out: &mut String, name: &str, live: bool, about: &str, keys: &[Definiti
 
 /// Keys that are shown as tables of their own.
 fn is_own_table(table: &str, key: &str) -> bool {
-    table == "pools.app" && (key == "users" || key == "auth_query")
+    match table {
+        "general" => key == "tls_certificates",
+        "pools.app" => key == "users" || key == "auth_query",
+        _ => false,
+    }
 }
 
 fn entry(out: &mut String, table: &str, key: &Definition) {

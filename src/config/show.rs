@@ -34,6 +34,7 @@ pub fn show(settings: &Settings) -> Vec<Row> {
     let general = &settings.general;
     add(&mut rows, "", General::KEYS, general.rows());
     rows.push(live("hba", access(&general.hba)));
+    rows.push(live("tls_certificates", others(general)));
     rows.push(live(
         "startup_parameters",
         parameters(&general.startup_parameters),
@@ -83,6 +84,15 @@ fn access(hba: &Hba) -> String {
             .join(", "),
         Hba::Rules(rules) => format!("{} rules", rules.len()),
     }
+}
+
+/// The files of the further certificates.
+fn others(general: &General) -> String {
+    let others = general.client_tls.iter().flat_map(|tls| &tls.others);
+    let paths: Vec<_> = others
+        .map(|other| other.certificate.path.to_string_lossy())
+        .collect();
+    paths.join(", ")
 }
 
 fn parameters(parameters: &Parameters) -> String {

@@ -21,6 +21,8 @@ pub struct ClientTls {
     pub plain_allowed: bool,
     /// Who the pooler is.
     pub identity: Identity,
+    /// Who it is to clients that ask for a name of one of these, and not of `identity`.
+    pub others: Vec<Identity>,
     /// Whether clients show certificates.
     pub certificates: ClientCertificates,
     /// The versions and suites that are accepted.

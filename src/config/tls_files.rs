@@ -18,6 +18,7 @@ use openssl::x509::{X509, X509Crl, X509Ref};
 use zeroize::Zeroizing;
 
 use super::tls::{Identity, PemFile, PrivateKey};
+use crate::tls::server_name;
 
 /// Larger than any bundle of authorities.
 const LARGEST: u64 = 4 << 20;
@@ -28,6 +29,12 @@ pub(super) fn certificate(path: &Path) -> Result<(PemFile, Option<String>), Stri
     let leaf = certificates(&file)?.swap_remove(0);
     let told = validity(&leaf).map(|when| format!("the certificate in {} {when}", name(path)));
     Ok((file, told))
+}
+
+/// The names by which a client can ask for the certificate of an identity.
+pub(super) fn names(file: &PemFile) -> Vec<String> {
+    let leaf = certificates(file).map(|mut all| all.swap_remove(0));
+    leaf.map_or_else(|_| Vec::new(), |leaf| server_name::names(&leaf))
 }
 
 /// A private key, and what to know about who else can read it.
@@ -211,7 +218,7 @@ fn validity(certificate: &X509Ref) -> Option<String> {
 }
 
 /// A file for a message: all of it, for the end of a path says which one it is.
-fn name(path: &Path) -> String {
+pub(super) fn name(path: &Path) -> String {
     format!("{path:?}")
 }
 

@@ -4,12 +4,15 @@
 //! TLS is never loaded unless it can be kept; running without it, with no more
 //! than a warning, would be dangerous.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::keys::general::General;
 use super::keys::pool::Pool;
+use super::keys::tls_certificate::TlsCertificate;
 use super::problem::quote;
+use super::raw::Tree;
 use super::reader::Reader;
 use super::setting::{ClientTlsMode, ServerTlsMode, TlsVersion};
 use super::tls::{
@@ -31,6 +34,13 @@ pub(super) fn clients(reader: &mut Reader<'_>, general: &General) -> Option<Arc<
         reader.fail(
             "tls_certificate",
             "tls_certificate is set but tls_private_key is not",
+        );
+    }
+    if reader.has("tls_certificates") && !certificate {
+        reader.fail(
+            "tls_certificates",
+            "tls_certificates is set but tls_certificate, for clients that ask for none of \
+             their names, is not",
         );
     }
     let mode = match general.tls_mode {
@@ -69,6 +79,7 @@ pub(super) fn clients(reader: &mut Reader<'_>, general: &General) -> Option<Arc<
         ["tls_certificate", "tls_private_key"],
         [&general.tls_certificate, &general.tls_private_key],
     );
+    let others = others(reader, identity.as_ref());
     let authorities = authorities(
         reader,
         ["tls_ca_cert", "tls_crl"],
@@ -77,6 +88,7 @@ pub(super) fn clients(reader: &mut Reader<'_>, general: &General) -> Option<Arc<
     Some(Arc::new(ClientTls {
         plain_allowed: !required,
         identity: identity?,
+        others,
         certificates: match authorities {
             Some(authorities) if verified => ClientCertificates::Demanded(authorities),
             Some(authorities) => ClientCertificates::Asked(authorities),
@@ -84,6 +96,58 @@ pub(super) fn clients(reader: &mut Reader<'_>, general: &General) -> Option<Arc<
         },
         protocols: protocols?,
     }))
+}
+
+/// The list `tls_certificates`, beside the `first` one.
+fn others(reader: &mut Reader<'_>, first: Option<&Identity>) -> Vec<Identity> {
+    const LIST: &str = "tls_certificates";
+    let Some(node) = reader.node(LIST) else {
+        return Vec::new();
+    };
+    let Tree::List(items) = &node.tree else {
+        let found = node.tree.describe();
+        reader.fail(LIST, format!("expected a list of tables, found {found}"));
+        return Vec::new();
+    };
+    let mut taken: BTreeSet<String> = first
+        .map(|first| tls_files::names(&first.certificate).into_iter().collect())
+        .unwrap_or_default();
+    let mut others = Vec::new();
+    for (number, node) in items.iter().enumerate() {
+        let path = format!("{}.{number}", reader.key(LIST));
+        let Tree::Table(table) = &node.tree else {
+            let text = format!("expected a table, found {}", node.tree.describe());
+            reader.report.fail(&node.place, path, text);
+            continue;
+        };
+        let keys = TlsCertificate::KEYS;
+        let mut reader = Reader::new(table, keys, path, &node.place, reader.report);
+        let files = TlsCertificate::read(&mut reader, &());
+        let Some(identity) = identity(
+            &mut reader,
+            ["certificate", "private_key"],
+            [&files.certificate, &files.private_key],
+        ) else {
+            continue;
+        };
+        let names = tls_files::names(&identity.certificate);
+        let path = tls_files::name(&identity.certificate.path);
+        if names.is_empty() {
+            let text = format!(
+                "the certificate in {path} has no DNS name in its subjectAltName, so nobody can \
+                 ask for it"
+            );
+            reader.fail("certificate", text);
+        } else if names.iter().all(|name| taken.contains(name)) {
+            let text = format!(
+                "the certificate in {path} is never shown: those before it have all of its names"
+            );
+            reader.warn("certificate", text);
+        }
+        taken.extend(names);
+        others.push(identity);
+    }
+    others
 }
 
 /// What a table, `[general]` or a pool's, says of TLS to PostgreSQL.

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::config::{ClientCertificates, ClientTls, Settings, TlsVersion};
+use crate::config::{ClientCertificates, ClientTls, Identity, Settings, TlsVersion};
 use crate::net::clock::Moment;
-use crate::tls::identity::{Acceptor, Ask, Material};
+use crate::tls::identity::{Acceptor, Ask, Material, Pair};
 
 /// Handshakes that may begin at once, as a share of those in a second.
 const BURST: u32 = 100;
@@ -77,9 +77,8 @@ fn acceptor(settings: &ClientTls) -> Result<Acceptor, openssl::error::ErrorStack
         ClientCertificates::Asked(who) => (Ask::Offered, Some(who)),
         ClientCertificates::Demanded(who) => (Ask::Demanded, Some(who)),
     };
-    let own = &settings.identity;
     let material = Material {
-        identity: Some((&own.certificate.text, own.key.expose())),
+        identity: Some(pair(&settings.identity)),
         authorities: authorities.map(|who| &who.certificates.text[..]),
         revoked: authorities
             .and_then(|who| who.revoked.as_ref())
@@ -87,7 +86,12 @@ fn acceptor(settings: &ClientTls) -> Result<Acceptor, openssl::error::ErrorStack
         suites_12: &settings.protocols.openssl_list(TlsVersion::Tls12),
         suites_13: &settings.protocols.openssl_list(TlsVersion::Tls13),
     };
-    Acceptor::new(&material, ask)
+    let others: Vec<Pair<'_>> = settings.others.iter().map(pair).collect();
+    Acceptor::new(&material, &others, ask)
+}
+
+fn pair(identity: &Identity) -> Pair<'_> {
+    (&identity.certificate.text, identity.key.expose())
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ pub fn accept<T: Read + Write>(
         early,
         peer: Peer {
             certificate: ssl.peer_certificate(),
-            end_point: acceptor.end_point.clone(),
+            end_point: ssl.certificate().and_then(end_point),
             alpn: ssl.selected_alpn_protocol().is_some(),
         },
     })

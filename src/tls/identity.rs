@@ -10,25 +10,28 @@ use std::path::Path;
 use openssl::error::ErrorStack;
 use openssl::pkey::PKey;
 use openssl::ssl::{
-    AlpnError, SslContext, SslContextBuilder, SslFiletype, SslMethod, SslOptions,
-    SslSessionCacheMode, SslVerifyMode, SslVersion, select_next_proto,
+    AlpnError, NameType, SniError, SslContext, SslContextBuilder, SslFiletype, SslMethod,
+    SslOptions, SslRef, SslSessionCacheMode, SslVerifyMode, SslVersion, select_next_proto,
 };
 use openssl::stack::Stack;
 use openssl::x509::X509;
 use openssl::x509::store::{X509Lookup, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
 
-use super::end_point::end_point;
 use super::handshake::note_key_log;
+use super::server_name::{ByName, names};
 
 /// The application protocol of PostgreSQL in the wire form of ALPN, registered with IANA.
 const POSTGRESQL: &[u8] = b"\x0apostgresql";
 
+/// A certificate with its chain, and its private key, in PEM form.
+pub type Pair<'a> = (&'a [u8], &'a [u8]);
+
 /// What a side brings to its handshakes; files in PEM form.
 #[derive(Clone, Copy)]
 pub struct Material<'a> {
-    /// Our certificate with its chain, and its private key.
-    pub identity: Option<(&'a [u8], &'a [u8])>,
+    /// Who we are.
+    pub identity: Option<Pair<'a>>,
     /// Those who must have signed the peer's certificate.
     pub authorities: Option<&'a [u8]>,
     /// The file of the certificates they have revoked.
@@ -53,8 +56,6 @@ pub enum Ask {
 /// The server's side of handshakes.
 pub struct Acceptor {
     pub(super) context: SslContext,
-    /// The hash of our own certificate for `tls-server-end-point`.
-    pub(super) end_point: Option<Vec<u8>>,
 }
 
 /// The client's side of handshakes.
@@ -75,44 +76,52 @@ impl fmt::Debug for Connector {
 }
 
 impl Acceptor {
-    /// The server's side with this material.
+    /// The server's side with this material. A client that asks for a name of one of the `others`, and not
+    /// of ours, is shown that one instead.
     ///
     /// # Errors
     /// If OpenSSL does not accept it.
-    pub fn new(material: &Material<'_>, ask: Ask) -> Result<Acceptor, ErrorStack> {
-        let mut builder = builder(material)?;
-        builder.set_num_tickets(0)?;
-        // Says which application a session belongs to. None is ever resumed, but a client that tries is
-        // to be let in by a whole handshake.
-        builder.set_session_id_context(b"pg_doorman")?;
-        builder.set_verify(match ask {
-            Ask::Nothing => SslVerifyMode::NONE,
-            Ask::Offered => SslVerifyMode::PEER,
-            Ask::Demanded => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
-        });
-        if let Some(authorities) = material.authorities {
-            let mut names = Stack::new()?;
-            for authority in X509::stack_from_pem(authorities)? {
-                names.push(authority.subject_name().to_owned()?)?;
-            }
-            builder.set_client_ca_list(names);
+    pub fn new(
+        material: &Material<'_>,
+        others: &[Pair<'_>],
+        ask: Ask,
+    ) -> Result<Acceptor, ErrorStack> {
+        let mut contexts = ByName::default();
+        if let Some(own) = material.identity {
+            contexts.add(names_of(own)?, &None);
         }
-        builder.set_alpn_select_callback(|_, offered| {
-            // Who offers other protocols only is no client of ours (PostgreSQL's alpn_cb).
-            select_next_proto(POSTGRESQL, offered).ok_or(AlpnError::ALERT_FATAL)
-        });
-        let end_point = match material.identity {
-            Some((chain, _)) => {
-                let chain = X509::stack_from_pem(chain)?;
-                chain.first().and_then(|leaf| end_point(leaf))
-            }
-            None => None,
-        };
-        Ok(Acceptor {
-            context: builder.build(),
-            end_point,
-        })
+        for &other in others {
+            let material = Material {
+                identity: Some(other),
+                ..*material
+            };
+            let context = server_builder(&material, ask)?.build();
+            contexts.add(names_of(other)?, &Some(context));
+        }
+        let mut builder = server_builder(material, ask)?;
+        builder.set_servername_callback(move |ssl, _| choose(&contexts, ssl));
+        let context = builder.build();
+        Ok(Acceptor { context })
     }
+}
+
+/// Goes over to the context for the name that the client asks for; `None` is the one it is in already, which
+/// is also for those who ask for another name or for none.
+fn choose(contexts: &ByName<Option<SslContext>>, ssl: &mut SslRef) -> Result<(), SniError> {
+    let asked = ssl.servername(NameType::HOST_NAME);
+    match asked.and_then(|name| contexts.find(name)) {
+        Some(Some(context)) => ssl
+            .set_ssl_context(context)
+            .map_err(|_| SniError::ALERT_FATAL),
+        Some(None) => Ok(()),
+        // The client is not told that its name was used.
+        None => Err(SniError::NOACK),
+    }
+}
+
+fn names_of((chain, _): Pair<'_>) -> Result<Vec<String>, ErrorStack> {
+    let chain = X509::stack_from_pem(chain)?;
+    Ok(chain.first().map_or_else(Vec::new, |leaf| names(leaf)))
 }
 
 impl Connector {
@@ -132,6 +141,33 @@ impl Connector {
             context: builder.build(),
         })
     }
+}
+
+/// All that handshakes of the server's side stand on but the choice by name, which OpenSSL leaves to the
+/// context a handshake begins in.
+fn server_builder(material: &Material<'_>, ask: Ask) -> Result<SslContextBuilder, ErrorStack> {
+    let mut builder = builder(material)?;
+    builder.set_num_tickets(0)?;
+    // Says which application a session belongs to. None is ever resumed, but a client that tries is
+    // to be let in by a whole handshake.
+    builder.set_session_id_context(b"pg_doorman")?;
+    builder.set_verify(match ask {
+        Ask::Nothing => SslVerifyMode::NONE,
+        Ask::Offered => SslVerifyMode::PEER,
+        Ask::Demanded => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
+    });
+    if let Some(authorities) = material.authorities {
+        let mut names = Stack::new()?;
+        for authority in X509::stack_from_pem(authorities)? {
+            names.push(authority.subject_name().to_owned()?)?;
+        }
+        builder.set_client_ca_list(names);
+    }
+    builder.set_alpn_select_callback(|_, offered| {
+        // Who offers other protocols only is no client of ours (PostgreSQL's alpn_cb).
+        select_next_proto(POSTGRESQL, offered).ok_or(AlpnError::ALERT_FATAL)
+    });
+    Ok(builder)
 }
 
 fn builder(material: &Material<'_>) -> Result<SslContextBuilder, ErrorStack> {

@@ -16,6 +16,7 @@
 //! | [`alert`] | alerts, and the faults that call for them |
 //! | [`channel`] | both directions and the rules: data, KeyUpdate, alerts, limits |
 //! | [`identity`] | certificates, keys, authorities: what handshakes stand on |
+//! | [`server_name`] | what a client asks for by name |
 //! | `end_point` | what channel binding binds to |
 //! | [`handshake`] | both roles of the handshake |
 
@@ -27,6 +28,7 @@ pub mod handshake;
 pub mod identity;
 pub mod schedule;
 pub mod secret;
+pub mod server_name;
 pub mod suite;
 pub mod undumped;
 

@@ -226,6 +226,12 @@ keys! {
             hba = unset("from everywhere", "[\"10.0.0.0/8\"]"),
                 Kind::Own("a list of networks"), NewClients, Works;
         }
+        group "TLS for clients" {
+            /// Further certificates, for clients that ask for a server by a name of one of them
+            /// (SNI). All others are shown tls_certificate.
+            tls_certificates = unset("none", "[]"),
+                Kind::Own("a list of tables"), NewClients, Works;
+        }
         group "Parameters" {
             /// Parameters that every server connection is started with, whatever clients say.
             startup_parameters = unset("none", "{ statement_timeout = \"30s\" }"),

@@ -5,6 +5,7 @@ pub mod general;
 pub mod include;
 pub mod pool;
 pub mod talos;
+pub mod tls_certificate;
 pub mod upgrade;
 pub mod user;
 pub mod web;
@@ -14,6 +15,10 @@ use super::definition::Definition;
 /// Every table with its keys, in the order of the reference.
 pub const TABLES: &[(&str, &[Definition])] = &[
     ("[general]", general::General::KEYS),
+    (
+        "[[general.tls_certificates]]",
+        tls_certificate::TlsCertificate::KEYS,
+    ),
     ("[pools.NAME]", pool::Pool::KEYS),
     ("[[pools.NAME.users]]", user::User::KEYS),
     ("[pools.NAME.auth_query]", auth_query::AuthQuery::KEYS),

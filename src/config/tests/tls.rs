@@ -8,6 +8,7 @@ use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::symm::Cipher;
+use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509, X509NameBuilder};
 
 use super::*;
@@ -23,7 +24,7 @@ impl Files {
         std::fs::create_dir_all(&directory).unwrap();
         let files = Files(directory);
         let key = key();
-        let certificate = certificate(&key, 1);
+        let certificate = certificate(&key, 1, &[]);
         files.put("server.crt", &certificate);
         files.put("ca.crt", &certificate);
         files.put("server.key", &key.private_key_to_pem_pkcs8().unwrap());
@@ -61,8 +62,8 @@ fn key() -> PKey<Private> {
     PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
 }
 
-/// Signed by itself, and good for so many days.
-fn certificate(key: &PKey<Private>, days: u32) -> Vec<u8> {
+/// Signed by itself, for servers of these names, and good for so many days.
+fn certificate(key: &PKey<Private>, days: u32, names: &[&str]) -> Vec<u8> {
     let mut name = X509NameBuilder::new().unwrap();
     name.append_entry_by_text("CN", "localhost").unwrap();
     let name = name.build();
@@ -78,6 +79,14 @@ fn certificate(key: &PKey<Private>, days: u32) -> Vec<u8> {
     };
     builder.set_not_after(&end).unwrap();
     builder.set_pubkey(key).unwrap();
+    if !names.is_empty() {
+        let mut all = SubjectAlternativeName::new();
+        for name in names {
+            all.dns(name);
+        }
+        let all = all.build(&builder.x509v3_context(None, None)).unwrap();
+        builder.append_extension(all).unwrap();
+    }
     builder.sign(key, MessageDigest::sha256()).unwrap();
     builder.build().to_pem().unwrap()
 }
@@ -213,6 +222,75 @@ fn what_is_wrong_with_a_file_is_told_at_its_key() {
 }
 
 #[test]
+fn further_certificates_are_told_of_as_the_first_one_is() {
+    let files = Files::new("further");
+    for (name, names) in [
+        ("shop", &["shop.example", "db.example"][..]),
+        ("db", &["DB.example"]),
+    ] {
+        let key = key();
+        files.put(&format!("{name}.crt"), &certificate(&key, 1, names));
+        files.put(
+            &format!("{name}.key"),
+            &key.private_key_to_pem_pkcs8().unwrap(),
+        );
+        files.allow(&format!("{name}.key"), 0o600);
+    }
+    let pair = |certificate: &str, key: &str| {
+        format!(
+            "[[general.tls_certificates]]\ncertificate = '@{certificate}'\nprivate_key = '@{key}'\n"
+        )
+    };
+    let (shop, db) = (pair("shop.crt", "shop.key"), pair("db.crt", "db.key"));
+    let settings = files.general(&format!("{PAIR}{db}{shop}")).unwrap();
+    assert_eq!(warnings(&settings), [""; 0]);
+    let others = &settings.general.client_tls.as_ref().unwrap().others;
+    let paths = others.iter().map(|other| other.certificate.path.clone());
+    assert!(paths.eq(["db.crt", "shop.crt"].map(|name| files.0.join(name))));
+    let row = show(&settings)
+        .into_iter()
+        .find(|row| row.key == "tls_certificates");
+    assert_eq!(row.unwrap().value, files.lines("@db.crt, @shop.crt"));
+    // In the other order the names of the one are all taken.
+    let told = warnings(&files.general(&format!("{PAIR}{shop}{db}")).unwrap()).join("\n");
+    let expected = files.lines(
+        "test.toml:11: general.tls_certificates.1.certificate: the certificate in \"@db.crt\" is \
+         never shown",
+    );
+    assert!(told.contains(&expected), "{told}");
+    for (lines, expected) in [
+        (
+            format!("{PAIR}{shop}{}", pair("db.crt", "shop.key")),
+            "test.toml:12: general.tls_certificates.1.private_key: the key in \"@shop.key\" is not",
+        ),
+        (
+            format!("{PAIR}{}", pair("server.crt", "server.key")),
+            "test.toml:8: general.tls_certificates.0.certificate: the certificate in \
+             \"@server.crt\" has no DNS name",
+        ),
+        (
+            format!("{PAIR}[[general.tls_certificates]]\ncertificate = '@db.crt'\n"),
+            "test.toml:7: general.tls_certificates.0.private_key: is required and not set",
+        ),
+        (
+            format!("{PAIR}tls_certificates = '@db.crt'\n"),
+            "test.toml:7: general.tls_certificates: expected a list of tables, found a string",
+        ),
+        (
+            format!("{PAIR}tls_certificates = ['@db.crt']\n"),
+            "test.toml:7: general.tls_certificates.0: expected a table, found a string",
+        ),
+        (
+            db.clone(),
+            "test.toml:5: general.tls_certificates: tls_certificates is set but tls_certificate,",
+        ),
+    ] {
+        let error = files.general(&lines).unwrap_err();
+        assert!(error.contains(&files.lines(expected)), "{error}");
+    }
+}
+
+#[test]
 fn a_key_that_others_can_read_and_a_certificate_that_is_past_are_told() {
     let files = Files::new("told");
     let told = |lines: &str| warnings(&files.general(lines).unwrap()).join("\n");
@@ -224,7 +302,7 @@ fn a_key_that_others_can_read_and_a_certificate_that_is_past_are_told() {
         told(PAIR)
     );
     let key = key();
-    files.put("server.crt", &certificate(&key, 0));
+    files.put("server.crt", &certificate(&key, 0, &[]));
     files.put("server.key", &key.private_key_to_pem_pkcs8().unwrap());
     let told = told(PAIR);
     assert!(
@@ -275,7 +353,7 @@ fn a_file_that_changed_makes_other_settings_of_the_same_text() {
     let before = files.general(PAIR).unwrap();
     assert_eq!(before, files.general(PAIR).unwrap());
     let key = key();
-    files.put("server.crt", &certificate(&key, 1));
+    files.put("server.crt", &certificate(&key, 1, &[]));
     files.put("server.key", &key.private_key_to_pem_pkcs8().unwrap());
     assert_ne!(before, files.general(PAIR).unwrap());
 }

@@ -28,7 +28,7 @@ fn encrypted_pair(new: bool) -> (Stream, Stream) {
             ..material
         },
     };
-    let acceptor = Acceptor::new(&own.material(), Ask::Nothing).unwrap();
+    let acceptor = Acceptor::new(&own.material(), &[], Ask::Nothing).unwrap();
     let connector = Connector::new(&with(anonymous())).unwrap();
     let (here, there) = pair();
     let dialogue = |stream| Dialogue {

@@ -72,7 +72,7 @@ fn both_roles_agree_in_every_suite_and_talk() {
                 suites_13,
                 ..material
             };
-            let acceptor = Acceptor::new(&with(own.material()), Ask::Nothing).unwrap();
+            let acceptor = Acceptor::new(&with(own.material()), &[], Ask::Nothing).unwrap();
             let connector = Connector::new(&with(anonymous())).unwrap();
             let (here, there) = meet(&acceptor, &connector, ANY);
             let (mut here, mut there) = (here.unwrap(), there.unwrap());
@@ -110,7 +110,7 @@ fn a_plain_openssl_is_understood_from_the_first_byte_behind_its_handshake() {
             suites_13,
             ..own.material()
         };
-        let acceptor = Acceptor::new(&material, Ask::Nothing).unwrap();
+        let acceptor = Acceptor::new(&material, &[], Ask::Nothing).unwrap();
         let (mut here, there) = UnixStream::pair().unwrap();
         let client = thread::spawn(move || {
             let mut context = SslContext::builder(SslMethod::tls()).unwrap();
@@ -155,7 +155,7 @@ fn a_plain_openssl_is_understood_from_the_first_byte_behind_its_handshake() {
 #[test]
 fn a_servers_certificate_is_judged_by_who_signed_it_and_what_it_is_for() {
     let (trusted, own) = server(elliptic());
-    let acceptor = Acceptor::new(&own.material(), Ask::Nothing).unwrap();
+    let acceptor = Acceptor::new(&own.material(), &[], Ask::Nothing).unwrap();
     let trusting = |authority: &Issued| {
         let material = Material {
             authorities: Some(&authority.pem),
@@ -209,7 +209,7 @@ fn a_clients_certificate_is_asked_for_as_it_is_meant_to_be() {
             suites_13: "",
             ..own.material()
         };
-        let acceptor = Acceptor::new(&material, ask).unwrap();
+        let acceptor = Acceptor::new(&material, &[], ask).unwrap();
         meet(&acceptor, &Connector::new(with).unwrap(), ANY).0
     };
     for (ask, with, good) in [
@@ -245,7 +245,7 @@ fn both_sides_bind_to_the_same_certificate() {
         let bound = super::super::end_point::end_point(&own.certificate);
         assert_eq!(bound.as_ref(), Some(&expected));
         if signature != MessageDigest::sha1() {
-            let acceptor = Acceptor::new(&own.material(), Ask::Nothing).unwrap();
+            let acceptor = Acceptor::new(&own.material(), &[], Ask::Nothing).unwrap();
             let connector = Connector::new(&anonymous()).unwrap();
             let (here, there) = meet(&acceptor, &connector, ANY);
             assert_eq!(here.unwrap().peer.end_point.as_ref(), Some(&expected));
@@ -257,7 +257,7 @@ fn both_sides_bind_to_the_same_certificate() {
 #[test]
 fn what_is_no_handshake_is_refused_in_words() {
     let (_, own) = server(elliptic());
-    let acceptor = Acceptor::new(&own.material(), Ask::Nothing).unwrap();
+    let acceptor = Acceptor::new(&own.material(), &[], Ask::Nothing).unwrap();
     for (sent, expected) in [
         (&b"\0\0\0\x08\x04\xd2\x16\x2f and more"[..], ""),
         (b"\x16\x03\x01\0\x05\x01\0\0\x01\x03", ""),

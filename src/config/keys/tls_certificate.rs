@@ -1,0 +1,20 @@
+//! `[[general.tls_certificates]]`: a further certificate for clients.
+
+use super::prelude::*;
+
+keys! {
+    /// A `[`[general.tls_certificates]`]` table.
+    pub struct TlsCertificate under () {
+        group "" {
+            /// The certificate, followed by its chain (PEM). It is shown to clients that ask for
+            /// one of the DNS names in its subjectAltName, be it by a wildcard.
+            certificate: Option<PathBuf> = required("\"/etc/pg_doorman/shop.crt\""),
+                Kind::Path, NewClients, Works;
+            /// Its private key, without a passphrase (PEM).
+            private_key: Option<PathBuf> = required("\"/etc/pg_doorman/shop.key\""),
+                Kind::Path, NewClients, Works;
+        }
+    }
+    besides {}
+    also {}
+}
