@@ -55,6 +55,8 @@
 //! - A silent session is not only in its thread: it lies where the hand-over can lift it out without waking that
 //!   thread (`session::bed`), and in the new process it has no thread until it speaks or a few seconds have
 //!   passed ([`session::lobby`]). Waking and starting thousands of threads on a busy machine took most of an upgrade.
+//! - A login over TLS is done by one thread and its session driven by another (`session::parking`): what a
+//!   handshake leaves in its thread is as much as all else that an idle client costs.
 //! - There is no room for `/metrics` yet.
 
 #![deny(missing_docs)]
