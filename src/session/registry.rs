@@ -231,11 +231,13 @@ impl Handle {
         }
     }
 
-    /// The session waits in the queue.
+    /// The session waits in the queue, or is about to. What is cancelled from now on is this wait.
     pub fn queued(&self) {
         let mut doing = self.doing.lock();
-        self.heeded(told::CANCEL);
-        *doing = Doing::Queued;
+        if !matches!(*doing, Doing::Queued) {
+            self.heeded(told::CANCEL);
+            *doing = Doing::Queued;
+        }
         self.show(Activity::Waiting);
     }
 
@@ -395,5 +397,46 @@ impl Registry {
                     && openssl::memcmp::eq(&handle.who.secret, &key.secret)
             })
             .cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handle() -> Handle {
+        Handle::new(Identity {
+            id: 1,
+            secret: vec![9; 4],
+            database: "shop".into(),
+            user: "app".into(),
+            application_name: Vec::new(),
+            address: Address::Unix("/nowhere".into()),
+            connected_at: Moment::now(),
+            console: false,
+            tls: None,
+        })
+    }
+
+    #[test]
+    fn a_wait_that_was_cancelled_before_it_has_a_place_in_the_queue_is_cancelled() {
+        let handle = handle();
+        handle.driven_here();
+        // It is to wait, and then gets its place by when it began to.
+        handle.queued();
+        assert!(matches!(handle.cancel(), Cancel::Done));
+        handle.queued();
+        assert_eq!(handle.told(), told::CANCEL);
+    }
+
+    #[test]
+    fn a_wait_does_not_end_for_a_cancellation_of_the_one_before() {
+        let handle = handle();
+        handle.driven_here();
+        handle.queued();
+        handle.cancel();
+        handle.at_rest();
+        handle.queued();
+        assert_eq!(handle.told(), 0);
     }
 }
