@@ -14,13 +14,20 @@ const FIRST_WORDS: usize = 64;
 /// Words without which a text speaks of no prepared statement.
 const WORDS: [&str; 3] = ["execute", "deallocate", "prepare"];
 
-/// What a text speaks of, each in the order of the text.
+/// The names of prepared statements that a text speaks of, each in the order of the text.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Spoken {
-    /// The names of prepared statements.
+    /// Those that an EXECUTE or a PREPARE is about.
     pub names: Vec<Vec<u8>>,
     /// Those that a DEALLOCATE is about.
     pub deallocated: Vec<Vec<u8>>,
+}
+
+impl Spoken {
+    /// Whether it speaks of none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.deallocated.is_empty()
+    }
 }
 
 /// What a DEALLOCATE is about.
@@ -55,8 +62,7 @@ pub fn spoken(text: &[u8], conforming: bool) -> Option<Spoken> {
         if !is_word(statement.first(), "deallocate") {
             spoken.names.extend(spoken_of(&statement));
         } else if let Target::One(name) = deallocation(&statement)? {
-            spoken.deallocated.push(name.clone());
-            spoken.names.push(name);
+            spoken.deallocated.push(name);
         }
     }
     Some(spoken)
@@ -342,7 +348,8 @@ mod tests {
     fn names_where(text: &str, conforming: bool) -> Option<Vec<String>> {
         let spoken = spoken(text.as_bytes(), conforming)?;
         let name = |name: Vec<u8>| String::from_utf8(name).unwrap();
-        Some(spoken.names.into_iter().map(name).collect())
+        let all = spoken.names.into_iter().chain(spoken.deallocated);
+        Some(all.map(name).collect())
     }
 
     #[test]

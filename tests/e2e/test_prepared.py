@@ -608,6 +608,19 @@ def test_several_statements_of_one_query_deallocate(doorman, direct, mode, sql, 
         assert gist(raw.ask(parse("select 'new'", name), bind((), name), execute(), sync())) == gist(expected)
 
 
+def test_what_cannot_be_prepared_any_more_can_be_deallocated(doorman, direct, mode):
+    """And the transaction goes on."""
+    raw = doorman(mode=mode, size=1).raw()
+    for it in (raw, direct):
+        it.ask(query("begin; create temp table gone (n int)"))
+        it.ask(parse("select * from gone", "q"), sync())
+        it.ask(query("drop table gone"))
+    assert raw.ask(query("deallocate q; select 7")) == direct.ask(query("deallocate q; select 7"))
+    assert raw.ask(query("commit")) == direct.ask(query("commit"))
+    for it in (raw, direct):
+        assert kinds(it.ask(parse("select 'new'", "q"), sync())) == "1Z"
+
+
 def test_sql_executes_what_the_name_means_now(doorman, direct, mode):
     raw = doorman(mode=mode, size=1).raw()
     steps = [[query("begin")], [parse("select 'first'", "q"), sync()], [query("execute q")],

@@ -7,6 +7,7 @@
 //! The invariant: when a Query is sent that speaks of a name, the server has under that name what the client
 //! has prepared, if it has; and nobody finds it there who gets the connection next.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
 use super::pieces::Output;
 use super::statements::parse_message;
 use super::unsettled::Open;
+use crate::server::prepared::NOBODYS;
 use crate::server::reading::Changes;
 use crate::server::script;
 use crate::server::traces::Traces;
@@ -26,6 +28,24 @@ use crate::wire::{frontend, write};
 
 /// The setting that says whether a backslash in a string constant is no more than that.
 const CONFORMING: &str = "standard_conforming_strings";
+
+/// Stands in for the number of a statement where a name was prepared only to be deallocated. No statement has it.
+const STAND_IN: u64 = u64::MAX;
+
+/// The definition of what stands there then: whoever executes it after all gets an error.
+fn stand_in() -> Vec<u8> {
+    let text = format!("EXECUTE \"{NOBODYS}\"");
+    [text.as_bytes(), &[0; 3]].concat()
+}
+
+/// What a Query needs a name for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// For what only the statement itself will do.
+    Any,
+    /// To deallocate it.
+    Deallocate,
+}
 
 /// What of a client's statements stands on its server connection under its own names.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -83,7 +103,7 @@ impl Session {
         let text = text.strip_suffix(b"\0").unwrap_or(text);
         let read = |conforming| {
             let spoken = script::spoken(text, conforming);
-            spoken.filter(|spoken| !spoken.names.is_empty())
+            spoken.filter(|spoken| !spoken.is_empty())
         };
         if !lent.expected.is_empty() {
             // What comes of it decides what the names mean, how strings are read, and whether there is a
@@ -95,13 +115,16 @@ impl Session {
         let Some(spoken) = read(lent.backend.reported.get(CONFORMING) != Some(b"off")) else {
             return false;
         };
-        lent.own_names.leaving = spoken.deallocated.into();
+        lent.own_names.leaving = spoken.deallocated.iter().cloned().collect();
         if lent.backend.status == TransactionStatus::Failed {
             return false;
         }
         let mut sent = false;
         for name in spoken.names {
-            sent |= self.settle_name(name, out);
+            sent |= self.settle_name(name, Use::Any, out);
+        }
+        for name in spoken.deallocated {
+            sent |= self.settle_name(name, Use::Deallocate, out);
         }
         if sent {
             // If one of them fails the server is to skip no more than these.
@@ -111,18 +134,23 @@ impl Session {
         false
     }
 
-    /// Has the server know by this name what the client means by it. False if it does.
-    fn settle_name(&mut self, name: Vec<u8>, out: &mut Output) -> bool {
+    /// Has the server know by this name what the client means by it, as far as that is needed. False if it does.
+    fn settle_name(&mut self, name: Vec<u8>, needed: Use, out: &mut Output) -> bool {
         let clean = self.rules.clean;
         let meant = self.statements.get(&name).cloned();
         let Some(lent) = &mut self.lent else {
             return false;
         };
         let stands = lent.own_names.standing.get(&name).copied();
-        if let Some(meant) = &meant {
-            lent.backend.traces.add(meant.traces);
+        if meant.is_some() {
             // By DEALLOCATE ALL, and also if the rest of the session is another version's to drive.
             lent.backend.traces.add(Traces::STATEMENTS);
+        }
+        if needed == Use::Deallocate && meant.is_some() && stands.is_some() {
+            return false;
+        }
+        if let Some(meant) = meant.as_ref().filter(|_| needed == Use::Any) {
+            lent.backend.traces.add(meant.traces);
             if meant.traces.has(Traces::FORGETTING) {
                 lent.unsettled.add(Open::Everything);
             }
@@ -147,9 +175,14 @@ impl Session {
         let (Some(meant), Some(lent)) = (meant, &mut self.lent) else {
             return true;
         };
-        lent.own_names.standing.insert(name.clone(), meant.number);
+        // To be deallocated it needs not be what can be prepared now: its tables may be gone.
+        let (number, definition) = match needed {
+            Use::Any => (meant.number, Cow::Borrowed(&meant.definition)),
+            Use::Deallocate => (STAND_IN, Cow::Owned(stand_in())),
+        };
+        lent.own_names.standing.insert(name.clone(), number);
         out.server
-            .write(|own| parse_message(own, &name, &meant.definition));
+            .write(|own| parse_message(own, &name, &definition));
         let undo = Undo {
             not_standing: Some(name),
             ..Undo::default()

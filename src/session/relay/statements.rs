@@ -24,8 +24,9 @@ use crate::wire::{frontend, write};
 /// The longest Parse that is taken as a whole, in bytes; a statement's text has to be stored.
 pub const LONGEST_STATEMENT: usize = 256 * 1024 * 1024;
 
-/// The longest names in Bind, Describe and Close together, in bytes. PostgreSQL has no limit of its own
-/// and cuts none; drivers use some dozen bytes.
+/// The longest names in Bind, Describe and Close together, in bytes. PostgreSQL has no limit of its own, and takes
+/// names that differ only behind their first 63 bytes for the same, which are kept apart here; drivers use some dozen
+/// bytes.
 const LONGEST_NAMES: usize = 8 * 1024;
 
 impl Session {

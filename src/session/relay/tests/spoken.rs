@@ -228,17 +228,40 @@ fn names_go_as_postgresql_drops_them() {
     let mut between = prepared();
     let text = query("deallocate r; deallocate nosuch; deallocate q");
     between.client(&[&text]);
-    between.server_gets(&[
-        &parse("r", "select 'r'"),
-        &parse("q", "select 'q'"),
-        &sync(),
-        &text,
-    ]);
+    // What they do does not matter for that, and whether it still can be prepared.
+    let stand_in = "EXECUTE \"DOORMAN_refuses\"";
+    between.server_gets(&[&parse("r", stand_in), &parse("q", stand_in), &sync(), &text]);
     between.server(&[&parsed(), &parsed(), &ready()]);
     between.server(&[&complete("DEALLOCATE"), &error("26000", "no"), &ready()]);
     between.client_gets(&[&complete("DEALLOCATE"), &error("26000", "no"), &ready()]);
     let left: Vec<_> = between.session.statements.keys().collect();
     assert_eq!(left, [b"q"]);
+}
+
+#[test]
+fn what_was_there_only_to_be_deallocated_is_not_executed() {
+    let mut between = prepared();
+    between.passes(
+        &[&query("begin; savepoint s")],
+        &[&complete("BEGIN"), &ready_in_transaction()],
+    );
+    let text = query("fail; deallocate q");
+    between.client(&[&text]);
+    between.to_server.clear();
+    between.server(&[&parsed(), &ready_in_transaction()]);
+    between.server(&[&error("22012", "no"), &ready_failed()]);
+    between.to_client.clear();
+    between.passes(
+        &[&query("rollback to s")],
+        &[&complete("ROLLBACK"), &ready_in_transaction()],
+    );
+    between.client(&[&query("execute q; deallocate q")]);
+    between.server_gets(&[
+        &close("q"),
+        &parse("q", "select 'q'"),
+        &sync(),
+        &query("execute q; deallocate q"),
+    ]);
 }
 
 #[test]
