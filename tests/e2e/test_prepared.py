@@ -621,6 +621,32 @@ def test_what_cannot_be_prepared_any_more_can_be_deallocated(doorman, direct, mo
         assert kinds(it.ask(parse("select 'new'", "q"), sync())) == "1Z"
 
 
+@pytest.mark.parametrize("block", [False, True], ids=["alone", "in a block"])
+def test_a_prepared_deallocate_is_about_what_the_name_means_when_it_runs(doorman, direct, mode, block):
+    """Some drivers prepare whatever they are given, and run it in another transaction, or more than once."""
+    one = doorman(mode=mode, size=1)
+    raw, other = one.raw(), one.raw()
+    ask = [bind((), "q"), execute(), sync()]
+    for it in (raw, direct):
+        it.ask(parse("deallocate q", "d"), sync())
+    for value in ("first", "second", "third"):
+        for it in (raw, direct):
+            assert kinds(it.ask(parse(f"select '{value}'", "q"), sync())) == "1Z"
+        if mode == "transaction":
+            other.ask(parse(f"select '{value}'", value), sync())
+        if block:
+            for it in (raw, direct):
+                it.ask(query("begin"))
+        steps = [ask, [bind((), "d"), execute(), sync()], ask]
+        if block:
+            steps.append([query("rollback")])
+        steps += [[describe_statement("d"), sync()], [bind((), "d"), execute(), sync()], ask]
+        for step in steps:
+            assert gist(raw.ask(*step)) == gist(direct.ask(*step)), step
+        if mode == "transaction":
+            assert rows(other.ask(bind((), value), execute(), sync())) == [[value.encode()]]
+
+
 def test_sql_executes_what_the_name_means_now(doorman, direct, mode):
     raw = doorman(mode=mode, size=1).raw()
     steps = [[query("begin")], [parse("select 'first'", "q"), sync()], [query("execute q")],

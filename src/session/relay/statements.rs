@@ -113,18 +113,10 @@ impl Session {
         let malformed = || Violation("invalid Parse message".to_owned());
         let (name, definition) = frame::c_string(body).ok_or_else(malformed)?;
         check_definition(definition).ok_or_else(malformed)?;
-        // `DEALLOCATE name` has to speak of the name that the server knows.
-        let deallocated = match self.deallocated_by(definition) {
-            Ok(deallocated) => deallocated,
-            Err(name) => {
-                self.refuse_in_batch(does_not_exist(&name), out);
-                return Ok(Step::Took(head.whole()));
-            }
-        };
-        let renamed = deallocated
-            .as_ref()
-            .map(|(_, meant)| deallocation(meant, definition));
-        let definition = renamed.as_deref().unwrap_or(definition);
+        if let Err(name) = self.deallocated_by(definition) {
+            self.refuse_in_batch(does_not_exist(&name), out);
+            return Ok(Step::Took(head.whole()));
+        }
         let under = self.reads_under(statements);
         let known = self.statements.get(name).cloned();
         let statement = match &known {
@@ -138,22 +130,10 @@ impl Session {
         if self.hangs_on(hangs_on, Some(taken.as_ref().unwrap_or(&statement))) {
             return Ok(Step::MustWait);
         }
-        if deallocated
-            .as_ref()
-            .is_some_and(|(name, meant)| self.hangs_on(Some(name), Some(meant)))
-        {
-            return Ok(Step::MustWait);
-        }
         if taken.is_none() && self.looks_at(&statement, statements, out) {
             return Ok(Step::MustWait);
         }
         self.close_surplus(out);
-        if let Some((name, meant)) = deallocated {
-            self.ensure_prepared(&meant, out);
-            if let Some(lent) = &mut self.lent {
-                lent.deallocating.push_back((name, meant.number));
-            }
-        }
         if let Some(taken) = taken {
             // PostgreSQL refuses a name that is in use. Let it say so itself, at the right place: prepare
             // the statement under a name that it has.
@@ -191,10 +171,7 @@ impl Session {
                 own.extend_from_slice(&u32::try_from(length).unwrap_or(0).to_be_bytes());
                 write::c_string(own, server_name.as_bytes());
             });
-            match &renamed {
-                Some(renamed) => out.server.write(|own| own.extend_from_slice(renamed)),
-                None => out.server.pass(start..start + definition.len()),
-            }
+            out.server.pass(start..start + definition.len());
             lent.unsettled.add(Open::Statement(statement.number));
             Deliver::Forward
         };
@@ -320,6 +297,7 @@ impl Session {
             frontend::DESCRIBE => Reply::Describe,
             _ => Reply::Close,
         };
+        let mut deallocated = None;
         let statement = if of_portal || !self.rules.follow_statements {
             None
         } else {
@@ -332,6 +310,26 @@ impl Session {
             }
             if let Some(statement) = statement.as_ref().filter(|_| head.kind == frontend::BIND) {
                 self.inherit_shape(name, statement, statements);
+            }
+            // Almost no text speaks of deallocating.
+            let may = |one: &&Arc<Statement>| one.traces.has(Traces::FORGETTING);
+            let binds = head.kind == frontend::BIND;
+            if let Some(said) = statement.as_ref().filter(|_| binds).filter(may) {
+                match self.deallocated_by(&said.definition) {
+                    Ok(about) => deallocated = about,
+                    Err(name) => {
+                        self.refuse_in_batch(does_not_exist(&name), out);
+                        return Ok(self.begin(head, at, rest, true, out));
+                    }
+                }
+            }
+            if let (Some((name, meant)), Some(said)) = (&deallocated, &mut statement) {
+                if self.hangs_on(Some(name), Some(meant)) {
+                    return Ok(Step::MustWait);
+                }
+                // It has to speak of the name that the server knows.
+                let renamed = deallocation(meant, &said.definition);
+                *said = statements.intern(&renamed, &said.under, self.rules.prepared_cache);
             }
             let needed = statement.as_ref().filter(|_| head.kind != frontend::CLOSE);
             if needed.is_some_and(|needed| self.looks_at(needed, statements, out)) {
@@ -382,7 +380,7 @@ impl Session {
             self.expect(closed, out);
             return Ok(self.begin(head, at, rest, true, out));
         }
-        let known = self.statements.get(name);
+        let known = self.statements.get(name).filter(|_| deallocated.is_none());
         if known.is_some_and(|known| !Arc::ptr_eq(known, &statement)) {
             let stale = known.is_some_and(|known| known.is_retired());
             let parsed_here = |lent: &Lent| lent.kept.parses(name);
@@ -395,6 +393,12 @@ impl Session {
                 .insert(name.to_vec(), Arc::clone(&statement));
         }
         self.begins_again = false;
+        if let Some((name, meant)) = deallocated {
+            self.ensure_prepared(&meant, out);
+            if let Some(lent) = &mut self.lent {
+                lent.deallocating.push_back((name, meant.number));
+            }
+        }
         self.ensure_prepared(&statement, out);
         let server_name = statement.server_name();
         let length = 4 + head.body - name.len() + server_name.len();
