@@ -14,20 +14,13 @@ const FIRST_WORDS: usize = 64;
 /// Words without which a text speaks of no prepared statement.
 const WORDS: [&str; 3] = ["execute", "deallocate", "prepare"];
 
-/// The names of prepared statements that a text speaks of, each in the order of the text.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Spoken {
-    /// Those that an EXECUTE or a PREPARE is about.
-    pub names: Vec<Vec<u8>>,
-    /// Those that a DEALLOCATE is about.
-    pub deallocated: Vec<Vec<u8>>,
-}
-
-impl Spoken {
-    /// Whether it speaks of none.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty() && self.deallocated.is_empty()
-    }
+/// The name of a prepared statement that a text speaks of.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Mention {
+    /// An EXECUTE or a PREPARE is about it.
+    Use(Vec<u8>),
+    /// A DEALLOCATE is about it.
+    Deallocation(Vec<u8>),
 }
 
 /// What a DEALLOCATE is about.
@@ -53,16 +46,16 @@ pub fn may_speak(text: &[u8]) -> bool {
         .is_some_and(|automaton| automaton.is_match(text))
 }
 
-/// What the text speaks of, where `standard_conforming_strings` is on or not (`conforming`). `None`: where its
-/// statements end, or what it deallocates, cannot be told.
-pub fn spoken(text: &[u8], conforming: bool) -> Option<Spoken> {
-    let mut spoken = Spoken::default();
+/// The names that the text speaks of, in its order, where `standard_conforming_strings` is on or not
+/// (`conforming`). `None`: where its statements end, or what it deallocates, cannot be told.
+pub fn spoken(text: &[u8], conforming: bool) -> Option<Vec<Mention>> {
+    let mut spoken = Vec::new();
     let mut lexer = Lexer::new(text, conforming);
     while let Some(statement) = lexer.statement()? {
         if !is_word(statement.first(), "deallocate") {
-            spoken.names.extend(spoken_of(&statement));
+            spoken.extend(spoken_of(&statement).map(Mention::Use));
         } else if let Target::One(name) = deallocation(&statement)? {
-            spoken.deallocated.push(name);
+            spoken.push(Mention::Deallocation(name));
         }
     }
     Some(spoken)
@@ -347,9 +340,10 @@ mod tests {
 
     fn names_where(text: &str, conforming: bool) -> Option<Vec<String>> {
         let spoken = spoken(text.as_bytes(), conforming)?;
-        let name = |name: Vec<u8>| String::from_utf8(name).unwrap();
-        let all = spoken.names.into_iter().chain(spoken.deallocated);
-        Some(all.map(name).collect())
+        let name = |mention| match mention {
+            Mention::Use(name) | Mention::Deallocation(name) => String::from_utf8(name).unwrap(),
+        };
+        Some(spoken.into_iter().map(name).collect())
     }
 
     #[test]

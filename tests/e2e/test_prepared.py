@@ -584,7 +584,7 @@ FORGETTING = ["deallocate a; deallocate b", "deallocate a; deallocate nosuch; de
               "deallocate a; select 1/0; deallocate b", "deallocate all; select 1", "deallocate all; deallocate a",
               "deallocate a; prepare a as select 'new'; execute a; deallocate a", "discard plans; deallocate b",
               "prepare c as select 3; deallocate c; deallocate a", "execute a; deallocate prepare a; execute a",
-              "deallocate a; deallocate a"]
+              "deallocate a; deallocate a", "execute d", "execute d; deallocate b", "execute d; execute d; deallocate b"]
 
 
 @pytest.mark.parametrize("block", [False, True], ids=["alone", "in a block"])
@@ -593,7 +593,7 @@ def test_several_statements_of_one_query_deallocate(doorman, direct, mode, sql, 
     one = doorman(mode=mode, size=1)
     raw = one.raw()
     for it in (raw, direct):
-        it.ask(parse("select 'a'", "a"), parse("select 'b'", "b"), sync())
+        it.ask(parse("select 'a'", "a"), parse("select 'b'", "b"), parse("deallocate a", "d"), sync())
         if block:
             it.ask(query("begin"))
     assert raw.ask(query(sql)) == direct.ask(query(sql))

@@ -1,7 +1,7 @@
 //! DEALLOCATE in SQL: it speaks of a statement by the client's name, and the server knows it by another.
 //!
-//! A single DEALLOCATE is understood, in a Query and in a statement, there when it is bound; for one among several statements see [`spoken`](super::spoken). No
-//! client reaches another's statement by the name it has on servers.
+//! A single DEALLOCATE is understood, in a Query and in a statement, there when it is bound; for one among several
+//! statements see [`spoken`](super::spoken). No client reaches another's statement by the name it has on servers.
 
 use std::sync::Arc;
 

@@ -18,7 +18,7 @@ use super::statements::parse_message;
 use super::unsettled::Open;
 use crate::server::prepared::NOBODYS;
 use crate::server::reading::Changes;
-use crate::server::script;
+use crate::server::script::{self, Mention};
 use crate::server::traces::Traces;
 use crate::session::session::Session;
 use crate::wire::backend::TransactionStatus;
@@ -115,15 +115,28 @@ impl Session {
         let Some(spoken) = read(lent.backend.reported.get(CONFORMING) != Some(b"off")) else {
             return false;
         };
-        lent.own_names.leaving = spoken.deallocated.iter().cloned().collect();
-        if lent.backend.status == TransactionStatus::Failed {
+        let failed = lent.backend.status == TransactionStatus::Failed;
+        let (mut used, mut leaving) = (Vec::new(), VecDeque::new());
+        for mention in spoken {
+            match mention {
+                Mention::Use(name) => {
+                    leaving.extend(self.deallocated_with(&name));
+                    used.push(name);
+                }
+                Mention::Deallocation(name) => leaving.push_back(name),
+            }
+        }
+        if let Some(lent) = &mut self.lent {
+            lent.own_names.leaving.clone_from(&leaving);
+        }
+        if failed {
             return false;
         }
         let mut sent = false;
-        for name in spoken.names {
+        for name in used {
             sent |= self.settle_name(name, Use::Any, out);
         }
-        for name in spoken.deallocated {
+        for name in leaving {
             sent |= self.settle_name(name, Use::Deallocate, out);
         }
         if sent {
@@ -132,6 +145,15 @@ impl Session {
             self.expect(Expected::swallow(Reply::Ready), out);
         }
         false
+    }
+
+    /// What the client's statement with this name deallocates, if that is what it does.
+    fn deallocated_with(&self, name: &[u8]) -> Option<Vec<u8>> {
+        let meant = self.statements.get(name)?;
+        match self.deallocated_by(&meant.definition) {
+            Ok(about) => about.map(|(name, _)| name),
+            Err(name) => Some(name),
+        }
     }
 
     /// Has the server know by this name what the client means by it, as far as that is needed. False if it does.
