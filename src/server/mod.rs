@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod cancel;
 pub mod encryption;
+mod lexer;
 pub mod login;
 pub mod messages;
 pub mod parameters;
