@@ -205,6 +205,7 @@ impl Pool {
             return Err(NoConnection::Closed);
         }
         if let Some(connection) = state.lend_idle_to_newcomer() {
+            waiter.note_queued(Some(since));
             return Ok(Request::Met(connection));
         }
         Ok(self.enqueue(&mut state, waiter, since, false))

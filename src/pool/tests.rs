@@ -131,7 +131,7 @@ impl Server {
     }
 
     /// Closes all connections.
-    fn hang_up(&self) {
+    pub(crate) fn hang_up(&self) {
         for stream in self.0.gate.lock().inside.drain(..) {
             stream.shutdown(Shutdown::Both).unwrap();
         }

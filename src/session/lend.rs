@@ -88,7 +88,26 @@ impl Claim {
     /// # Errors
     /// [`NotLent::Closed`].
     pub fn obtain_at_once(&mut self, now: Moment) -> Result<Option<Connection>, NotLent> {
-        let mut request = self.pool.request(&self.waiter)?;
+        let request = self.pool.request(&self.waiter)?;
+        self.take_alive(request, now)
+    }
+
+    /// Asks on behalf of one who has waited since `since`, in another process or another life: its place
+    /// in the queue is by that moment. A connection that is there at once and alive is returned.
+    ///
+    /// # Errors
+    /// [`NotLent::Closed`].
+    pub fn request_since(&mut self, since: Moment) -> Result<Option<Connection>, NotLent> {
+        let request = self.pool.request_since(&self.waiter, since)?;
+        self.take_alive(request, Moment::now())
+    }
+
+    /// Takes what there is, or else what there is instead of it if that is dead.
+    fn take_alive(
+        &mut self,
+        mut request: Request,
+        now: Moment,
+    ) -> Result<Option<Connection>, NotLent> {
         loop {
             match self.note(request) {
                 None => return Ok(None),
@@ -101,16 +120,6 @@ impl Claim {
                 }
             }
         }
-    }
-
-    /// Asks on behalf of one who has waited since `since`, in another process or another life: its place
-    /// in the queue is by that moment. A connection that is there at once is returned.
-    ///
-    /// # Errors
-    /// [`NotLent::Closed`].
-    pub fn request_since(&mut self, since: Moment) -> Result<Option<Connection>, NotLent> {
-        let request = self.pool.request_since(&self.waiter, since)?;
-        Ok(self.note(request))
     }
 
     /// Waits in the queue, where there is a place, for a connection that is alive.
@@ -266,5 +275,21 @@ mod tests {
         until("it is idle", || pool.snapshot().idle == 1);
         drop(claim);
         assert_eq!((pool.snapshot().lent, pool.snapshot().idle), (0, 1));
+    }
+
+    #[test]
+    fn who_has_waited_elsewhere_gets_no_dead_connection_either() {
+        let server = Server::start();
+        let pool = pool_of(plan(&server, 1));
+        let mut claim = Claim::new(Arc::clone(&pool), Arc::default(), false);
+        let soon = Moment::now().after(LONG);
+        let connection = claim.obtain(soon, &|| false).unwrap();
+        let returned = Moment::now();
+        claim.give_back(connection, &Work::default(), returned);
+        until("it has been idle", || returned.elapsed() > FRESH);
+        server.hang_up();
+        let at_once = claim.request_since(Moment::now()).unwrap();
+        let connection = at_once.map_or_else(|| claim.wait(soon, &|| false), Ok);
+        assert!(is_alive(&mut connection.unwrap()));
     }
 }
