@@ -210,30 +210,10 @@ impl Session {
                 return Ok(step);
             }
         }
-        if self.lent.is_none() {
-            return Ok(match head.kind {
-                kind if self.refusing && kind != frontend::SYNC => {
-                    self.begin(head, at, rest, true, out)
-                }
-                frontend::SYNC => {
-                    self.refusing = false;
-                    let status = self.status_without_server();
-                    out.client
-                        .write(|own| backend::ready_for_query(own, status));
-                    self.begin(head, at, rest, true, out)
-                }
-                // What PostgreSQL passes over outside of a copy, and a Flush with nothing to flush.
-                frontend::FLUSH
-                | frontend::COPY_DATA
-                | frontend::COPY_DONE
-                | frontend::COPY_FAIL => self.begin(head, at, rest, true, out),
-                // Half a message must hold nothing but its own thread.
-                _ if rest.len() < head.whole().min(self.patience(head)) => Step::NeedsMore,
-                _ => Step::NeedsServer,
-            });
-        }
-        let skipping = self.lent.as_ref().is_some_and(|lent| lent.skipping);
-        if skipping && head.kind != frontend::SYNC {
+        let Some(lent) = &self.lent else {
+            return Ok(self.request_without_server(head, at, rest, out));
+        };
+        if lent.skipping && head.kind != frontend::SYNC {
             return Ok(self.begin(head, at, rest, true, out));
         }
         let query = (rest.get(HEADER..head.whole())).filter(|_| head.kind == frontend::QUERY);
@@ -351,6 +331,35 @@ impl Session {
                 lent.batch_open = true;
                 self.name_statement(head, at, rest, statements, out)
             }
+        }
+    }
+
+    /// A request while the session has no server connection: whether it needs one.
+    fn request_without_server(
+        &mut self,
+        head: Header,
+        at: usize,
+        rest: &[u8],
+        out: &mut Output,
+    ) -> Step {
+        match head.kind {
+            kind if self.refusing && kind != frontend::SYNC => {
+                self.begin(head, at, rest, true, out)
+            }
+            frontend::SYNC => {
+                self.refusing = false;
+                let status = self.status_without_server();
+                out.client
+                    .write(|own| backend::ready_for_query(own, status));
+                self.begin(head, at, rest, true, out)
+            }
+            // What PostgreSQL passes over outside of a copy, and a Flush with nothing to flush.
+            frontend::FLUSH | frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {
+                self.begin(head, at, rest, true, out)
+            }
+            // Half a message must hold nothing but its own thread.
+            _ if rest.len() < head.whole().min(self.patience(head)) => Step::NeedsMore,
+            _ => Step::NeedsServer,
         }
     }
 
