@@ -74,10 +74,12 @@ impl Driver {
         pace: Pace,
     ) -> Driver {
         handle.driven_here();
-        let plan = (0, resting.pool.plan());
-        if let Some(lent) = &resting.session.lent {
-            handle.running(&lent.backend.key, lent.since);
+        match (&resting.session.lent, resting.session.phase()) {
+            (Some(lent), _) => drop(handle.running(&lent.backend.key, lent.since)),
+            (None, Phase::Queued(_)) => handle.queued(),
+            (None, _) => drop(handle.at_rest()),
         }
+        let plan = (0, resting.pool.plan());
         let lent = resting.session.lent.is_some();
         let claim = Claim::new(resting.pool, Arc::clone(&handle.waiter), lent);
         Driver {

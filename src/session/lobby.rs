@@ -111,6 +111,7 @@ impl Lobby {
             return Err(Box::new(guest));
         }
         guest.handle().driven_by(thread);
+        guest.handle().at_rest();
         let told = guest.handle().told();
         state.silent.insert(id, guest);
         drop(state);

@@ -181,15 +181,15 @@ impl Handle {
         self.flags.load(Ordering::Acquire)
     }
 
-    /// From now on the calling thread drives the session.
+    /// From now on the calling thread drives the session. What that is doing is to be said next, and nothing else
+    /// before: a session that came from elsewhere counts as away until then, so that a CancelRequest waits for it.
     pub fn driven_here(&self) {
         self.driven_by(thread::number());
     }
 
-    /// From now on this thread drives the session, or has it driven when there is something to do.
+    /// The same of this thread, which may only have it driven when there is something to do.
     pub(super) fn driven_by(&self, thread: Pid) {
         self.thread.store(thread.as_raw(), Ordering::Release);
-        *self.doing.lock() = Doing::Nothing;
     }
 
     /// No thread drives the session any more. True if a CancelRequest is on its way to the backend it has.
@@ -416,6 +416,15 @@ mod tests {
             console: false,
             tls: None,
         })
+    }
+
+    #[test]
+    fn a_session_counts_as_away_until_it_is_known_what_it_does() {
+        let handle = handle();
+        handle.driven_here();
+        assert!(matches!(handle.cancel(), Cancel::Away));
+        handle.at_rest();
+        assert!(matches!(handle.cancel(), Cancel::Done));
     }
 
     #[test]

@@ -155,6 +155,7 @@ fn serve_console(
     at_console: AtConsole,
 ) -> Result<String, What> {
     handle.driven_here();
+    handle.at_rest();
     let told_to_stop =
         || house.stage() == Stage::Stopping || handle.told() & (told::MOVE | told::STOP) != 0;
     let mut dialogue = Dialogue {
