@@ -66,7 +66,7 @@ pub fn others() -> Vec<Pid> {
 }
 
 /// How much a thread that hurries goes before others: it has two and a half times their share of a busy processor.
-/// With 10, thousands of silent sessions move no sooner, and who has work to do feels them more (`bench/upgrade`).
+/// With 10 silent sessions move sooner still, but who has work to do waits for them longer (`bench/upgrade`).
 const HASTE: i32 = 4;
 
 /// The nice value of threads that do not hurry.

@@ -1,7 +1,7 @@
 //! Attending to the lobby: one thread waits for all who are silent there, and gives them threads.
 //!
-//! Invariant: a guest who has spoken waits for a thread no longer than it takes to start one, or for another
-//! guest to fall silent; and after some seconds nobody is in the lobby.
+//! Invariant: a guest who has spoken gets the next thread that falls free, or one of those that are started, of
+//! which there are some in every few milliseconds; and after some seconds nobody is in the lobby.
 
 use std::io;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ const LOBBY_STARTS: usize = 24;
 const LOBBY_STARTS_LEAST: usize = 4;
 
 impl Reception {
-    /// Opens the lobby to guests who have nothing to say for now. Those who speak get a thread at once, the
-    /// others by and by when no more are expected.
+    /// Opens the lobby to guests who have nothing to say for now. Those who speak get a thread as soon as
+    /// there is one, the others by and by when no more are expected.
     ///
     /// # Errors
     /// If no thread can be started, or there is no descriptor left.

@@ -1,4 +1,4 @@
-"""Fixtures: one PostgreSQL per run, one pooler per test, a time limit for each test."""
+"""Fixtures: one PostgreSQL per run, one pooler per test, who signs certificates, a time limit for each test."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from certificates import Authority
 from doorman import Doorman
 from postgres import Postgres
 from toml import to_toml
@@ -20,6 +21,18 @@ def pg():
         yield cluster.start()
     finally:
         cluster.remove()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory) -> Authority:
+    """Signs the certificates of servers."""
+    return Authority(tmp_path_factory.mktemp("servers"))
+
+
+@pytest.fixture(scope="module")
+def clients(tmp_path_factory) -> Authority:
+    """Signs the certificates of clients."""
+    return Authority(tmp_path_factory.mktemp("clients"), name="clients")
 
 
 @pytest.fixture

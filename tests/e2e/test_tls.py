@@ -30,11 +30,6 @@ LARGE = "select n, repeat(md5(n::text), 78) from generate_series(1, 10000) n"
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="module")
 def identity(authority):
     """What the pooler shows."""
     return authority.sign("localhost")

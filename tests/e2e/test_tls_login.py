@@ -24,17 +24,6 @@ VERSIONS = ["1.2", "1.3"]
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="module")
-def clients(tmp_path_factory):
-    """Signs the certificates of clients."""
-    return Authority(tmp_path_factory.mktemp("clients"), name="clients")
-
-
-@pytest.fixture(scope="module")
 def identity(authority):
     """What the pooler shows."""
     return authority.sign("localhost")

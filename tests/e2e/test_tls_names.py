@@ -12,24 +12,13 @@ import subprocess
 import psycopg
 import pytest
 
-from certificates import EC, Authority, Identity
+from certificates import EC, Identity
 from doorman import binary
 from wait import wait_until
 from wire import SSL_REQUEST, Raw, query, terminate
 
 VERSIONS = ["1.2", "1.3"]
 SCRAM = "hostssl all all 127.0.0.1/32 scram-sha-256\nhostnossl pgdoorman admin 127.0.0.1/32 md5\n"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("names"))
-
-
-@pytest.fixture(scope="module")
-def clients(tmp_path_factory):
-    """Signs the certificates of clients."""
-    return Authority(tmp_path_factory.mktemp("clients"), name="clients")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from certificates import EC, Authority
+from certificates import EC
 from postgres import bin_dir
 from wait import wait_until
 from wire import SSL_REQUEST, Raw, bind, execute, parse, query, rows, sync, terminate
@@ -32,11 +32,6 @@ TLS_13 = ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY
 TLS_12_RSA = ["ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-RSA-CHACHA20-POLY1305"]
 TLS_12_EC = [name.replace("RSA", "ECDSA") for name in TLS_12_RSA]
 SUITES = TLS_12_RSA + TLS_12_EC + TLS_13
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")

@@ -19,17 +19,12 @@ from typing import NamedTuple
 
 import pytest
 
-from certificates import EC, Authority, Identity
+from certificates import EC, Identity
 from wire import SSL_REQUEST, Raw
 
 # How long its keys are, and the hash they are derived with.
 SUITES = {"TLS_AES_128_GCM_SHA256": (16, "sha256"), "TLS_AES_256_GCM_SHA384": (32, "sha384"),
           "TLS_CHACHA20_POLY1305_SHA256": (32, "sha256")}
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
