@@ -190,6 +190,19 @@ pub fn raise_limit() -> io::Result<(u64, u64)> {
     Ok((soft, after))
 }
 
+/// Has the kernel's table of this process's descriptors hold `count` of them. To be called before there is a second
+/// thread: from then on, whoever opens a descriptor for which the table has to grow waits until all processors have
+/// been seen to be elsewhere (an RCU grace period, some ten milliseconds), and it grows by doubling.
+///
+/// # Errors
+///
+/// There may not be so many; the table is as before then.
+pub fn make_room(count: u64) -> io::Result<()> {
+    let last = RawFd::try_from(count.saturating_sub(1)).map_err(io::Error::other)?;
+    let fd = fcntl(io::stderr(), FcntlArg::F_DUPFD_CLOEXEC(last))?;
+    Ok(nix::unistd::close(fd)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +284,19 @@ mod tests {
         assert!(!is_close_on_exec(&one) && !is_close_on_exec(&other));
         close_on_exec([one.as_fd(), other.as_fd()]).unwrap();
         assert!(is_close_on_exec(&one) && is_close_on_exec(&other));
+    }
+
+    #[test]
+    fn there_is_room_for_as_many_as_may_be_open() {
+        let table = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+            size.unwrap().trim().parse::<u64>().unwrap()
+        };
+        let before = table();
+        make_room(2 * before).unwrap();
+        assert!(table() >= 2 * before);
+        assert!(make_room(u64::MAX).is_err());
     }
 
     #[test]

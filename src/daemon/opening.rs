@@ -32,6 +32,12 @@ use crate::upgrade::successor::Heir;
 /// Descriptors the process needs beside those of its clients and servers.
 const SPARE_DESCRIPTORS: u64 = 64;
 
+/// Those that an upgrade needs in addition, while sessions are under way.
+const IN_FLIGHT: u64 = 512;
+
+/// Descriptors that room is made for beforehand, at most: 8 bytes of kernel memory each.
+const MOST_ROOM: u64 = 64 * 1024;
+
 /// The variable that makes SIGINT a shutdown although nobody sits at a terminal.
 const SHUTDOWN_ONLY: &str = "PG_DOORMAN_CI_SHUTDOWN_ONLY";
 
@@ -131,10 +137,6 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
     let ledger =
         Ledger::open(origin.program(), &config_file, standing).map_err(cannot(CannotStart::OS))?;
     let notify = Notify::from_environment().map_err(cannot(CannotStart::OS))?;
-    if hand_over.is_some() {
-        // Until threads are started that do not.
-        thread::hurry();
-    }
     let mut heir = match hand_over.map(Heir::announce) {
         // Who gave us up goes on serving; there is nothing for us to do.
         Some(Err(error)) => {
@@ -284,13 +286,19 @@ fn check_descriptors(settings: &Settings) {
         .map(|user| user.pool_size)
         .sum();
     let wanted = (settings.general.max_connections + servers) as u64 + SPARE_DESCRIPTORS;
-    match super::descriptors::raise_limit() {
-        Ok((_, limit)) if limit < wanted => log::warn!(
+    let limit = match super::descriptors::raise_limit() {
+        Ok((_, limit)) => limit,
+        Err(error) => return log::warn!("could not raise the limit of open files: {error}"),
+    };
+    if limit < wanted {
+        log::warn!(
             "the limit of open files is {limit}; max_connections and all pool sizes together need {wanted}. \
              Raise it (ulimit -n, LimitNOFILE=) or lower max_connections"
-        ),
-        Ok(_) => {}
-        Err(error) => log::warn!("could not raise the limit of open files: {error}"),
+        );
+    }
+    let room = (wanted + IN_FLIGHT).min(limit).min(MOST_ROOM);
+    if let Err(error) = super::descriptors::make_room(room) {
+        log::debug!("no room for {room} descriptors: {error}");
     }
 }
 
