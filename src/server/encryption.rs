@@ -3,7 +3,7 @@
 //! Does not decide what to do when PostgreSQL will not; that is the mode's business, in
 //! [`login`](super::login).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use openssl::sha::Sha256;
 
@@ -24,9 +24,9 @@ const UNWILLING: u8 = b'N';
 pub struct Encryption {
     settings: Arc<ServerTls>,
     fingerprint: String,
-    /// `None`: TLS is never used, or OpenSSL does not accept what it should be used with, which the
-    /// configuration's tests have not found.
-    connector: Option<Arc<Connector>>,
+    /// Made at once where files are needed for it, else when the first connection needs it: OpenSSL takes some
+    /// milliseconds to begin, which most poolers that take connections over do not need to spend.
+    connector: Arc<OnceLock<Option<Connector>>>,
 }
 
 impl PartialEq for Encryption {
@@ -55,21 +55,27 @@ impl From<Broken> for NoTls {
 impl Encryption {
     /// As the settings want it.
     pub fn new(settings: &Arc<ServerTls>) -> Encryption {
-        let connector = match settings.mode {
-            ServerTlsMode::Disable => None,
-            _ => match connector(settings) {
-                Ok(connector) => Some(Arc::new(connector)),
-                Err(error) => {
-                    log::error!("TLS to PostgreSQL cannot be used: {error}");
-                    None
-                }
-            },
-        };
-        Encryption {
+        let encryption = Encryption {
             settings: Arc::clone(settings),
             fingerprint: fingerprint(settings),
-            connector,
+            connector: Arc::default(),
+        };
+        if settings.authorities.is_some() || settings.identity.is_some() {
+            encryption.connector();
         }
+        encryption
+    }
+
+    /// What connections are encrypted by. `None`: TLS is never used, or OpenSSL does not accept what it should be
+    /// used with, which the configuration's tests have not found.
+    fn connector(&self) -> Option<&Connector> {
+        let made = self.connector.get_or_init(|| match self.settings.mode {
+            ServerTlsMode::Disable => None,
+            _ => connector(&self.settings)
+                .map_err(|error| log::error!("TLS to PostgreSQL cannot be used: {error}"))
+                .ok(),
+        });
+        made.as_ref()
     }
 
     /// No TLS at all.
@@ -95,7 +101,7 @@ impl Encryption {
     /// # Errors
     /// [`NoTls`].
     pub fn request(&self, dialogue: &mut Dialogue<'_>, host: &str) -> Result<Peer, NoTls> {
-        let Some(connector) = &self.connector else {
+        let Some(connector) = self.connector() else {
             return Err(NoTls::Unwilling);
         };
         let mut request = Vec::new();
