@@ -8,6 +8,7 @@ pub mod buffer;
 pub mod clock;
 pub mod dialogue;
 pub mod encrypted;
+mod inbox;
 pub mod listener;
 pub mod passing;
 pub mod process;

@@ -19,20 +19,25 @@ use nix::sys::socket::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
+use super::inbox::Inbox;
+
 /// Bytes in front of a frame's body.
 const HEADER: usize = 5;
 
 /// The longest body, in bytes.
 const LONGEST: usize = 1 << 30;
 
-/// Descriptors in one frame, at most.
+/// Descriptors in one frame, at most; and in what any version reads at once.
 pub const MOST_DESCRIPTORS: usize = 4;
+
+/// Descriptors that are read at once, at most, and written if the other end is known to be able to.
+const MANY_DESCRIPTORS: usize = 64;
+
+/// Frames written at once, at most.
+const TOGETHER: usize = 32;
 
 /// The body of nearly every frame is shorter.
 const TYPICAL: usize = 64 * 1024;
-
-/// Bytes read at a time.
-const CHUNK: usize = 64 * 1024;
 
 /// A frame as it arrived.
 pub struct Frame {
@@ -52,15 +57,15 @@ struct Outgoing {
 /// One end of the socket.
 pub struct Passage {
     fd: OwnedFd,
-    /// What has come; what lies before `taken` has been taken, and wiped.
-    unread: Zeroizing<Vec<u8>>,
-    taken: usize,
+    inbox: Inbox,
     /// Where a frame is written, before its length is known. Wiped after each.
     draft: Vec<u8>,
     arrived: VecDeque<OwnedFd>,
     outgoing: VecDeque<Outgoing>,
     ended: bool,
     writer: Option<i32>,
+    /// Descriptors that the other end reads at once, at most.
+    at_once: usize,
 }
 
 impl fmt::Debug for Passage {
@@ -90,14 +95,19 @@ impl Passage {
     pub fn over(fd: OwnedFd) -> Passage {
         Passage {
             fd,
-            unread: Zeroizing::default(),
-            taken: 0,
+            inbox: Inbox::default(),
             draft: Vec::new(),
             arrived: VecDeque::new(),
             outgoing: VecDeque::new(),
             ended: false,
             writer: None,
+            at_once: MOST_DESCRIPTORS,
         }
+    }
+
+    /// The other end reads the descriptors of many frames at once.
+    pub fn widen(&mut self) {
+        self.at_once = MANY_DESCRIPTORS;
     }
 
     /// The descriptor, to wait on.
@@ -185,21 +195,23 @@ impl Passage {
     /// # Errors
     /// Those of `sendmsg`: too many descriptors are in flight (`ETOOMANYREFS`).
     pub fn flush(&mut self) -> io::Result<()> {
-        while let Some(frame) = self.outgoing.front_mut() {
-            let raw: Vec<RawFd> = frame.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        while self.owes() {
+            let (mut raw, mut slices) = (Vec::<RawFd>::new(), Vec::new());
+            for frame in self.outgoing.iter().take(TOGETHER) {
+                if raw.len() + frame.descriptors.len() > self.at_once {
+                    break;
+                }
+                raw.extend(frame.descriptors.iter().map(AsRawFd::as_raw_fd));
+                slices.push(IoSlice::new(&frame.bytes[frame.written..]));
+            }
             let rights = [ControlMessage::ScmRights(&raw)];
             // Descriptors travel with the first byte.
             let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
-            let rest = [IoSlice::new(&frame.bytes[frame.written..])];
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            match sendmsg::<()>(self.fd.as_raw_fd(), &rest, rights, flags, None) {
-                Ok(n) => {
-                    frame.written += n;
-                    frame.descriptors.clear();
-                    if frame.written == frame.bytes.len() {
-                        self.outgoing.pop_front();
-                    }
-                }
+            let sent = sendmsg::<()>(self.fd.as_raw_fd(), &slices, rights, flags, None);
+            let together = slices.len();
+            match sent {
+                Ok(n) => self.note_sent(together, n),
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EPIPE | Errno::ECONNRESET) => self.outgoing.clear(),
@@ -209,27 +221,39 @@ impl Passage {
         Ok(())
     }
 
-    /// Reads what is there.
+    /// So many frames were given to the socket together, and it took so many bytes of them.
+    fn note_sent(&mut self, together: usize, mut bytes: usize) {
+        for frame in self.outgoing.iter_mut().take(together) {
+            frame.descriptors.clear();
+            let of_this = bytes.min(frame.bytes.len() - frame.written);
+            frame.written += of_this;
+            bytes -= of_this;
+        }
+        let is_written = |frame: &Outgoing| frame.written == frame.bytes.len();
+        while self.outgoing.front().is_some_and(is_written) {
+            self.outgoing.pop_front();
+        }
+    }
+
+    /// Reads what is there; not all of it, if what has come can be looked at first.
     ///
     /// # Errors
     /// Those of `recvmsg`.
     pub fn fill(&mut self) -> io::Result<()> {
-        self.unread.drain(..std::mem::take(&mut self.taken));
         loop {
-            let kept = self.unread.len();
-            self.unread.resize(kept + CHUNK, 0);
-            let mut space = cmsg_space!([RawFd; MOST_DESCRIPTORS], UnixCredentials);
-            let mut slices = [IoSliceMut::new(&mut self.unread[kept..])];
+            let space = self.inbox.space();
+            let room = space.len();
+            let mut control = cmsg_space!([RawFd; MANY_DESCRIPTORS], UnixCredentials);
+            let mut slices = [IoSliceMut::new(space)];
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-            let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut slices, Some(&mut space), flags);
+            let received =
+                recvmsg::<()>(self.fd.as_raw_fd(), &mut slices, Some(&mut control), flags);
             let received = received.map(|message| {
                 (
                     message.bytes,
                     message.cmsgs().map(Iterator::collect::<Vec<_>>),
                 )
             });
-            let came = received.as_ref().map_or(0, |(bytes, _)| *bytes);
-            self.unread.truncate(kept + came);
             let (bytes, controls) = match received {
                 Ok(message) => message,
                 Err(Errno::EAGAIN) => return Ok(()),
@@ -240,6 +264,7 @@ impl Passage {
                 }
                 Err(error) => return Err(error.into()),
             };
+            self.inbox.came(bytes);
             for control in controls? {
                 match control {
                     // SAFETY: the kernel has just made these descriptors for us and nobody else knows
@@ -259,7 +284,7 @@ impl Passage {
                 self.ended = true;
                 return Ok(());
             }
-            if bytes < CHUNK && self.unread.len() >= HEADER {
+            if bytes < room && self.inbox.unread().len() >= HEADER {
                 // What else there is can wait until this has been looked at.
                 return Ok(());
             }
@@ -271,7 +296,7 @@ impl Passage {
     /// # Errors
     /// `InvalidData` if the peer does not keep to the rules of frames.
     pub fn take(&mut self) -> io::Result<Option<Frame>> {
-        let unread = &mut self.unread[self.taken..];
+        let unread = self.inbox.unread();
         let Some(&[a, b, c, d, count]) = unread.first_chunk::<HEADER>() else {
             return Ok(None);
         };
@@ -287,12 +312,8 @@ impl Passage {
         if self.arrived.len() < count {
             return wrong("the peer sent a frame without its descriptors");
         }
-        let taken = &mut unread[HEADER..HEADER + length];
-        let body = Zeroizing::new(taken.to_vec());
-        taken.zeroize();
-        self.taken += HEADER + length;
         Ok(Some(Frame {
-            body,
+            body: self.inbox.take(HEADER, length),
             descriptors: self.arrived.drain(..count).collect(),
         }))
     }
@@ -316,7 +337,16 @@ mod tests {
 
     #[test]
     fn frames_arrive_whole_with_their_own_descriptors() {
-        let (mut here, mut there) = ends();
+        for wide in [false, true] {
+            let (mut here, there) = ends();
+            if wide {
+                here.widen();
+            }
+            frames_arrive_whole(here, there);
+        }
+    }
+
+    fn frames_arrive_whole(mut here: Passage, mut there: Passage) {
         let mut pipes = Vec::new();
         for number in 0..10_u8 {
             let (kept, passed) = UnixStream::pair().unwrap();

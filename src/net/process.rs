@@ -33,6 +33,15 @@ impl Process {
         Ok(Process(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
+    /// Whether it ends within this time.
+    ///
+    /// # Errors
+    /// Those of `ppoll`.
+    pub fn ends_within(&self, patience: Duration) -> io::Result<bool> {
+        // The descriptor of a dead process is readable.
+        wait_briefly(self.0.as_fd(), Interest::READ, patience)
+    }
+
     /// Kills it and waits until it is dead: only then is it certain that it touches no socket.
     pub fn end(&self) {
         // SAFETY: the call takes numbers and no information about the signal; it fails if the process
@@ -48,9 +57,8 @@ impl Process {
                 0,
             );
         }
-        // The descriptor of a dead process is readable. An error is no death; there is nothing else to
-        // wait for.
-        while let Ok(false) = wait_briefly(self.0.as_fd(), Interest::READ, LOOK) {}
+        // An error is no death; there is nothing else to wait for.
+        while let Ok(false) = self.ends_within(LOOK) {}
     }
 }
 

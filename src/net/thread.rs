@@ -65,25 +65,40 @@ pub fn others() -> Vec<Pid> {
         .collect()
 }
 
-/// How much a thread that hurries goes before others: it has two and a half times their share of a busy processor.
-/// With 10 silent sessions move sooner still, but who has work to do waits for them longer (`bench/upgrade`).
-const HASTE: i32 = 4;
+/// How much a thread that hurries goes before others: it has nearly five times their share of a busy processor.
+/// With 10 a crowd of silent sessions moves sooner still, but who has work to do waits for it longer
+/// (`bench/upgrade`).
+const HASTE: i32 = 7;
 
 /// The nice value of threads that do not hurry.
 static ORDINARY: OnceLock<i32> = OnceLock::new();
 
-/// Lets the calling thread go before others, for as long as many wait for what it does. The threads that it
-/// starts inherit that. To be allowed to takes a limit of the nice value (`LimitNICE=`, `prlimit --nice`) or
-/// root; a refusal changes nothing.
+/// Lets the calling thread go before others, for as long as many wait for what it does. The threads and the
+/// processes that it starts inherit that. To be allowed to takes a limit of the nice value (`LimitNICE=`,
+/// `prlimit --nice`) or root; a refusal changes nothing.
 pub fn hurry() {
-    let ordinary = *ORDINARY.get_or_init(|| {
-        // SAFETY: no memory is concerned. A failure reads as -1, and there is none for the calling thread.
-        #[allow(unsafe_code)]
-        unsafe {
-            libc::getpriority(libc::PRIO_PROCESS, 0)
-        }
-    });
-    set_nice(ordinary - HASTE);
+    if let Some(ordinary) = ORDINARY.get().copied().or_else(|| nice(0)) {
+        set_nice(*ORDINARY.get_or_init(|| ordinary) - HASTE);
+    }
+}
+
+/// Lets the first thread of a process that was started by one in a hurry go on hurrying, and says what is ordinary:
+/// the nice value of the first thread of the `starter`.
+pub fn hurry_like(starter: Pid) {
+    if let Some(ordinary) = nice(starter.as_raw()) {
+        let _ = ORDINARY.set(ordinary);
+    }
+    hurry();
+}
+
+/// The nice value of a thread, or of the calling one.
+fn nice(thread: i32) -> Option<i32> {
+    nix::errno::Errno::clear();
+    // SAFETY: no memory is concerned.
+    #[allow(unsafe_code)]
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, thread.unsigned_abs()) };
+    // -1 is a value like others, except that an error says more.
+    (nice != -1 || nix::errno::Errno::last_raw() == 0).then_some(nice)
 }
 
 /// The calling thread no longer goes before others, if it did.

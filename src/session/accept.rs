@@ -387,12 +387,16 @@ impl Reception {
     fn work(self: Arc<Reception>, first: Receiver<Work>) {
         thread::hurry_no_more();
         let (mut next, mut bay) = (first, Bay::Fresh);
+        let mut preempts = None;
         loop {
             // Whoever kept this thread for a guest may have no guest after all.
             let mut work = next.recv().ok();
             while let Some(now) = work {
                 let house = &self.house;
-                thread::preempt_on_wake_up(self.busy() <= self.processors);
+                let few = self.busy() <= self.processors;
+                if preempts.replace(few) != Some(few) {
+                    thread::preempt_on_wake_up(few);
+                }
                 // A defect met by one client must not end the others' sessions; its own ends with its
                 // thread.
                 let outcome =

@@ -24,9 +24,6 @@ const LOBBY_PACE: Duration = Duration::from_millis(5);
 /// turns: to start a thread takes as long as to serve a small query.
 const LOBBY_STARTS: usize = 24;
 
-/// How many threads are started for them all the same: those that are there may all be kept by long transactions.
-const LOBBY_STARTS_LEAST: usize = 4;
-
 impl Reception {
     /// Opens the lobby to guests who have nothing to say for now. Those who speak get a thread as soon as
     /// there is one, the others by and by when no more are expected.
@@ -65,7 +62,7 @@ impl Reception {
                 tick = now.after(LOBBY_PACE);
                 let before = std::mem::replace(&mut seated, lobby.seated());
                 let others = seated - before - std::mem::take(&mut started);
-                starts = LOBBY_STARTS.saturating_sub(others).max(LOBBY_STARTS_LEAST);
+                starts = LOBBY_STARTS.saturating_sub(others);
                 if !lobby.is_crowded() {
                     self.seat_silent();
                 }

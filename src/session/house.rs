@@ -254,8 +254,9 @@ impl House {
         let mut all = self.sessions.all();
         if whom == Moving::Everybody {
             self.all_move.store(true, Ordering::Release);
-            let silent = |handle: &Arc<Handle>| handle.bed.is_taken();
-            all.sort_by_cached_key(|handle| (silent(handle), handle.activity() == Activity::Idle));
+            self.lobby.expect(true);
+            let idle = |handle: &Handle| handle.activity() == Activity::Idle;
+            all.sort_by_cached_key(|handle| (self.lies_silent(handle), idle(handle)));
             return all.into();
         }
         for handle in all {
@@ -278,6 +279,7 @@ impl House {
     /// Sessions no longer move.
     pub fn end_moving(&self) {
         self.all_move.store(false, Ordering::Release);
+        self.lobby.expect(false);
         *self.mover.lock() = None;
         let drains = self.stage() != Stage::Open;
         for handle in self.sessions.all() {
@@ -315,6 +317,11 @@ impl House {
             }
             None => false,
         }
+    }
+
+    /// Whether a session can be lifted out of where it is silent.
+    pub fn lies_silent(&self, session: &Handle) -> bool {
+        session.bed.is_taken() || self.lobby.holds(session.who.id)
     }
 
     /// Takes a session out of where it is silent, to move it, without a word to any thread.

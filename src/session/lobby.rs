@@ -41,7 +41,7 @@ struct State {
     silent: HashMap<u64, Guest>,
     waiting: VecDeque<Guest>,
     attendance: Option<Attendance>,
-    /// More may come: it is too early to call those who are silent.
+    /// More may come, or all are about to go: those who are silent are not called.
     expecting: bool,
 }
 
@@ -80,9 +80,15 @@ impl Lobby {
         Ok(())
     }
 
-    /// No more are expected but those who give up their threads to others.
-    pub fn expect_no_more(&self) {
-        self.state.lock().expecting = false;
+    /// Whether more are expected than those who give up their threads to others, or all are about to go: as long
+    /// as that is so, nobody gets a thread who has nothing to say.
+    pub fn expect(&self, expecting: bool) {
+        self.state.lock().expecting = expecting;
+    }
+
+    /// Whether the guest with this number is here and silent.
+    pub(super) fn holds(&self, id: u64) -> bool {
+        self.state.lock().silent.contains_key(&id)
     }
 
     /// Nobody waits for the silent ones any more, if there are none and none are expected: whether that is so.

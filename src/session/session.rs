@@ -44,7 +44,7 @@ pub enum Phase {
 }
 
 /// A message that has passed in part.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Frame {
     /// Bytes that have not come yet.
@@ -59,7 +59,7 @@ pub struct Frame {
 }
 
 /// One side of a session.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Side {
     /// Bytes read from it and not yet acted upon.
@@ -215,6 +215,16 @@ impl From<&Plan> for Rules {
     }
 }
 
+/// Whether a part is as in a session of which nothing is under way: thousands of these move at once, and what is
+/// not written down has not to be read.
+pub(crate) fn is_default<T: Default + PartialEq>(part: &T) -> bool {
+    *part == T::default()
+}
+
+fn is_empty(settings: &Arc<Parameters>) -> bool {
+    settings.is_empty()
+}
+
 /// A client's session.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Session {
@@ -238,33 +248,34 @@ pub struct Session {
     /// What it is doing.
     phase: Phase,
     /// The rules it is served by.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub rules: Rules,
     /// What PostgreSQL reports of its settings, as the client has been told.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_empty")]
     pub told: Arc<Parameters>,
     /// Settings of its own that PostgreSQL does not report.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_empty")]
     pub unreported: Arc<Parameters>,
     /// The settings it asked for at startup: what RESET goes back to.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_empty")]
     pub chosen: Arc<Parameters>,
     /// The statements it has prepared, by its own names; the unnamed one has the empty name.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub statements: HashMap<Vec<u8>, Arc<Statement>>,
     /// The client's side.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub client: Side,
     /// Its server connection, while it has one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lent: Option<Lent>,
     /// The client is gone; replies are dropped.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub abandoned: bool,
     /// A request was refused: what the client sends is dropped up to its next Sync.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub refusing: bool,
     /// The transaction block that it has begun and no server knows of.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub deferred: Deferred,
     /// The settings that the texts of its statements are read under.
     #[serde(skip)]
@@ -273,10 +284,10 @@ pub struct Session {
     #[serde(skip)]
     pub overheard: Overheard,
     /// Its next request is taken up again because a plan was stale: it will not misread the new one's rows.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub begins_again: bool,
     /// What it has done since its pool was last told.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub work: Work,
 }
 
@@ -343,6 +354,13 @@ impl Session {
             self.phase
         );
         self.phase = phase;
+    }
+
+    /// From now on other rules apply. What the client has prepared follows it also if its pool is run otherwise since.
+    pub fn follow(&mut self, rules: Rules) {
+        self.rules = rules;
+        let named = |name: &Vec<u8>| !name.is_empty();
+        self.rules.follow_statements |= self.statements.keys().any(named);
     }
 
     /// Whether the server connection has been used for the client.

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use socket2::SockRef;
 
 use crate::net::clock::Moment;
+use crate::net::process::Process;
 use crate::net::wait::{Interest, wait_briefly};
 
 /// The variable that tells a process that it is a successor, and over which descriptor.
@@ -90,14 +91,19 @@ impl Origin {
             .spawn()
             .map_err(|error| format!("{program} cannot be run: {error}"))?;
         let deadline = Moment::now().after(limit);
+        let process = i32::try_from(child.id()).map(Process::open);
         let mut stderr = child.stderr.take();
         let mut said = Vec::new();
         let status = loop {
             match child.try_wait() {
                 Ok(Some(status)) => break status,
-                Ok(None) if deadline > Moment::now() => {
-                    listen(&mut stderr, &mut said);
-                }
+                Ok(None) if deadline > Moment::now() => match (&stderr, &process) {
+                    // It has said its last and is about to end.
+                    (None, Ok(Ok(process))) if process.ends_within(LOOK).is_ok() => {}
+                    _ => {
+                        listen(&mut stderr, &mut said);
+                    }
+                },
                 Ok(None) => {
                     end_group(&mut child);
                     return Err(format!(

@@ -23,7 +23,7 @@ use crate::server::backend::Backend;
 use crate::server::parameters::Parameters;
 use crate::server::prepared::Statement;
 use crate::session::registry::CancelKey;
-use crate::session::session::Session;
+use crate::session::session::{Session, is_default};
 
 /// The version of this protocol.
 pub const VERSION: u32 = 1;
@@ -130,6 +130,12 @@ pub struct Ready {
     /// Whether it understands [`Message::Settings`].
     #[serde(default)]
     pub settings: bool,
+    /// Whether it finds out by itself what rules apply to a session without a server connection.
+    #[serde(default)]
+    pub knows_rules: bool,
+    /// Whether it reads many descriptors at once.
+    #[serde(default)]
+    pub wide: bool,
 }
 
 /// What concerns the process as a whole.
@@ -226,16 +232,16 @@ pub struct Idle {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Standing {
     /// `application_name` at login.
-    #[serde(default, with = "serde_bytes")]
+    #[serde(default, with = "serde_bytes", skip_serializing_if = "Vec::is_empty")]
     pub application_name: Vec<u8>,
     /// Transactions finished.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub transactions: u64,
     /// Queries finished.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub queries: u64,
     /// Errors.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub errors: u64,
 }
 
@@ -328,12 +334,16 @@ pub struct GivenSession<'a> {
     /// What belongs to it beside its value.
     pub standing: Standing,
     /// Which [`Message::Settings`] it has been told, if that is not said in its value.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub told: Option<usize>,
     /// When its server connection must have answered a question of the pooler's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub server_deadline: Option<Moment>,
     /// The TLS of its client.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub client_tls: Option<&'a Encrypted>,
     /// The TLS of its server connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub server_tls: Option<&'a Encrypted>,
 }
 

@@ -77,6 +77,8 @@ struct HandOver<'a> {
     takes_deferred: bool,
     /// Whether the successor takes settings by themselves, and those that it has been given.
     takes_settings: bool,
+    /// Whether the successor knows what rules apply to a session that has no server connection.
+    knows_rules: bool,
     settings: Vec<Arc<Parameters>>,
     staying: HashSet<u64>,
     /// Whether the successor says when it has made ready for the sessions, and whether it has said so.
@@ -127,11 +129,10 @@ pub fn hand_over(
 ) -> Result<Outcome, String> {
     let settings = house.settings();
     let limits = &settings.upgrade;
+    thread::hurry();
     origin.test(limits.validate_timeout)?;
     let (passage, theirs) = Passage::pair().map_err(|error| format!("no socket pair: {error}"))?;
     let mut child = origin.start(&theirs)?;
-    // Not before: the child would inherit it for good.
-    thread::hurry();
     drop(theirs);
     let (sender, parked) = unbounded();
     let (passes_on, cancels) = unbounded();
@@ -147,6 +148,7 @@ pub fn hand_over(
         takes_tls: false,
         takes_deferred: false,
         takes_settings: false,
+        knows_rules: false,
         settings: Vec::new(),
         staying: HashSet::new(),
         says_seated: false,
@@ -215,8 +217,11 @@ fn describe(child: &mut Child, why: &io::Error) -> String {
 fn check_descriptors(limit: Option<u64>) -> io::Result<()> {
     let Some(limit) = limit else { return Ok(()) };
     let (own, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if limit >= own {
+        return Ok(());
+    }
     let open = std::fs::read_dir("/proc/self/fd")?.count() as u64;
-    if limit < own && limit < open + SPARE_DESCRIPTORS {
+    if limit < open + SPARE_DESCRIPTORS {
         return Err(io::Error::other(format!(
             "the new process may open {limit} files, but {open} are open here; raise its limit (ulimit -n, LimitNOFILE=)"
         )));
@@ -338,7 +343,7 @@ impl HandOver<'_> {
     /// How many more may be under way than where somebody is to move who is not silent.
     fn more(&self) -> usize {
         let next = self.to_tell.front();
-        if self.coming.is_empty() && next.is_none_or(|handle| handle.bed.is_taken()) {
+        if self.coming.is_empty() && next.is_none_or(|handle| self.house.lies_silent(handle)) {
             SILENT_MORE
         } else {
             0
@@ -425,6 +430,10 @@ impl HandOver<'_> {
                     self.takes_tls = ready.tls;
                     self.takes_deferred = ready.deferred;
                     self.takes_settings = ready.settings;
+                    self.knows_rules = ready.knows_rules;
+                    if ready.wide {
+                        self.passage.widen();
+                    }
                     self.says_seated = ready.seats;
                     self.ready = true;
                 }

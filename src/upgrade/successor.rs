@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{bounded, unbounded};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::unistd::getuid;
+use nix::unistd::{Pid, getuid};
 
 use self::taking::Taker;
 use super::messages::{self, Hello, Message, Ready, VERSION};
@@ -56,6 +56,8 @@ impl Heir {
                 "the hand-over comes from process {process} of user {user}"
             )));
         }
+        // Until threads are started that do not.
+        thread::hurry_like(Pid::from_raw(process));
         let ready = Message::Ready(Ready {
             version: VERSION,
             program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -66,6 +68,8 @@ impl Heir {
             seats: true,
             deferred: true,
             settings: true,
+            knows_rules: true,
+            wide: true,
         });
         messages::post(&mut passage, &ready, Vec::new())?;
         let deadline = Moment::now().after(PATIENCE);
@@ -186,8 +190,7 @@ impl Heir {
                 house.begin_passing_on(passes_on);
                 let _ = started.send(());
                 let taker = Taker::new(house, reception, self.passage, cancels);
-                let seats = self.hello.awake.unwrap_or(self.hello.sessions);
-                taker.work(seats, self.idle, on_end);
+                taker.work(&self.hello, self.idle, on_end);
             })?;
         // Whoever comes in from now on may bring a CancelRequest.
         let _ = has_started.recv();

@@ -101,7 +101,8 @@ fn every_recorded_hand_over_is_understood() {
 }
 
 /// What belongs to a key that is no field of ours: names of parameters, of statements.
-const DATA: [&str; 8] = [
+const DATA: [&str; 9] = [
+    "Settings",
     "told",
     "unreported",
     "chosen",
@@ -151,7 +152,7 @@ fn reads(value: &Value) -> bool {
 
 /// What cannot be missing, as the last field on the way and the key: who and where somebody is, and what
 /// cannot be guessed.
-const NEEDED: [&str; 41] = [
+const NEEDED: [&str; 40] = [
     "*/definition",
     "*/number",
     "*/spelling",
@@ -190,7 +191,6 @@ const NEEDED: [&str; 41] = [
     "session/database",
     "session/id",
     "session/phase",
-    "session/rules",
     "session/secret",
     "session/user",
 ];

@@ -11,6 +11,8 @@
  *
  * If there is a directory $HANDOVER_RECORD, what each side sends is appended to the file of its name there.
  *
+ * Frames that are sent together go one by one, as if the socket had taken no more: each is a step of its own.
+ *
  * Steps are counted from the beginning of an upgrade, threads of a predecessor too, and those of a successor
  * from its start.
  */
@@ -82,7 +84,8 @@ static void step(int fd, int call)
     }
     number = due(predecessor, call, 0);
     if (number >= 0)
-        kill(getpid(), number);
+        /* To this thread, which does nothing more then; any other would have to hear of it first. */
+        raise(number);
     errno = saved;
 }
 
@@ -96,7 +99,6 @@ static void record(int fd, const struct msghdr *message, ssize_t sent)
         file = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
     }
     if (file >= 0) {
-        /* The hand-over sends one piece at a time. */
         if (write(file, message->msg_iov[0].iov_base, sent) != sent)
             unlink(path);
         close(file);
@@ -132,11 +134,15 @@ static void hide_keys(const struct msghdr *message)
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
     ssize_t (*next)(int, const struct msghdr *, int) = dlsym(RTLD_NEXT, "sendmsg");
-    if (nameless(fd))
-        hide_keys(message);
-    ssize_t sent = next(fd, message, flags);
-    if (sent > 0 && nameless(fd)) {
-        record(fd, message, sent);
+    if (!nameless(fd))
+        return next(fd, message, flags);
+    hide_keys(message);
+    struct msghdr first = *message;
+    if (first.msg_iovlen > 1)
+        first.msg_iovlen = 1;
+    ssize_t sent = next(fd, &first, flags);
+    if (sent > 0) {
+        record(fd, &first, sent);
         step(fd, SEND);
     }
     return sent;

@@ -484,6 +484,25 @@ def test_a_transaction_that_no_server_has_seen_waits_for_the_next_request(watche
     pg.admin("drop table notes", database="shop")
 
 
+@pytest.mark.parametrize("key", ["settings", "knows_rules", "wide"])
+def test_sessions_move_to_a_version_that_has_to_be_told_more(watched, pg, mode, key):
+    one, steps = watched(size=4, mode=mode)
+    crowd = [one.raw(application_name=f"till {n}") for n in range(3)]
+    for n, raw in enumerate(crowd):
+        raw.ask(parse(f"select {n}", "q"), sync())
+        raw.ask(query("set datestyle = 'German, DMY'"))
+    crowd[0].ask(query("begin"))
+    backends = pg.pids()
+    steps.hide(key)
+    one.upgrade()
+    for n, raw in enumerate(crowd):
+        raw.send(bind((), "q"), execute(), sync())
+        assert rows(raw.read_until("Z")) == [[str(n).encode()]]
+        assert raw.value("show datestyle") == "German, DMY"
+        assert raw.value("show application_name") == f"till {n}"
+    assert crowd[0].status == "T" and pg.pids() == backends
+
+
 # CancelRequests
 
 def test_a_cancel_finds_its_session_in_either_process(watched, pg):

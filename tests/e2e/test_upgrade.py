@@ -112,6 +112,8 @@ def test_silent_clients_move(doorman, pg, mode, same_backends):
     crowd = [one.raw(application_name=f"client {n}") for n in range(20)]
     for raw in crowd:
         raw.value("select 1")
+    # A transaction is counted after its answer is on its way.
+    wait_until(lambda: all(client[-1] == 1 for client in clients(one).values()))
     before, backends = clients(one), pg.pids()
     same_backends()
     one.upgrade()

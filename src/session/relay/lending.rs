@@ -47,10 +47,7 @@ impl Session {
         check: bool,
         out: &mut Output,
     ) {
-        self.rules = rules;
-        // What a client has prepared follows it also if its pool is run otherwise since.
-        let named = |name: &Vec<u8>| !name.is_empty();
-        self.rules.follow_statements |= self.statements.keys().any(named);
+        self.follow(rules);
         let now = self.now;
         self.lent = Some(Lent {
             at_ready: Arc::clone(&backend.reported),

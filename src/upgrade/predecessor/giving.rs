@@ -74,7 +74,7 @@ impl HandOver<'_> {
         let house = self.house;
         let arrivals = &house.arrivals;
         let all = house.sessions.all();
-        let awake = all.iter().filter(|session| !session.bed.is_taken()).count();
+        let awake = all.iter().filter(|session| !house.lies_silent(session));
         let hello = Hello {
             version: VERSION,
             next_session: house.sessions.last_id() + GAP,
@@ -87,7 +87,7 @@ impl HandOver<'_> {
             arrivals_tls: arrivals.tls.load(Ordering::Relaxed),
             log_filter: Some(self.log_filter.clone()),
             sessions: house.sessions.len(),
-            awake: Some(awake),
+            awake: Some(awake.count()),
         };
         messages::post(
             &mut self.passage,
@@ -168,7 +168,7 @@ impl HandOver<'_> {
             What::Pool(resting) => self.give_settings(&resting.session.told)?,
             What::Console(_) => None,
         };
-        if let Err(error) = post_guest(&mut self.passage, &mut guest, told) {
+        if let Err(error) = post_guest(&mut self.passage, &mut guest, told, self.knows_rules) {
             self.backlog.push_front((guest, since));
             self.bear(error)?;
             return Ok(false);
@@ -222,8 +222,13 @@ fn has_tls(guest: &Guest) -> bool {
 }
 
 /// Queues a session with copies of its descriptors. Ours stay open: it may come back. What it has been `told` by
-/// number is left out of its value.
-fn post_guest(passage: &mut Passage, guest: &mut Guest, told: Option<usize>) -> io::Result<()> {
+/// number is left out of its value, and so are its rules if the successor knows them.
+fn post_guest(
+    passage: &mut Passage,
+    guest: &mut Guest,
+    told: Option<usize>,
+    knows_rules: bool,
+) -> io::Result<()> {
     let awaits_outcome = guest.awaits_reply();
     let handle = guest.entry.handle();
     let standing = Standing {
@@ -238,7 +243,10 @@ fn post_guest(passage: &mut Passage, guest: &mut Guest, told: Option<usize>) -> 
             if let Some(server) = &resting.server {
                 descriptors.push(server.fd().try_clone_to_owned()?);
             }
-            let left_out = told.map(|_| std::mem::take(&mut resting.session.told));
+            let session = &mut resting.session;
+            let left_out = told.map(|_| std::mem::take(&mut session.told));
+            let rules =
+                (knows_rules && session.lent.is_none()).then(|| std::mem::take(&mut session.rules));
             let given = Given::Session(GivenSession {
                 session: &resting.session,
                 standing,
@@ -250,6 +258,9 @@ fn post_guest(passage: &mut Passage, guest: &mut Guest, told: Option<usize>) -> 
             let posted = messages::post(passage, &given, descriptors);
             if let Some(told) = left_out {
                 resting.session.told = told;
+            }
+            if let Some(rules) = rules {
+                resting.session.rules = rules;
             }
             posted
         }

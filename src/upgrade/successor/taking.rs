@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::Receiver;
 
-use super::super::messages::{self, Message, Moved, MovedConsole, Refused};
+use super::super::messages::{self, Hello, Message, Moved, MovedConsole, Refused};
 use super::super::outcome::{self, Outcome};
 use super::{exchange, wrong};
 use crate::net::encrypted::Encrypted;
@@ -27,6 +27,24 @@ use crate::session::registry::{CancelKey, Handle, Identity};
 
 /// Threads that are started before the first session comes, at most.
 const READY_SEATS: usize = 128;
+
+/// Bytes of memory that a silent session takes, about, and what is made ready for all of them at most.
+const SESSION_SIZE: usize = 4096;
+const MOST_ROOM: usize = 32 * 1024 * 1024;
+
+/// Has the allocator extend the calling thread's heap by so many bytes. glibc extends that of any thread but the
+/// first page by page, with a system call each for which all other threads of the process wait, and keeps what has
+/// been extended once. No memory is touched.
+fn make_room(bytes: usize) {
+    // Larger ones are not taken from there.
+    const PIECE: usize = 64 * 1024;
+    let pieces = bytes.min(MOST_ROOM) / PIECE;
+    drop(
+        (0..pieces)
+            .map(|_| Vec::<u8>::with_capacity(PIECE))
+            .collect::<Vec<_>>(),
+    );
+}
 
 /// Takes what the predecessor gives, one after the other.
 pub(super) struct Taker {
@@ -74,10 +92,11 @@ impl Taker {
     /// Takes everything; see [`Heir::receive`](super::Heir::receive).
     pub(super) fn work(
         mut self,
-        sessions: usize,
+        hello: &Hello,
         idle: Vec<(messages::Idle, OwnedFd)>,
         on_end: impl FnOnce(bool),
     ) {
+        make_room(hello.sessions.saturating_mul(SESSION_SIZE));
         self.lobby = match self.reception.open_lobby() {
             Ok(()) => true,
             Err(error) => {
@@ -86,7 +105,7 @@ impl Taker {
             }
         };
         // Those who are busy come first, and nobody waits yet.
-        let most = sessions.min(READY_SEATS);
+        let most = hello.awake.unwrap_or(hello.sessions).min(READY_SEATS);
         self.seats
             .extend((0..most).map_while(|_| self.reception.seat().ok()));
         let outcome = self
@@ -98,7 +117,7 @@ impl Taker {
             .and_then(|()| self.take_all());
         self.serve_arrived();
         self.seats.clear();
-        self.house.lobby.expect_no_more();
+        self.house.lobby.expect(false);
         self.house.pools.expect_no_more();
         self.house.end_passing_on();
         while let Ok(key) = self.cancels.try_recv() {
@@ -263,6 +282,9 @@ impl Taker {
             statements.insert(name, self.house.statements.adopt(statement));
         }
         session.statements = statements;
+        if session.lent.is_none() {
+            session.follow((&*pool.plan()).into());
+        }
         let handle = self.handle(
             Identity {
                 id: session.id,
