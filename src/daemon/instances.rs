@@ -14,6 +14,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::ledger::{self, Entry, Reader, Standing};
+use crate::net::clock::Moment;
+
+/// How long an upgrade is awaited that seems to be at its end, and how often it is looked whether it is.
+const SETTLING: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A process of this program.
 #[derive(Debug)]
@@ -101,6 +106,24 @@ impl Instance {
     /// Those that serve this configuration file, among the processes that can be seen here. Of two that are
     /// in an upgrade it is the one that gives, as long as it is not done.
     pub fn serving(config_file: &Path) -> Vec<Instance> {
+        let deadline = Moment::now().after(SETTLING);
+        let is_leaving = |instance: &&Instance| {
+            let standing = instance.entry().map(|entry| entry.standing);
+            matches!(standing, Ok(Standing::Upgrading | Standing::Replaced(_)))
+        };
+        loop {
+            let found = Instance::seen_serving(config_file);
+            // The one that has given everything says so last: until then its successor may serve beside it.
+            match found.iter().find(is_leaving) {
+                Some(leaving) if found.len() > 1 && deadline > Moment::now() => {
+                    leaving.ended(LOOK);
+                }
+                _ => return found,
+            }
+        }
+    }
+
+    fn seen_serving(config_file: &Path) -> Vec<Instance> {
         let wanted = ledger::named(config_file);
         let own = world("self");
         let (mut there, mut coming) = (Vec::new(), Vec::new());

@@ -13,7 +13,8 @@ import handover
 from doorman import ADMIN_PASSWORD, CHECKOUT, Successor, binary
 from handover import Steps
 from test_load import pgbench, scale  # noqa: F401
-from wait import wait_until
+from test_operator import upgrade
+from wait import stays, wait_until
 from wire import (Raw, bind, cancel_request, copy_data, copy_done, error, execute, flush, kinds, parse, query,
                   rows, sync)
 
@@ -457,6 +458,30 @@ def test_a_hand_over_is_recorded(watched, pg):
             (kept / side).write_bytes(stream)
 
 
+# Who asks at its end
+
+def test_an_upgrade_is_asked_for_while_both_processes_serve(watched, background):
+    """The new one has everything, and the old one has not said yet that it is done."""
+    one, steps = watched(size=1)
+    raw = one.raw()
+    raw.ask(query("begin"))
+    # Ready, Seated, the session is accepted with the only server connection, all is taken.
+    steps.stop("predecessor", "recv", 4)
+    one.signal(signal.SIGUSR2)
+    one.wait_log("took over from the predecessor")
+    wait_until(lambda: steps.taken().count("predecessor recv") == 4)
+    asked = background(upgrade, "--wait", one.path)
+    assert stays(lambda: not asked.done(), 0.3)
+    steps.strike()
+    one.signal(signal.SIGCONT)
+    status, out, err = asked.result(20)
+    assert (status, err) == (0, "") and "upgrade complete: 1 sessions" in out
+    one.process.wait()
+    (pid,) = wait_until(lambda: len(one.processes()) == 1 and one.processes())
+    one.process = Successor(pid)
+    assert served(raw)
+
+
 # Versions that do not know everything
 
 @pytest.mark.parametrize("ends", ["commit;", "select 1"])
@@ -485,14 +510,14 @@ def test_a_transaction_that_no_server_has_seen_waits_for_the_next_request(watche
 
 
 @pytest.mark.parametrize("key", ["settings", "knows_rules", "wide"])
-def test_sessions_move_to_a_version_that_has_to_be_told_more(watched, pg, mode, key):
+def test_sessions_move_to_a_version_that_has_to_be_told_more(watched, mode, key):
     one, steps = watched(size=4, mode=mode)
     crowd = [one.raw(application_name=f"till {n}") for n in range(3)]
     for n, raw in enumerate(crowd):
         raw.ask(parse(f"select {n}", "q"), sync())
         raw.ask(query("set datestyle = 'German, DMY'"))
     crowd[0].ask(query("begin"))
-    backends = pg.pids()
+    backend = crowd[0].value("select pg_backend_pid()")
     steps.hide(key)
     one.upgrade()
     for n, raw in enumerate(crowd):
@@ -500,7 +525,7 @@ def test_sessions_move_to_a_version_that_has_to_be_told_more(watched, pg, mode, 
         assert rows(raw.read_until("Z")) == [[str(n).encode()]]
         assert raw.value("show datestyle") == "German, DMY"
         assert raw.value("show application_name") == f"till {n}"
-    assert crowd[0].status == "T" and pg.pids() == backends
+    assert crowd[0].status == "T" and crowd[0].value("select pg_backend_pid()") == backend
 
 
 # CancelRequests
