@@ -279,7 +279,8 @@ def test_the_old_process_is_killed_after_each_step(watched, pg, call):
             continue
         (pid,) = wait_until(one.processes)
         one.process = Successor(pid)
-        accepted = steps.taken().count("successor send") - BEFORE
+        # Behind the last of the six it says that it has taken all, if that still reaches the old one.
+        accepted = min(steps.taken().count("successor send") - BEFORE, 6)
         assert one.serves()
         assert crowd.look() <= 6 - accepted
         one.upgrade()
