@@ -6,7 +6,7 @@
 use zeroize::{Zeroize, Zeroizing};
 
 /// There is room for at least so many bytes whenever some are read.
-pub(super) const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = 64 * 1024;
 
 /// Room that is kept while there is nothing to read.
 const KEPT: usize = 1024 * 1024;

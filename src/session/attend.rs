@@ -1,7 +1,8 @@
 //! Attending to the lobby: one thread waits for all who are silent there, and gives them threads.
 //!
-//! Invariant: a guest who has spoken gets the next thread that falls free, or one of those that are started, of
-//! which there are some in every few milliseconds; and after some seconds nobody is in the lobby.
+//! Invariant: who has spoken first is the first to get a thread that falls free, and if few do, threads are started,
+//! so that some get one in every few milliseconds; and after some seconds nobody is in the lobby, unless all are
+//! about to move.
 
 use std::io;
 use std::sync::Arc;
