@@ -91,16 +91,13 @@ impl Instance {
         };
         // Held first: what is found out below is then true of the process that is held, or it has ended.
         let held = hold(pid).map_err(refused)?;
-        let ledger = Reader::of(pid).map_err(refused)?;
-        let instance = Instance {
-            pid,
-            held,
-            ledger: ledger.ok_or_else(|| NotFound::Stranger(pid, name(pid)))?,
-        };
-        if instance.ended(Duration::ZERO) {
+        let ledger = Reader::of(pid);
+        if has_ended(&held, Duration::ZERO) {
             return Err(NotFound::Gone(pid));
         }
-        Ok(instance)
+        let ledger = ledger.map_err(refused)?;
+        let ledger = ledger.ok_or_else(|| NotFound::Stranger(pid, name(pid)))?;
+        Ok(Instance { pid, held, ledger })
     }
 
     /// Those that serve this configuration file, among the processes that can be seen here. Of two that are
@@ -111,42 +108,47 @@ impl Instance {
             let standing = instance.entry().map(|entry| entry.standing);
             matches!(standing, Ok(Standing::Upgrading | Standing::Replaced(_)))
         };
+        let mut passed = Vec::new();
         loop {
-            let found = Instance::seen_serving(config_file);
+            let (found, missed) = Instance::seen_serving(config_file);
+            // The successor of one that it has only now come too late for may be younger than this look.
+            let is_outdated = missed.iter().any(|pid| !passed.contains(pid));
+            passed = missed;
+            let is_final = deadline <= Moment::now();
             // The one that has given everything says so last: until then its successor may serve beside it.
             match found.iter().find(is_leaving) {
-                Some(leaving) if found.len() > 1 && deadline > Moment::now() => {
+                Some(leaving) if found.len() > 1 && !is_final => {
                     leaving.ended(LOOK);
                 }
+                _ if found.is_empty() && is_outdated && !is_final => {}
                 _ => return found,
             }
         }
     }
 
-    fn seen_serving(config_file: &Path) -> Vec<Instance> {
+    /// One look at the processes there are, and which of them had ended or been replaced when it came to them.
+    fn seen_serving(config_file: &Path) -> (Vec<Instance>, Vec<u32>) {
         let wanted = ledger::named(config_file);
         let own = world("self");
-        let (mut there, mut coming) = (Vec::new(), Vec::new());
-        for pid in processes() {
-            if pid == std::process::id() || world(&pid.to_string()) != own {
-                continue;
-            }
-            let Ok(instance) = Instance::exactly(pid) else {
-                continue;
-            };
-            if instance.is_copy() {
-                continue;
-            }
-            match instance.entry() {
-                Ok(entry) if entry.config_file == wanted => match entry.standing {
-                    Standing::Replaced(_) => {}
-                    Standing::TakingOver => coming.push(instance),
-                    _ => there.push(instance),
+        let (mut there, mut coming, mut missed) = (Vec::new(), Vec::new(), Vec::new());
+        for pid in processes().filter(|pid| *pid != std::process::id()) {
+            match Instance::exactly(pid) {
+                Ok(one) if world(&pid.to_string()) == own && !one.is_copy() => match one.entry() {
+                    Ok(entry) if entry.config_file == wanted => match entry.standing {
+                        Standing::Replaced(_) => missed.push(pid),
+                        Standing::TakingOver => coming.push(one),
+                        _ => there.push(one),
+                    },
+                    _ => {}
                 },
+                // Of one that has ended meanwhile it cannot be seen where it lived.
+                Ok(one) if one.ended(Duration::ZERO) => missed.push(pid),
+                Err(NotFound::Gone(_)) => missed.push(pid),
                 _ => {}
             }
         }
-        if there.is_empty() { coming } else { there }
+        let found = if there.is_empty() { coming } else { there };
+        (found, missed)
     }
 
     /// Whether this is a child that an instance has just forked, before it becomes another program: it has
@@ -190,10 +192,14 @@ impl Instance {
 
     /// Whether it has ended; waits for that as long as `limit`.
     pub fn ended(&self, limit: Duration) -> bool {
-        let mut look = [PollFd::new(self.held.as_fd(), PollFlags::POLLIN)];
-        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-        poll(&mut look, limit).is_ok_and(|count| count > 0)
+        has_ended(&self.held, limit)
     }
+}
+
+fn has_ended(held: &OwnedFd, limit: Duration) -> bool {
+    let mut look = [PollFd::new(held.as_fd(), PollFlags::POLLIN)];
+    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    poll(&mut look, limit).is_ok_and(|count| count > 0)
 }
 
 /// A pidfd (`pidfd_open(2)`).

@@ -48,17 +48,19 @@ pub fn upgrade(
         Standing::Replaced(_) => arguments.pid.is_none(),
         _ => false,
     } {
-        instance.ended(LOOK);
-        entry = match read(&instance)?.standing {
+        // Asked first: what is read after the end is the last word.
+        let has_ended = instance.ended(LOOK);
+        entry = read(&instance)?;
+        match entry.standing {
             // Somebody else's upgrade: whether there is anything left to do is for its successor to say.
             Standing::Replaced(_) => {
                 instance.ended(ENDING);
                 instance = find(arguments, config_file)?;
-                read(&instance)?
+                entry = read(&instance)?;
             }
-            _ if instance.ended(Duration::ZERO) => return Err(ended(instance.pid)),
-            _ => read(&instance)?,
-        };
+            _ if has_ended => return Err(ended(instance.pid)),
+            _ => {}
+        }
     }
     if arguments.if_changed {
         let changed = replaced::replaced(instance.pid, &entry.program)
@@ -78,9 +80,13 @@ pub fn upgrade(
         Standing::Replaced(_) => return Err(format!("process {pid} has just been replaced")),
         Standing::TakingOver | Standing::Serving | Standing::Abandoned(_) => {}
     }
-    instance
-        .signal(Signal::SIGUSR2)
-        .map_err(|error| format!("process {pid} could not be signalled: {error}"))?;
+    match instance.signal(Signal::SIGUSR2) {
+        // It has ended since it was looked at; its last word says whether that was an upgrade.
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+            return Err(format!("process {pid} could not be signalled: {error}"));
+        }
+        _ => {}
+    }
     await_outcome(&instance, &entry).map(Some)
 }
 

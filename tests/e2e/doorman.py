@@ -217,9 +217,9 @@ class Doorman:
         return said[-1]
 
     def processes(self) -> list[int]:
-        """Those that run with this configuration, except to test it."""
+        """Those that serve with this configuration."""
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
-                if (words := command(pid)) and str(self.path) in words and "-t" not in words and alive(pid)]
+                if (words := command(pid)) and str(self.path) in words and not {"-t", "upgrade"} & set(words) and alive(pid)]
 
     def successor(self) -> int | None:
         """The process that is about to take over, if there is one."""

@@ -9,10 +9,11 @@ from pathlib import Path
 SIDES = ("predecessor", "successor")
 
 
-def build(directory: Path) -> Path:
-    """Compiles what is to be preloaded."""
-    library = directory / "handover.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, Path(__file__).with_suffix(".c"), "-ldl"], check=True)
+def preloaded(name: str, directory: Path) -> Path:
+    """Compiles what is to be preloaded, from the file of this name beside this one."""
+    library = directory / f"{name}.so"
+    source = Path(__file__).with_name(f"{name}.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
     return library
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import handover
 from doorman import ADMIN_PASSWORD, CHECKOUT, Successor, binary
-from handover import Steps
+from handover import SIDES, Steps, preloaded
 from test_load import pgbench, scale  # noqa: F401
 from test_operator import upgrade
 from wait import stays, wait_until
@@ -21,7 +20,7 @@ from wire import (Raw, bind, cancel_request, copy_data, copy_done, error, execut
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
-    return handover.build(tmp_path_factory.mktemp("handover"))
+    return preloaded("handover", tmp_path_factory.mktemp("handover"))
 
 
 @pytest.fixture
@@ -450,7 +449,7 @@ def test_a_hand_over_is_recorded(watched, pg):
     copying.send(copy_data(b"2\n")[6:], copy_done())
     copying.read_until("Z")
     assert copying.value("select sum(n) from goods") == "3"
-    written = {side: (steps.recording / side).read_bytes() for side in handover.SIDES}
+    written = {side: (steps.recording / side).read_bytes() for side in SIDES}
     assert all(written.values())
     if wanted := os.environ.get("HANDOVER_RECORDING"):
         kept = CHECKOUT / wanted

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from doorman import ADMIN_PASSWORD, Successor, binary
+from handover import preloaded
 from test_upgrade import DIES, HANGS, IN_EARNEST, REFUSES, scene  # noqa: F401
 from wait import wait_until
 from wire import error, kinds, query, rows
@@ -177,6 +178,31 @@ def test_everybody_who_waits_gets_an_upgrade(doorman, background):
     one.process = Successor(pid)
     for raw in crowd:
         assert raw.value("select 1") == "1"
+
+
+@pytest.fixture(scope="session")
+def halting(tmp_path_factory):
+    """Makes the command stop once before it does a thing; see halted.c."""
+    library = preloaded("halted", tmp_path_factory.mktemp("halted"))
+    return lambda what: {**os.environ, "LD_PRELOAD": str(library), "HALTED_BEFORE": what}
+
+
+@pytest.mark.parametrize("what", ["looks", "signals"])
+def test_an_upgrade_begins_and_ends_before_the_command(doorman, halting, what):
+    """The one it means is gone, and the one that serves is younger than all it has seen."""
+    one = doorman()
+    raw, first = one.raw(), one.process.pid
+    environment = halting(f"/proc/{first}/fd" if what == "looks" else "signal")
+    asked = subprocess.Popen([binary(), "upgrade", "--wait", one.path], env=environment, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: "T" == Path(f"/proc/{asked.pid}/stat").read_text().rsplit(")")[1].split()[0])
+    one.upgrade()
+    asked.send_signal(signal.SIGCONT)
+    out, err = asked.communicate(timeout=20)
+    assert (asked.returncode, err) == (0, "") and "upgrade complete: 1 sessions" in out
+    if what == "looks":
+        one.succeeded()
+    assert raw.value("select 1") == "1" and one.log().count("upgrading to") == (2 if what == "looks" else 1)
 
 
 def test_what_is_no_pooler_is_not_signalled(doorman, tmp_path):
