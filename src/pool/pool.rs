@@ -46,6 +46,17 @@ pub enum Request {
     Queued,
 }
 
+/// What has become of a connection that was given back.
+#[derive(Debug)]
+pub enum Returned {
+    /// Nobody waits for it.
+    Free,
+    /// Somebody who waited for it has it.
+    Handed,
+    /// Nobody has waited for it as long as the one it is to be kept for. It counts as lent still.
+    Kept(Connection),
+}
+
 /// A pool as `SHOW POOLS` shows it.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -184,7 +195,7 @@ impl Pool {
             // It came in the last moment: whoever only ran out of time is glad of it.
             (Some((connection, how)), NoConnection::TimedOut) => Ok((connection, how)),
             (Some((connection, how)), why) => {
-                self.take_back(connection, how, &Work::default(), Moment::now());
+                self.take_back(connection, how, &Work::default(), Moment::now(), None);
                 Err(why)
             }
         }
@@ -247,7 +258,7 @@ impl Pool {
     /// was queued. Whatever has come for it goes to the next.
     pub fn leave(self: &Arc<Pool>, waiter: &Arc<Waiter>) {
         if let Some((connection, how)) = self.vacate(waiter) {
-            self.take_back(connection, how, &Work::default(), Moment::now());
+            self.take_back(connection, how, &Work::default(), Moment::now(), None);
         }
     }
 
@@ -272,7 +283,18 @@ impl Pool {
 
     /// Takes back a clean connection, as of `now`, and adds what was done with it.
     pub fn give_back(self: &Arc<Pool>, connection: Connection, work: &Work, now: Moment) {
-        self.take_back(connection, Provenance::Hand, work, now);
+        self.take_back(connection, Provenance::Hand, work, now, None);
+    }
+
+    /// The same, unless the connection can be kept for one who is not in the queue and has waited since `next`.
+    pub fn give_back_or_keep(
+        self: &Arc<Pool>,
+        connection: Connection,
+        work: &Work,
+        now: Moment,
+        next: Moment,
+    ) -> Returned {
+        self.take_back(connection, Provenance::Hand, work, now, Some(next))
     }
 
     /// Takes back a connection. `how` says whether anybody has just heard from its server: one that was
@@ -283,7 +305,8 @@ impl Pool {
         how: Provenance,
         work: &Work,
         now: Moment,
-    ) {
+        next: Option<Moment>,
+    ) -> Returned {
         if how == Provenance::Hand {
             connection.backend.used_at = now;
         }
@@ -292,16 +315,26 @@ impl Pool {
         state.lent -= 1;
         let unwanted = state.reason_to_close(&connection, now);
         let Some(reason) = unwanted else {
+            if next.is_some_and(|since| state.lends_next_to(since)) {
+                state.lent += 1;
+                return Returned::Kept(connection);
+            }
             return self.place(&mut state, connection, how);
         };
         self.serve(&mut state, false);
         drop(state);
         connection.close(reason);
+        Returned::Free
     }
 
     /// Puts a connection that is fit to be lent into the hands of who has waited longest, or among the
     /// idle ones.
-    pub(super) fn place(&self, state: &mut State, mut connection: Connection, how: Provenance) {
+    pub(super) fn place(
+        &self,
+        state: &mut State,
+        mut connection: Connection,
+        how: Provenance,
+    ) -> Returned {
         while !state.paused {
             let Some(first) = state.queue.pop_front() else {
                 break;
@@ -310,12 +343,13 @@ impl Pool {
                 Ok(thread) => {
                     state.lent += 1;
                     state.to_ring.0.push(thread);
-                    return;
+                    return Returned::Handed;
                 }
                 Err(back) => connection = back,
             }
         }
         state.idle.push_back(connection);
+        Returned::Free
     }
 
     /// Notes that a lent connection is gone for good, and adds what was done with it.

@@ -188,6 +188,12 @@ impl State {
         }
     }
 
+    /// Whether nobody in the queue comes before one who has waited since then.
+    pub(super) fn lends_next_to(&self, since: Moment) -> bool {
+        let first = self.queue.front();
+        !self.paused && !self.leaving && first.is_none_or(|first| since < first.since)
+    }
+
     pub(super) fn start_epoch(&mut self) -> Vec<Connection> {
         self.epoch += 1;
         self.forget_check_answer();

@@ -11,21 +11,34 @@ use serde::{Deserialize, Serialize};
 #[serde(default)]
 pub struct Work {
     /// Transactions finished.
+    #[serde(skip_serializing_if = "is_zero")]
     pub transactions: u64,
     /// Queries finished: ReadyForQuery messages.
+    #[serde(skip_serializing_if = "is_zero")]
     pub queries: u64,
     /// Bytes from clients.
+    #[serde(skip_serializing_if = "is_zero")]
     pub received: u64,
     /// Bytes to clients.
+    #[serde(skip_serializing_if = "is_zero")]
     pub sent: u64,
     /// Time in transactions, in microseconds.
+    #[serde(skip_serializing_if = "is_zero")]
     pub transaction_micros: u64,
     /// Time in queries, in microseconds.
+    #[serde(skip_serializing_if = "is_zero")]
     pub query_micros: u64,
     /// Time clients waited for a connection, in microseconds.
+    #[serde(skip_serializing_if = "is_zero")]
     pub wait_micros: u64,
     /// ErrorResponses from PostgreSQL.
+    #[serde(skip_serializing_if = "is_zero")]
     pub errors: u64,
+}
+
+/// What is nothing has not to be told.
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Work {

@@ -380,7 +380,7 @@ impl Reception {
                 return seat.take_in(guest);
             }
         }
-        serve_guest(&self.house, guest);
+        serve_guest(&self.house, guest, None);
     }
 
     /// The life of a thread: serve a client, wait for the next one, and end when none comes.
@@ -391,6 +391,7 @@ impl Reception {
         loop {
             // Whoever kept this thread for a guest may have no guest after all.
             let mut work = next.recv().ok();
+            let mut spare = None;
             while let Some(now) = work {
                 let house = &self.house;
                 let few = self.busy() <= self.processors;
@@ -409,7 +410,7 @@ impl Reception {
                                 self.serve_arrived(guest, bay);
                             }
                         }
-                        Work::Guest(guest) => serve_guest(house, *guest),
+                        Work::Guest(guest) => spare = serve_guest(house, *guest, spare.take()),
                         Work::Cancel { key, back, .. } => {
                             if back {
                                 cancel_anywhere(house, key);
@@ -426,6 +427,7 @@ impl Reception {
                 let waiting = self.house.lobby.next();
                 work = waiting.map(|guest| Work::Guest(Box::new(guest)));
             }
+            drop(spare);
             if self.nobody_comes.load(Ordering::Relaxed) {
                 thread::end_with_process();
             }

@@ -26,12 +26,12 @@ const LOBBY_PACE: Duration = Duration::from_millis(5);
 const LOBBY_STARTS: usize = 24;
 
 impl Reception {
-    /// Opens the lobby to guests who have nothing to say for now. Those who speak get a thread as soon as
-    /// there is one, the others by and by when no more are expected.
+    /// Opens the lobby to guests who have nothing to say for now, about so many. Those who speak get a thread as
+    /// soon as there is one, the others by and by when no more are expected.
     ///
     /// # Errors
     /// If no thread can be started, or there is no descriptor left.
-    pub fn open_lobby(self: &Arc<Reception>) -> io::Result<()> {
+    pub fn open_lobby(self: &Arc<Reception>, expected: usize) -> io::Result<()> {
         let (opened, has_opened) = bounded(1);
         let reception = Arc::clone(self);
         std::thread::Builder::new()
@@ -39,7 +39,7 @@ impl Reception {
             .spawn(move || {
                 thread::name("lobby");
                 thread::hurry_no_more();
-                let outcome = reception.house.lobby.open();
+                let outcome = reception.house.lobby.open(expected);
                 let attends = outcome.is_ok();
                 let _ = opened.send(outcome);
                 if attends {
@@ -80,17 +80,17 @@ impl Reception {
             match self.seat() {
                 Ok(seat) => seat.take_in(guest),
                 Err(error) => {
-                    self.keep(guest);
+                    self.keep(vec![guest]);
                     self.note_no_thread(&error);
                 }
             }
         }
     }
 
-    /// Lets a guest who has nothing to say wait in the lobby, or gives it a thread if that is not open.
-    pub fn keep(self: &Arc<Reception>, guest: Guest) {
-        if let Err(guest) = self.house.lobby.enter(guest) {
-            self.take_in([*guest]);
+    /// Lets guests who have nothing to say wait in the lobby, or gives them threads if that is not open.
+    pub fn keep(self: &Arc<Reception>, guests: Vec<Guest>) {
+        if let Err(guests) = self.house.lobby.arrive(guests) {
+            self.take_in(guests);
         }
     }
 }

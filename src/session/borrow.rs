@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::driver::{Driver, SETTLE_LIMIT};
 use super::ending::{Ending, no_server};
-use super::lend::NotLent;
+use super::lend::{GivenBack, NotLent};
 use super::registry::told;
 use super::session::Phase;
 use crate::net::clock::Moment;
@@ -27,6 +27,16 @@ impl Driver {
         self.asked_since = spoke.unwrap_or(self.session.now);
         // Where sessions move it is not asked for here: a new one might be made. Who had to wait for a thread
         // has its place by when it spoke.
+        if let Some(since) = spoke {
+            let kept = match std::mem::replace(&mut self.given_back, GivenBack::Free) {
+                GivenBack::Kept(spare) if !self.moves_by_itself() => self.claim.take_spare(spare),
+                _ => None,
+            };
+            if let Some(connection) = kept {
+                self.lend_after_wait(connection, since)?;
+                return Ok(self.session.phase() == Phase::Serving);
+            }
+        }
         if self.moves_by_itself() || spoke.is_some() {
             self.handle.queued();
             self.session.enter(Phase::Queued(self.asked_since));
@@ -127,25 +137,7 @@ impl Driver {
         match self.claim.wait(deadline, &look_up) {
             Ok(connection) => {
                 self.session.now = Moment::now();
-                let waited = self.session.now.since(since);
-                self.session.work.wait_micros +=
-                    u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
-                // Who has waited may have given up; a request that nobody waits for is not run.
-                if self.client.has_hung_up() {
-                    self.handle.at_rest();
-                    let now = self.session.now;
-                    self.claim.give_back(connection, &Work::default(), now);
-                    self.session.enter(Phase::Idle);
-                    return Err(Ending::Gone("connection closed".into()));
-                }
-                if waited >= Duration::from_millis(500) {
-                    log::warn!(
-                        "{} slow checkout: {waited:?} pid={}",
-                        self.session.tag(),
-                        connection.backend.key.process_id
-                    );
-                }
-                self.lend(connection)
+                self.lend_after_wait(connection, since)
             }
             Err(NotLent::Told) => {
                 let flags = self.handle.told();
@@ -169,6 +161,27 @@ impl Driver {
             }
             Err(why) => Err(self.without_server(&why)),
         }
+    }
+
+    fn lend_after_wait(&mut self, connection: Connection, since: Moment) -> Result<(), Ending> {
+        let waited = self.session.now.since(since);
+        self.session.work.wait_micros += u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        // Who has waited may have given up; a request that nobody waits for is not run.
+        if self.client.has_hung_up() {
+            self.handle.at_rest();
+            let now = self.session.now;
+            self.claim.give_back(connection, &Work::default(), now);
+            self.session.enter(Phase::Idle);
+            return Err(Ending::Gone("connection closed".into()));
+        }
+        if waited >= Duration::from_millis(500) {
+            log::warn!(
+                "{} slow checkout: {waited:?} pid={}",
+                self.session.tag(),
+                connection.backend.key.process_id
+            );
+        }
+        self.lend(connection)
     }
 
     /// The client has cancelled a request that waited in the queue.
@@ -289,8 +302,18 @@ impl Driver {
         };
         let work = self.take_work();
         let now = self.session.now;
-        self.claim
-            .give_back(Connection { backend, stream }, &work, now);
+        let connection = Connection { backend, stream };
+        let next = if self.takes_turns && !self.moves_by_itself() {
+            self.house.lobby.first(self.claim.pool())
+        } else {
+            None
+        };
+        match next {
+            Some(since) => {
+                self.given_back = self.claim.give_back_or_keep(connection, &work, now, since);
+            }
+            None => self.claim.give_back(connection, &work, now),
+        }
     }
 
     /// Waits until no CancelRequest is on its way to the session's backend; false if one is stuck.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::ending::Ending;
 use super::guest::Resting;
 use super::house::House;
-use super::lend::Claim;
+use super::lend::{Claim, GivenBack, Spare};
 use super::pace::{Pace, Peer};
 use super::registry::Handle;
 use super::relay::pieces::Output;
@@ -61,6 +61,11 @@ pub struct Driver {
     fresh: bool,
     /// When it was heard to have spoken, while that is not read.
     pub(super) spoke: Option<Moment>,
+    /// It waited for a thread to ask something, and others may: what the thread has of one session's server
+    /// connection is of use to the next.
+    pub(super) takes_turns: bool,
+    /// What has become of the server connection that was used last, by this session or the one before.
+    pub(super) given_back: GivenBack,
     /// What the client's unfinished message takes.
     pub(super) unfinished: Share,
 }
@@ -72,6 +77,7 @@ impl Driver {
         handle: Arc<Handle>,
         resting: Resting,
         pace: Pace,
+        spare: Option<Spare>,
     ) -> Driver {
         handle.driven_here();
         match (&resting.session.lent, resting.session.phase()) {
@@ -99,23 +105,27 @@ impl Driver {
             standing_still: None,
             pace,
             fresh: true,
+            takes_turns: resting.spoke.is_some(),
             spoke: resting.spoke,
+            given_back: spare.map_or(GivenBack::Free, GivenBack::Kept),
         }
     }
 
     /// Drives the session until it ends, is told to move, or is silent: then it is given back as it stands.
-    ///
-    /// # Errors
-    /// The session, to be moved or driven on.
-    pub(super) fn run(mut self) -> Result<Ending, Rests> {
+    pub(super) fn run(mut self) -> Rests {
         loop {
-            match self.turn() {
-                Ok(()) => {}
-                Err(Ending::Moves) => return Err(Rests::ToMove(self.rest())),
-                Err(Ending::Sleeps) => return Err(self.sleep()),
-                Err(ending) => {
+            let ending = match self.turn() {
+                Ok(()) => continue,
+                Err(Ending::Sleeps) => return self.sleep(),
+                Err(ending) => ending,
+            };
+            // What follows may take a while, and others need what was kept.
+            self.given_back = GivenBack::Free;
+            match ending {
+                Ending::Moves => return Rests::ToMove(self.rest()),
+                ending => {
                     self.end(&ending);
-                    return Ok(ending);
+                    return Rests::Ended(ending);
                 }
             }
         }
@@ -124,6 +134,10 @@ impl Driver {
     /// One round: do what can be done without waiting, or wait once and do what that made possible.
     fn turn(&mut self) -> Result<(), Ending> {
         self.heed()?;
+        if matches!(self.given_back, GivenBack::Kept(_)) && !self.is_silent() {
+            // Nobody waits with a server connection that others need.
+            self.given_back = GivenBack::Free;
+        }
         let awaited = |lent: &Lent| !lent.expected.is_empty();
         if self.violation.is_some() && !self.session.lent.as_ref().is_some_and(awaited) {
             return Err(Ending::Violation(self.violation.take().unwrap_or_default()));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::clock::Moment;
-use crate::pool::pool::{NoConnection, Pool, Request};
+use crate::pool::pool::{NoConnection, Pool, Request, Returned};
 use crate::pool::totals::Work;
 use crate::pool::waiter::{Provenance, Waiter};
 use crate::server::backend::Connection;
@@ -42,6 +42,30 @@ impl From<NoConnection> for NotLent {
 /// connection at any time, also just after a look; this makes that span longer by no more than a busy
 /// machine does, and saves a call to the kernel for each transaction of a busy client.
 const FRESH: Duration = Duration::from_millis(1);
+
+/// A live connection that a session has done with and its thread has kept, for another one of the same pool.
+/// Dropping it gives it back.
+#[derive(Debug)]
+pub struct Spare(Option<(Arc<Pool>, Connection)>);
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        if let Some((pool, connection)) = self.0.take() {
+            pool.give_back(connection, &Work::default(), Moment::now());
+        }
+    }
+}
+
+/// What has become of a session's connection.
+#[derive(Debug)]
+pub enum GivenBack {
+    /// Its pool has it, and it is free.
+    Free,
+    /// Another session, which waited for it, has it.
+    Handed,
+    /// It can be used for the next.
+    Kept(Spare),
+}
 
 /// What a session has of its pool.
 #[derive(Debug)]
@@ -173,6 +197,32 @@ impl Claim {
     pub fn give_back(&mut self, connection: Connection, work: &Work, now: Moment) {
         self.lent = false;
         self.pool.give_back(connection, work, now);
+    }
+
+    /// The same, unless it can be kept for a session of this pool that has waited since `next`.
+    pub fn give_back_or_keep(
+        &mut self,
+        connection: Connection,
+        work: &Work,
+        now: Moment,
+        next: Moment,
+    ) -> GivenBack {
+        self.lent = false;
+        let returned = self.pool.give_back_or_keep(connection, work, now, next);
+        match returned {
+            Returned::Free => GivenBack::Free,
+            Returned::Handed => GivenBack::Handed,
+            Returned::Kept(connection) => {
+                GivenBack::Kept(Spare(Some((Arc::clone(&self.pool), connection))))
+            }
+        }
+    }
+
+    /// Takes what was kept, if it is of this pool.
+    pub fn take_spare(&mut self, mut spare: Spare) -> Option<Connection> {
+        let (_, connection) = spare.0.take_if(|(pool, _)| Arc::ptr_eq(pool, &self.pool))?;
+        self.lent = true;
+        Some(connection)
     }
 
     /// The connection is gone for good; with what was done with it.

@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::unistd::Pid;
@@ -22,9 +23,14 @@ use super::guest::{Guest, What};
 use crate::net::clock::Moment;
 use crate::net::thread;
 use crate::net::wait::{self, Interest, Woken};
+use crate::pool::pool::Pool;
 
 /// Guests that have spoken and are noticed at a time.
 const NOTICED: usize = 64;
+
+/// Guests that have arrived and are admitted at a time, and how often it is looked whether any have arrived.
+const ADMITTED: usize = 16;
+const ARRIVING: Duration = Duration::from_millis(1);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -38,6 +44,8 @@ pub struct Lobby {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Silent ones for whom nobody waits yet.
+    arriving: VecDeque<Guest>,
     silent: HashMap<u64, Guest>,
     waiting: VecDeque<Guest>,
     attendance: Option<Attendance>,
@@ -54,6 +62,23 @@ struct Attendance {
 }
 
 impl State {
+    /// Takes a silent guest in; its number, if it was told something before that.
+    fn take_in(&mut self, guest: Guest) -> Result<Option<u64>, Box<Guest>> {
+        let (Some(attendance), What::Pool(resting)) = (&self.attendance, &guest.what) else {
+            return Err(Box::new(guest));
+        };
+        let id = guest.handle().who.id;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, id);
+        if attendance.epoll.add(resting.client.fd(), event).is_err() {
+            return Err(Box::new(guest));
+        }
+        guest.handle().driven_by(attendance.thread);
+        guest.handle().at_rest();
+        let was_told = guest.handle().told() != 0;
+        self.silent.insert(id, guest);
+        Ok(was_told.then_some(id))
+    }
+
     fn take_out(&mut self, id: u64) -> Option<Guest> {
         let guest = self.silent.remove(&id)?;
         if let (Some(attendance), What::Pool(resting)) = (&self.attendance, &guest.what) {
@@ -65,13 +90,14 @@ impl State {
 }
 
 impl Lobby {
-    /// From now on the calling thread waits for the silent ones, and many are expected.
+    /// From now on the calling thread waits for the silent ones, and about so many are expected.
     ///
     /// # Errors
     /// If there is no descriptor left.
-    pub(super) fn open(&self) -> io::Result<()> {
+    pub(super) fn open(&self, expected: usize) -> io::Result<()> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let mut state = self.state.lock();
+        state.silent.reserve(expected);
         state.expecting = true;
         state.attendance = Some(Attendance {
             epoll: Arc::new(epoll),
@@ -94,11 +120,47 @@ impl Lobby {
     /// Nobody waits for the silent ones any more, if there are none and none are expected: whether that is so.
     pub(super) fn close(&self) -> bool {
         let mut state = self.state.lock();
-        let empty = !state.expecting && state.silent.is_empty() && state.waiting.is_empty();
+        let nobody =
+            state.silent.is_empty() && state.waiting.is_empty() && state.arriving.is_empty();
+        let empty = nobody && !state.expecting;
         if empty {
             state.attendance = None;
         }
         empty
+    }
+
+    /// Takes silent guests in, and leaves it to who attends to wait for them, soon.
+    ///
+    /// # Errors
+    /// The guests, if nobody attends.
+    pub(super) fn arrive(&self, guests: Vec<Guest>) -> Result<(), Vec<Guest>> {
+        let mut state = self.state.lock();
+        if state.attendance.is_none() {
+            return Err(guests);
+        }
+        state.arriving.extend(guests);
+        Ok(())
+    }
+
+    /// Begins to wait for those who have arrived; a few at a time, for more may arrive meanwhile.
+    fn admit(&self) {
+        loop {
+            let mut state = self.state.lock();
+            let few = ADMITTED.min(state.arriving.len());
+            if few == 0 {
+                return;
+            }
+            for _ in 0..few {
+                let Some(guest) = state.arriving.pop_front() else {
+                    break;
+                };
+                let needs_thread = match state.take_in(guest) {
+                    Ok(told) => told.and_then(|id| state.take_out(id)),
+                    Err(guest) => Some(*guest),
+                };
+                self.wants_thread(&mut state, needs_thread);
+            }
+        }
     }
 
     /// Takes a silent guest in.
@@ -107,21 +169,13 @@ impl Lobby {
     /// The guest, if nobody attends, or its socket cannot be waited for.
     pub fn enter(&self, guest: Guest) -> Result<(), Box<Guest>> {
         let mut state = self.state.lock();
-        let (Some(attendance), What::Pool(resting)) = (&state.attendance, &guest.what) else {
-            return Err(Box::new(guest));
-        };
-        let thread = attendance.thread;
-        let id = guest.handle().who.id;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, id);
-        if attendance.epoll.add(resting.client.fd(), event).is_err() {
-            return Err(Box::new(guest));
-        }
-        guest.handle().driven_by(thread);
-        guest.handle().at_rest();
-        let told = guest.handle().told();
-        state.silent.insert(id, guest);
+        let told = state.take_in(guest)?;
+        let thread = state
+            .attendance
+            .as_ref()
+            .map(|attendance| attendance.thread);
         drop(state);
-        if told != 0 {
+        if let (Some(_), Some(thread)) = (told, thread) {
             // Whoever told it has woken another thread.
             wait::wake(thread);
         }
@@ -158,6 +212,18 @@ impl Lobby {
         next
     }
 
+    /// Since when the first who waits for a thread has waited to ask something, if it is of this pool.
+    pub(super) fn first(&self, pool: &Arc<Pool>) -> Option<Moment> {
+        if !self.is_crowded() {
+            return None;
+        }
+        let state = self.state.lock();
+        match &state.waiting.front()?.what {
+            What::Pool(resting) if Arc::ptr_eq(&resting.pool, pool) => resting.spoke,
+            _ => None,
+        }
+    }
+
     /// How many of those who waited have got a thread so far.
     pub(super) fn seated(&self) -> usize {
         self.seated.load(Ordering::Relaxed)
@@ -178,15 +244,17 @@ impl Lobby {
     /// # Errors
     /// Those of `ppoll` and `epoll_wait`.
     pub(super) fn listen(&self, deadline: Moment) -> io::Result<()> {
+        self.admit();
         let attended = |state: &State| Some(Arc::clone(&state.attendance.as_ref()?.epoll));
         let Some(epoll) = attended(&self.state.lock()) else {
             return Ok(());
         };
-        let woken = wait::wait(
-            Some((epoll.0.as_fd(), Interest::READ)),
-            None,
-            Some(deadline),
-        )?;
+        let until = if self.state.lock().expecting {
+            deadline.min(Moment::now().after(ARRIVING))
+        } else {
+            deadline
+        };
+        let woken = wait::wait(Some((epoll.0.as_fd(), Interest::READ)), None, Some(until))?;
         let mut state = self.state.lock();
         let (called, spoke) = match woken {
             Woken::Deadline => return Ok(()),
@@ -215,8 +283,12 @@ impl Lobby {
             if let Some(What::Pool(resting)) = guest.as_mut().map(|guest| &mut guest.what) {
                 resting.spoke = spoke;
             }
-            state.waiting.extend(guest);
+            self.wants_thread(state, guest);
         }
+    }
+
+    fn wants_thread(&self, state: &mut State, guest: Option<Guest>) {
+        state.waiting.extend(guest);
         self.waiting.store(state.waiting.len(), Ordering::Release);
     }
 }

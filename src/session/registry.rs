@@ -352,6 +352,11 @@ impl Registry {
         self.next_id.fetch_max(number, Ordering::Relaxed);
     }
 
+    /// So many more sessions are about to be entered.
+    pub fn expect(&self, more: usize) {
+        self.sessions.write().reserve(more);
+    }
+
     /// Enters a session.
     pub fn enter(self: &Arc<Registry>, handle: Handle) -> Entry {
         let handle = Arc::new(handle);

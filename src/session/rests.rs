@@ -7,6 +7,7 @@
 use super::driver::Driver;
 use super::ending::Ending;
 use super::guest::{self, Resting};
+use super::lend::GivenBack;
 use super::pace::{Pace, Peer};
 use super::registry::told;
 use super::relay::begin::Deferred;
@@ -14,12 +15,15 @@ use super::session::Phase;
 use super::transfer::Input;
 use crate::net::clock::Moment;
 
-/// A session that has not ended, and why it is not driven on.
+/// Why a session is not driven on.
 pub(super) enum Rests {
+    /// It has ended.
+    Ended(Ending),
     /// It was told to move.
     ToMove(Resting),
-    /// It is silent. Its peers' pace is that of this thread with them.
-    Silent(Resting, Pace),
+    /// It is silent. Its peers' pace is that of this thread with them, and this has become of the server connection
+    /// that it used.
+    Silent(Resting, Pace, GivenBack),
 }
 
 impl Driver {
@@ -83,6 +87,7 @@ impl Driver {
         }
         let heard = self.hear_client(read);
         self.spoke = None;
+        self.given_back = GivenBack::Free;
         heard
     }
 
@@ -95,7 +100,7 @@ impl Driver {
             server_deadline: None,
             spoke: None,
         };
-        Rests::Silent(resting, self.pace)
+        Rests::Silent(resting, self.pace, self.given_back)
     }
 
     pub(super) fn rest(mut self) -> Resting {

@@ -12,6 +12,7 @@ use super::driver::Driver;
 use super::ending::Ending;
 use super::guest::{AtConsole, Guest, Reply, What};
 use super::house::{House, Stage};
+use super::lend::{GivenBack, Spare};
 use super::login;
 use super::pace::Pace;
 use super::refusal::Refusal;
@@ -72,24 +73,43 @@ pub(super) fn receive(
     None
 }
 
-/// Serves a guest until it leaves, or until it moves: then it is handed to whoever moves it.
-pub(super) fn serve_guest(house: &Arc<House>, mut guest: Guest) {
-    while let Some(parked) = serve_until_parked(house, guest) {
+/// How a thread has come to have no guest.
+enum Done {
+    /// It has left, or somebody else has it. What is kept of it is for the next.
+    Gone(Option<Spare>),
+    /// It is to move.
+    Parked(Guest),
+}
+
+/// Serves a guest until it leaves, or until it moves: then it is handed to whoever moves it. A server connection
+/// may come from the guest before and stay for the next.
+pub(super) fn serve_guest(
+    house: &Arc<House>,
+    mut guest: Guest,
+    spare: Option<Spare>,
+) -> Option<Spare> {
+    // At the console it would be held for as long as the session lasts.
+    let mut spare = spare.filter(|_| matches!(guest.what, What::Pool(_)));
+    loop {
+        let parked = match serve_until_parked(house, guest, spare.take()) {
+            Done::Gone(spare) => return spare,
+            Done::Parked(guest) => guest,
+        };
         if parked.awaits_reply() {
             if let Some(console) = house.console.get() {
                 console.upgrade(parked);
             }
-            return;
+            return None;
         }
         // Whoever was to move it has given up in the meantime: it goes on here.
         match house.park(parked) {
-            Ok(()) => return,
+            Ok(()) => return None,
             Err(back) => guest = *back,
         }
     }
 }
 
-fn serve_until_parked(house: &Arc<House>, mut guest: Guest) -> Option<Guest> {
+fn serve_until_parked(house: &Arc<House>, mut guest: Guest, mut spare: Option<Spare>) -> Done {
     let handle = Arc::clone(guest.handle());
     thread::name(&format!(
         "c{} {}@{}",
@@ -102,28 +122,44 @@ fn serve_until_parked(house: &Arc<House>, mut guest: Guest) -> Option<Guest> {
             What::Pool(resting) => resting,
             What::Console(console) => match serve_console(house, &handle, console) {
                 Ok(text) => break (entry, place, text, false),
-                Err(what) => return Some(Guest { entry, place, what }),
+                Err(what) => return Done::Parked(Guest { entry, place, what }),
             },
         };
-        match Driver::new(Arc::clone(house), Arc::clone(&handle), resting, pace).run() {
-            Ok(ending) => break (entry, place, ending.to_string(), ending.is_trouble()),
-            Err(Rests::ToMove(resting)) => {
+        let driver = Driver::new(
+            Arc::clone(house),
+            Arc::clone(&handle),
+            resting,
+            pace,
+            spare.take(),
+        );
+        match driver.run() {
+            Rests::Ended(ending) => break (entry, place, ending.to_string(), ending.is_trouble()),
+            Rests::ToMove(resting) => {
                 let what = What::Pool(resting);
-                return Some(Guest { entry, place, what });
+                return Done::Parked(Guest { entry, place, what });
             }
-            Err(Rests::Silent(resting, so_far)) => {
+            Rests::Silent(resting, so_far, given_back) => {
                 pace = so_far;
                 let client = resting.client.watch();
                 let what = What::Pool(resting);
                 guest = Guest { entry, place, what };
-                if house.lobby.is_crowded() {
+                let kept = match given_back {
+                    GivenBack::Kept(spare) => Some(Some(spare)),
+                    GivenBack::Free => Some(None),
+                    // Those who have a thread wait for server connections already.
+                    GivenBack::Handed => None,
+                };
+                if let Some(kept) = kept.filter(|_| house.lobby.is_crowded()) {
                     // Somebody has something to say and no thread.
                     match house.lobby.enter(guest) {
-                        Ok(()) => return None,
+                        Ok(()) => return Done::Gone(kept),
                         Err(back) => guest = *back,
                     }
                 }
-                guest = handle.bed.sleep(guest, client)?;
+                match handle.bed.sleep(guest, client) {
+                    Some(back) => guest = back,
+                    None => return Done::Gone(None),
+                }
             }
         }
     };
@@ -142,7 +178,7 @@ fn serve_until_parked(house: &Arc<House>, mut guest: Guest) -> Option<Guest> {
     }
     drop(entry);
     drop(place);
-    None
+    Done::Gone(None)
 }
 
 /// Serves a console session.

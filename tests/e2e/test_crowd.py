@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wait import wait_until
-from wire import error, query, rows
+from wire import error, query, rows, terminate
 
 MANY = 400
 
@@ -89,3 +89,50 @@ def test_a_question_may_take_longer_to_ask_than_to_wait(crowded):
     wait_until(lambda: one.waiting() == 1)
     other.ask(query("commit"))
     assert rows(crowd[0].read_until("Z")) == [[b"1"]]
+
+
+def test_no_server_connection_is_lost_or_held_whatever_they_ask(crowded, pg):
+    """A thread that has one answer takes the server connection along to the next question."""
+    one, crowd = crowded(user={"pool_size": 3})
+    begins, halves, errs, leaves = crowd[0:2], crowd[2:40], crowd[40:80], crowd[80:120]
+    question = query("select 1")
+    for raw in begins:
+        raw.send(query("begin"))
+    for raw in halves:
+        raw.send(question[:7])
+    for raw in errs:
+        raw.send(query("select 1/0"))
+    for raw in leaves:
+        raw.send(question, terminate())
+    for raw in crowd[120:]:
+        raw.send(question)
+    assert all(rows(raw.read_until("Z")) == [[b"1"]] for raw in crowd[120:])
+    assert {error(raw.read_until("Z")).code for raw in errs} == {"22012"}
+    for raw in begins:
+        raw.read_until("Z")
+    assert int(one.pool()["sv_active"]) == 2
+    for raw in halves:
+        raw.send(question[7:])
+    assert all(rows(raw.read_until("Z")) == [[b"1"]] for raw in halves)
+    for raw in begins:
+        raw.ask(query("commit"))
+    wait_until(lambda: int(one.pool()["sv_active"]) == 0)
+    assert len(pg.pids()) == int(one.pool()["sv_idle"]) <= 3
+
+
+def test_who_waited_before_they_asked_is_served_before_them(crowded, pg):
+    one, crowd = crowded(user={"pool_size": 1})
+    pg.admin("drop sequence if exists turns", database="shop")
+    pg.admin("create sequence turns", database="shop")
+    pg.admin("grant all on sequence turns to public", database="shop")
+    turn = query("select nextval('turns')")
+    holder, waits = one.raw(), one.raw()
+    holder.ask(query("begin"))
+    waits.send(turn)
+    wait_until(lambda: one.waiting() == 1)
+    for raw in crowd:
+        raw.send(turn)
+    wait_until(lambda: one.waiting() > 20)
+    holder.ask(query("commit"))
+    assert rows(waits.read_until("Z")) == [[b"1"]]
+    assert sorted(int(rows(raw.read_until("Z"))[0][0]) for raw in crowd) == list(range(2, MANY + 2))

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::net::clock::Moment;
 use crate::pool::plan::Plan;
-use crate::pool::pool::{NoConnection, Request};
+use crate::pool::pool::{NoConnection, Request, Returned};
 use crate::pool::totals::Work;
 use crate::pool::waiter::{Provenance, Waiter};
 
@@ -38,6 +38,35 @@ fn who_came_first_is_served_first_and_one_connection_goes_from_hand_to_hand() {
     assert_eq!(served.try_iter().collect::<Vec<_>>(), Vec::from_iter(0..20));
     assert_eq!(server.attempts(), 1);
     assert_eq!(pool.snapshot().idle, 1);
+}
+
+#[test]
+fn a_connection_is_kept_for_one_who_is_not_in_the_queue_only_if_nobody_there_came_before() {
+    let server = Server::start();
+    let pool = pool(&server, 1);
+    let mut held = obtain(&pool).unwrap();
+    let earliest = Moment::now();
+    let keep = |held, since| pool.give_back_or_keep(held, &Work::default(), Moment::now(), since);
+    match keep(held, earliest) {
+        Returned::Kept(connection) => held = connection,
+        other => panic!("nobody else waits: {other:?}"),
+    }
+    assert_eq!(pool.snapshot().lent, 1);
+    let waiter = Arc::default();
+    let arrived = Moment::from_micros(earliest.micros() + 1);
+    assert!(matches!(
+        pool.request_since(&waiter, arrived),
+        Ok(Request::Queued)
+    ));
+    match keep(held, earliest) {
+        Returned::Kept(connection) => held = connection,
+        other => panic!("one who waits came later: {other:?}"),
+    }
+    assert!(matches!(keep(held, arrived), Returned::Handed));
+    let (held, _) = pool.wait(&waiter, Moment::now(), never).unwrap();
+    pool.pause();
+    assert!(matches!(keep(held, earliest), Returned::Free));
+    assert_eq!((pool.snapshot().lent, pool.snapshot().idle), (0, 1));
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::net::encrypted::Encrypted;
 use crate::net::passing::Passage;
 use crate::net::stream::Stream;
 use crate::net::wait::{Interest, wait};
+use crate::pool::pool::Pool;
 use crate::server::backend::Connection;
 use crate::server::parameters::Parameters;
 use crate::session::accept::{Reception, Seat};
@@ -37,7 +38,7 @@ const MOST_ROOM: usize = 32 * 1024 * 1024;
 /// been extended once. No memory is touched.
 fn make_room(bytes: usize) {
     // Larger ones are not taken from there.
-    const PIECE: usize = 64 * 1024;
+    const PIECE: usize = 120 * 1024;
     let pieces = bytes.min(MOST_ROOM) / PIECE;
     drop(
         (0..pieces)
@@ -55,6 +56,8 @@ pub(super) struct Taker {
     cancels: Receiver<CancelKey>,
     /// Settings that sessions have been told, by their numbers.
     settings: Vec<Arc<Parameters>>,
+    /// The number that came last, and the copy that all sessions of this pool share.
+    shared: Option<(usize, Arc<Pool>, Arc<Parameters>)>,
     /// Threads that wait for sessions that are to come.
     seats: Vec<Seat>,
     /// Whether silent sessions can wait for a thread.
@@ -81,6 +84,7 @@ impl Taker {
             passage,
             cancels,
             settings: Vec::new(),
+            shared: None,
             seats: Vec::new(),
             lobby: false,
             arrived: Vec::new(),
@@ -97,7 +101,9 @@ impl Taker {
         on_end: impl FnOnce(bool),
     ) {
         make_room(hello.sessions.saturating_mul(SESSION_SIZE));
-        self.lobby = match self.reception.open_lobby() {
+        let expected = hello.sessions.min(MOST_ROOM / SESSION_SIZE);
+        self.house.sessions.expect(expected);
+        self.lobby = match self.reception.open_lobby(expected) {
             Ok(()) => true,
             Err(error) => {
                 log::debug!("silent sessions get a thread each at once: {error}");
@@ -197,13 +203,15 @@ impl Taker {
     }
 
     fn serve_arrived(&mut self) {
+        let mut silent = Vec::new();
         for (guest, seat) in self.arrived.drain(..) {
             match seat {
-                None => self.reception.keep(guest),
+                None => silent.push(guest),
                 Some(seat) if guest.awaits_reply() => self.asker = Some((guest, seat)),
                 Some(seat) => seat.take_in(guest),
             }
         }
+        self.reception.keep(silent);
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -272,11 +280,10 @@ impl Taker {
             }
             None => None,
         };
-        if let Some(number) = told {
-            let told = self.settings.get(number);
-            session.told = Arc::clone(told.ok_or_else(|| wrong("settings that were not given"))?);
-        }
-        session.told = pool.share(session.told);
+        session.told = match told {
+            Some(number) => self.settings(number, &pool)?,
+            None => pool.share(session.told),
+        };
         let mut statements = HashMap::new();
         for (name, statement) in session.statements {
             statements.insert(name, self.house.statements.adopt(statement));
@@ -320,6 +327,20 @@ impl Taker {
             resting.pool.adopt_lent(&mut lent.backend);
         }
         self.take_in(id, seat, handle, What::Pool(resting))
+    }
+
+    /// The settings of this number, as sessions of this pool share them.
+    fn settings(&mut self, number: usize, pool: &Arc<Pool>) -> io::Result<Arc<Parameters>> {
+        if let Some((last, of, shared)) = &self.shared {
+            if *last == number && Arc::ptr_eq(of, pool) {
+                return Ok(Arc::clone(shared));
+            }
+        }
+        let told = self.settings.get(number);
+        let told = told.ok_or_else(|| wrong("settings that were not given"))?;
+        let shared = pool.share(Arc::clone(told));
+        self.shared = Some((number, Arc::clone(pool), Arc::clone(&shared)));
+        Ok(shared)
     }
 
     /// Whether a TLS connection can be carried on here. If it cannot, its session has been refused.
