@@ -168,10 +168,7 @@ impl Driver {
         self.session.work.wait_micros += u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
         // Who has waited may have given up; a request that nobody waits for is not run.
         if self.client.has_hung_up() {
-            self.handle.at_rest();
-            let now = self.session.now;
-            self.claim.give_back(connection, &Work::default(), now);
-            self.session.enter(Phase::Idle);
+            self.decline(connection);
             return Err(Ending::Gone("connection closed".into()));
         }
         if waited >= Duration::from_millis(500) {
@@ -215,13 +212,7 @@ impl Driver {
             .is_some_and(|limit| self.session.now.since(backend.used_at) > limit);
         if self.handle.running(&backend.key, self.session.now) {
             // The client has cancelled while it waited, and what it asked for has not begun.
-            self.handle.at_rest();
-            let now = self.session.now;
-            self.claim
-                .give_back(Connection { backend, stream }, &Work::default(), now);
-            if matches!(self.session.phase(), Phase::Queued(_)) {
-                self.session.enter(Phase::Idle);
-            }
+            self.decline(Connection { backend, stream });
             return self.refuse_request();
         }
         self.session
@@ -233,6 +224,16 @@ impl Driver {
             self.server_deadline = Some(answer.min(limit));
         }
         self.deliver(&[])
+    }
+
+    /// Gives a server connection back that the session does not want any more.
+    fn decline(&mut self, connection: Connection) {
+        self.handle.at_rest();
+        let now = self.session.now;
+        self.claim.give_back(connection, &Work::default(), now);
+        if matches!(self.session.phase(), Phase::Queued(_)) {
+            self.session.enter(Phase::Idle);
+        }
     }
 
     /// A statement of the pooler's own has failed.

@@ -93,7 +93,7 @@ def test_a_question_may_take_longer_to_ask_than_to_wait(crowded):
 
 def test_no_server_connection_is_lost_or_held_whatever_they_ask(crowded, pg):
     """A thread that has one answer takes the server connection along to the next question."""
-    one, crowd = crowded(user={"pool_size": 3})
+    one, crowd = crowded(user={"pool_size": 8})
     begins, halves, errs, leaves = crowd[0:2], crowd[2:40], crowd[40:80], crowd[80:120]
     question = query("select 1")
     for raw in begins:
@@ -117,7 +117,19 @@ def test_no_server_connection_is_lost_or_held_whatever_they_ask(crowded, pg):
     for raw in begins:
         raw.ask(query("commit"))
     wait_until(lambda: int(one.pool()["sv_active"]) == 0)
-    assert len(pg.pids()) == int(one.pool()["sv_idle"]) <= 3
+    assert len(pg.pids()) == int(one.pool()["sv_idle"]) <= 8
+
+
+def test_some_hang_up_before_it_is_their_turn(crowded, pg):
+    one, crowd = crowded(user={"pool_size": 8})
+    stay, vanish = crowd[0::2], crowd[1::2]
+    for one_stays, one_vanishes in zip(stay, vanish):
+        one_stays.send(query("select 1"))
+        one_vanishes.send(query("select 1"))
+        one_vanishes.close()
+    assert all(rows(raw.read_until("Z")) == [[b"1"]] for raw in stay)
+    wait_until(lambda: len(one.console("show clients")) == len(stay) + 1)
+    assert int(one.pool()["sv_active"]) == 0 and len(pg.pids()) <= 8
 
 
 def test_who_waited_before_they_asked_is_served_before_them(crowded, pg):
