@@ -139,6 +139,13 @@ class Load:
         return transactions, errors
 
 
+class NoLoad:
+    """Nobody but the silent ones."""
+
+    def stop(self) -> tuple[list[tuple[float, float]], int]:
+        return [], 0
+
+
 def longest(transactions, begin: float, end: float) -> float:
     """The longest transaction that ran at any time between the two, in milliseconds."""
     return max(((t[1] - t[0]) * 1000 for t in transactions if t[0] <= end and t[1] >= begin), default=0.0)
@@ -205,7 +212,7 @@ def measure(kind, pg: Postgres, silent: int, options) -> None:
         target = kind(pg, options, options.pool_size)
         at_the_end.callback(target.stop)
         crowd = Crowd(target, silent)
-        load = Load(target, options.clients)
+        load = Load(target, options.clients) if options.clients else NoLoad()
         at_the_end.callback(load.stop)
         wait_until(lambda: len(pg.pids()) >= min(options.pool_size, options.clients), 10, "the load runs")
         time.sleep(REST)
@@ -253,7 +260,7 @@ def numbers(text: str) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--silent", type=numbers, default=[1000, 4000], help="silent clients (1000,4000)")
-    parser.add_argument("--clients", type=int, default=40, help="clients of the load (40)")
+    parser.add_argument("--clients", type=int, default=40, help="clients of the load (40), 0 for none")
     parser.add_argument("--upgrades", type=int, default=100, help="upgrades of each pooler, at least 2 (100)")
     parser.add_argument("--ask-every", type=int, default=5, help="in every how manieth all silent clients ask (5)")
     parser.add_argument("--pool-size", type=int, default=8, help="server connections (8)")
