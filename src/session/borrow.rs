@@ -25,8 +25,6 @@ impl Driver {
         self.starved = false;
         let spoke = self.spoke.take();
         self.asked_since = spoke.unwrap_or(self.session.now);
-        // Where sessions move it is not asked for here: a new one might be made. Who had to wait for a thread
-        // has its place by when it spoke.
         if let Some(since) = spoke {
             let kept = match std::mem::replace(&mut self.given_back, GivenBack::Free) {
                 GivenBack::Kept(spare) if !self.moves_by_itself() => self.claim.take_spare(spare),
@@ -37,6 +35,8 @@ impl Driver {
                 return Ok(self.session.phase() == Phase::Serving);
             }
         }
+        // Where sessions move it is not asked for here: a new one might be made. Who had to wait for a thread
+        // has its place by when it spoke.
         if self.moves_by_itself() || spoke.is_some() {
             self.handle.queued();
             self.session.enter(Phase::Queued(self.asked_since));
@@ -309,12 +309,13 @@ impl Driver {
         } else {
             None
         };
-        match next {
-            Some(since) => {
-                self.given_back = self.claim.give_back_or_keep(connection, &work, now, since);
+        self.given_back = match next {
+            Some(since) => (self.claim).give_back_or_keep(connection, &work, now, since),
+            None => {
+                self.claim.give_back(connection, &work, now);
+                GivenBack::Free
             }
-            None => self.claim.give_back(connection, &work, now),
-        }
+        };
     }
 
     /// Waits until no CancelRequest is on its way to the session's backend; false if one is stuck.

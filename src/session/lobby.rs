@@ -245,11 +245,14 @@ impl Lobby {
     /// Those of `ppoll` and `epoll_wait`.
     pub(super) fn listen(&self, deadline: Moment) -> io::Result<()> {
         self.admit();
-        let attended = |state: &State| Some(Arc::clone(&state.attendance.as_ref()?.epoll));
-        let Some(epoll) = attended(&self.state.lock()) else {
+        let attended = |state: &State| {
+            let attendance = state.attendance.as_ref()?;
+            Some((Arc::clone(&attendance.epoll), state.expecting))
+        };
+        let Some((epoll, expecting)) = attended(&self.state.lock()) else {
             return Ok(());
         };
-        let until = if self.state.lock().expecting {
+        let until = if expecting {
             deadline.min(Moment::now().after(ARRIVING))
         } else {
             deadline

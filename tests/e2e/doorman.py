@@ -219,7 +219,8 @@ class Doorman:
     def processes(self) -> list[int]:
         """Those that serve with this configuration."""
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
-                if (words := command(pid)) and str(self.path) in words and not {"-t", "upgrade"} & set(words) and alive(pid)]
+                if (words := command(pid)) and str(self.path) in words
+                and not {"-t", "upgrade"} & set(words) and alive(pid)]
 
     def successor(self) -> int | None:
         """The process that is about to take over, if there is one."""

@@ -92,7 +92,9 @@ def test_a_question_may_take_longer_to_ask_than_to_wait(crowded):
 
 
 def test_no_server_connection_is_lost_or_held_whatever_they_ask(crowded, pg):
-    """A thread that has one answer takes the server connection along to the next question."""
+    """A thread that has one answer takes the server connection along to the next question. (In a smaller pool others
+    with a thread, who came before, wait for it.)
+    """
     one, crowd = crowded(user={"pool_size": 8})
     begins, halves, errs, leaves = crowd[0:2], crowd[2:40], crowd[40:80], crowd[80:120]
     question = query("select 1")
