@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::bed::Bed;
+use super::session::process_id;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::thread;
@@ -329,11 +330,6 @@ impl Drop for Entry {
     fn drop(&mut self) {
         self.registry.sessions.write().remove(&self.handle.who.id);
     }
-}
-
-/// The process id a session shows its client: its number, wrapped to what the field holds and never 0.
-pub fn process_id(id: u64) -> i32 {
-    i32::try_from(id % 0x7fff_ffff).unwrap_or(0) + 1
 }
 
 impl Registry {

@@ -406,3 +406,26 @@ impl Session {
         format!("[{}@{} #c{}]", self.user, self.database, self.id)
     }
 }
+
+/// Linux gives no process an id from this one on (`PID_MAX_LIMIT`).
+const BEYOND_PROCESS_IDS: u64 = 1 << 22;
+
+/// The process id in the BackendKeyData of the client with this number: 2^22 plus the number, wrapped to
+/// what the field holds. No process can have it, so `pg_cancel_backend` of it hits no other backend.
+pub fn process_id(id: u64) -> i32 {
+    let room = i32::MAX as u64 - BEYOND_PROCESS_IDS;
+    i32::try_from(BEYOND_PROCESS_IDS + id % room).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_id_of_a_client_is_one_that_no_process_can_have() {
+        assert_eq!(process_id(7), (1 << 22) + 7);
+        for id in [0, 1, i32::MAX as u64, u64::from(u32::MAX), u64::MAX] {
+            assert!(process_id(id) >= 1 << 22, "{id}");
+        }
+    }
+}

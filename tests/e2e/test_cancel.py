@@ -210,6 +210,35 @@ def test_keys_differ_and_are_not_the_servers(doorman, pg):
 
 
 @pytest.mark.limit(90)
+def test_the_id_of_a_client_is_no_backends(doorman, pg):
+    """`select pg_cancel_backend(that id)` is what some libraries send. It must not hit a stranger's backend."""
+    one = doorman()
+    stranger, raw = one.raw(), one.raw()
+    stranger.send(query("select pg_sleep(30)"))
+    wait_until(lambda: running(pg))
+    assert raw.pid >= 1 << 22
+    assert raw.value(f"select pg_cancel_backend({raw.pid})") == "f"
+    assert running(pg)
+    cancel(one, stranger)
+    assert error(stranger.read_until("Z")).code == "57014"
+
+
+def test_in_session_mode_a_client_knows_its_own_notifications(doorman, pg):
+    one = doorman(mode="session")
+    listener, other = one.raw(), one.raw()
+    for _ in range(2):
+        listener.ask(query("listen news"))
+        listener.send(query("notify news, 'mine'"))
+        said = listener.read_until("Z")
+        (own,) = [m for m in said if m.kind == "A"]
+        assert own.body == listener.pid.to_bytes(4, "big") + b"news\0mine\0"
+        other.ask(query("notify news, 'from elsewhere'"))
+        (foreign,) = listener.read_until("A")
+        assert foreign.body[:4] not in (listener.pid.to_bytes(4, "big"), other.pid.to_bytes(4, "big"))
+        assert int.from_bytes(foreign.body[:4], "big") in pg.pids()
+        one.upgrade()
+
+
 def test_a_late_cancel_never_hits_the_next_query(doorman, background):
     """A client cancels about when its query ends; another one uses the same backend next."""
     one = doorman(size=1)

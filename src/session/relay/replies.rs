@@ -11,10 +11,11 @@ use super::expected::{Deliver, Expected, Reply};
 use super::pieces::Output;
 use super::stale::is_stale_plan;
 use crate::net::clock::Moment;
+use crate::pool::plan::Mode;
 use crate::pool::statements::Statements;
 use crate::server::reading::Changes;
 use crate::server::traces::Traces;
-use crate::session::session::{Lent, Phase, Session};
+use crate::session::session::{Lent, Phase, Session, process_id};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::ErrorFields;
 use crate::wire::frame::{self, BadLength, HEADER, Header};
@@ -115,6 +116,7 @@ impl Session {
                 backend::READY_FOR_QUERY
                     | backend::COMMAND_COMPLETE
                     | backend::PARAMETER_STATUS
+                    | backend::NOTIFICATION_RESPONSE
                     | backend::ERROR_RESPONSE
             ) || (head.kind == backend::DATA_ROW && !lent.asked.is_empty())
                 || (head.kind == backend::ROW_DESCRIPTION && describes(lent));
@@ -235,7 +237,7 @@ impl Session {
         let until_ready = matches!(reply, Some(Reply::UntilReady { .. }));
         match head.kind {
             backend::NOTICE_RESPONSE | backend::FUNCTION_CALL_RESPONSE => Ok(fate),
-            backend::NOTIFICATION_RESPONSE => Ok(Fate::Pass),
+            backend::NOTIFICATION_RESPONSE => Ok(self.notification(body, out)),
             backend::PARAMETER_STATUS => {
                 if let Some((name, value)) = body.and_then(backend::parse_parameter_status) {
                     lent.backend.note_parameter(name, value);
@@ -424,6 +426,28 @@ impl Session {
         self.note_changes(undo, status);
         self.publish_definitions(status, statements);
         Ok(())
+    }
+
+    /// In session mode the client has one server connection all along, so what it notifies itself of is
+    /// told with its own process id. Without that it could not see that it is the sender.
+    fn notification(&self, body: Option<&[u8]>, out: &mut Output) -> Fate {
+        let Some((own, body)) = self.lent.as_ref().zip(body) else {
+            return Fate::Pass;
+        };
+        let Some((sender, rest)) = body.split_first_chunk::<4>() else {
+            return Fate::Pass;
+        };
+        let is_own = i32::from_be_bytes(*sender) == own.backend.key.process_id;
+        if self.rules.mode != Mode::Session || !is_own || self.abandoned {
+            return Fate::Pass;
+        }
+        out.client.write(|out| {
+            write::message(out, backend::NOTIFICATION_RESPONSE, |out| {
+                out.extend_from_slice(&process_id(self.id).to_be_bytes());
+                out.extend_from_slice(rest);
+            });
+        });
+        Fate::Replaced
     }
 
     fn log_parameter(&self, name: &[u8], value: &[u8]) {
