@@ -6,7 +6,7 @@ use super::commands::Command;
 use super::show;
 use super::table::{Table, Type};
 use crate::pool::pool::Pool;
-use crate::session::console::{Answer, Console};
+use crate::session::console::{Answer, Console, Rights};
 use crate::session::guest::Guest;
 use crate::session::house::House;
 use crate::wire::backend;
@@ -152,12 +152,20 @@ impl Desk {
 }
 
 impl Console for Desk {
-    fn answer(&self, command: &str, out: &mut Vec<u8>) -> Answer {
-        self.carry_out(Command::parse(command), out)
-            .unwrap_or_else(|Complaint(code, words)| {
-                error_response(out, Severity::Error, code, &words);
-                Answer::Given
-            })
+    fn answer(&self, command: &str, rights: Rights, out: &mut Vec<u8>) -> Answer {
+        let command = Command::parse(command);
+        let done = if rights == Rights::Everything || matches!(command, Command::Show(_)) {
+            self.carry_out(command, out)
+        } else {
+            Err(Complaint(
+                sqlstate::INSUFFICIENT_PRIVILEGE,
+                "permission denied: stats_username may only SHOW".to_owned(),
+            ))
+        };
+        done.unwrap_or_else(|Complaint(code, words)| {
+            error_response(out, Severity::Error, code, &words);
+            Answer::Given
+        })
     }
 
     fn upgrade(&self, asker: Guest) {

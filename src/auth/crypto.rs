@@ -11,6 +11,7 @@ use std::fmt;
 use openssl::error::ErrorStack;
 use openssl::hash::{MessageDigest, hash};
 use openssl::memcmp;
+use openssl::pkcs5::pbkdf2_hmac;
 use openssl::pkey::PKey;
 use openssl::sha;
 use openssl::sign::Signer;
@@ -70,6 +71,26 @@ pub(crate) fn hmac(key: &[u8], parts: &[&[u8]]) -> Result<[u8; DIGEST_LENGTH], C
         DIGEST_LENGTH => Ok(tag),
         _ => Err(CryptoError("short digest".to_owned())),
     }
+}
+
+/// PBKDF2 with HMAC-SHA-256: SCRAM's SaltedPassword (RFC 5802, section 3).
+///
+/// # Errors
+/// [`CryptoError`] when OpenSSL cannot compute it.
+pub(crate) fn pbkdf2(
+    password: &[u8],
+    salt: &[u8],
+    iterations: u32,
+) -> Result<Zeroizing<[u8; DIGEST_LENGTH]>, CryptoError> {
+    let mut salted = Zeroizing::new([0; DIGEST_LENGTH]);
+    pbkdf2_hmac(
+        password,
+        salt,
+        iterations as usize,
+        MessageDigest::sha256(),
+        &mut *salted,
+    )?;
+    Ok(salted)
 }
 
 /// `a` XOR `b`.

@@ -9,7 +9,9 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::certificate::PeerCertificate;
-use crate::config::{CertificateDemand, CertificateName, Hba, Method, Rule, Transport as Spoken};
+use crate::config::{
+    CertificateDemand, CertificateName, DatabaseMatch, Hba, Method, Rule, Transport as Spoken,
+};
 
 /// The client a verdict is asked about.
 #[derive(Debug, Clone, Copy)]
@@ -103,9 +105,56 @@ pub fn verdict(hba: &Hba, client: &Client<'_>) -> Verdict {
         }
         Hba::Rules(rules) => rules,
     };
-    let Some(rule) = rules.iter().find(|rule| matches(rule, client)) else {
-        return Verdict::NoRule;
+    match rules.iter().find(|rule| matches(rule, client)) {
+        Some(rule) => by_rule(rule, client),
+        None => Verdict::NoRule,
+    }
+}
+
+/// What is said about a client that asks for the console, which has these names as a database.
+///
+/// Rules that were written for applications neither open nor shut it. A rule decides if it names the
+/// console. One that names it by `all` counts where it keeps the client out: by `reject`, or by a
+/// certificate that it asks for besides a password. Where no rule names the console, and for a client that
+/// an application's rule lets try, the password of the console decides, whatever the method of that rule.
+pub fn console_verdict(hba: &Hba, client: &Client<'_>, names: &[&str]) -> Verdict {
+    let Hba::Rules(rules) = hba else {
+        return verdict(hba, client);
     };
+    let names_console = |rule: &Rule| {
+        let mut databases = rule.databases.iter();
+        databases.any(|one| matches!(one, DatabaseMatch::Name(name) if names.contains(&&**name)))
+    };
+    let mut may_try = !rules.iter().any(names_console);
+    let mut passed_by_all = false;
+    for rule in rules {
+        let own = names_console(rule);
+        let others = !own && !passed_by_all && matches(rule, client);
+        if own && matches_place(rule, client) && rule.names_user(client.user) {
+            return by_rule(rule, client);
+        }
+        if others {
+            passed_by_all = true;
+            let besides = !matches!(rule.method, Method::Cert | Method::Trust);
+            match by_rule(rule, client) {
+                verdict @ Verdict::Reject { .. } => return verdict,
+                verdict @ (Verdict::NoCertificate { .. } | Verdict::WrongCertificate { .. })
+                    if besides =>
+                {
+                    return verdict;
+                }
+                _ => may_try = true,
+            }
+        }
+    }
+    if may_try {
+        ANY_PASSWORD
+    } else {
+        Verdict::NoRule
+    }
+}
+
+fn by_rule(rule: &Rule, client: &Client<'_>) -> Verdict {
     if rule.method == Method::Reject {
         return Verdict::Reject { line: rule.line };
     }
@@ -204,6 +253,11 @@ impl fmt::Display for Client<'_> {
 }
 
 fn matches(rule: &Rule, client: &Client<'_>) -> bool {
+    matches_place(rule, client) && rule.names(client.database, client.user)
+}
+
+/// Whether the rule is about the socket that the client came through, and the address.
+fn matches_place(rule: &Rule, client: &Client<'_>) -> bool {
     let transport = match (rule.transport, client.transport) {
         (Spoken::Local, transport) => transport == Transport::Unix,
         (_, Transport::Unix) => false,
@@ -216,7 +270,7 @@ fn matches(rule: &Rule, client: &Client<'_>) -> bool {
         (Some(network), Some(address)) => network.contains(address),
         (Some(_), None) => false,
     };
-    transport && network && rule.names(client.database, client.user)
+    transport && network
 }
 
 #[cfg(test)]
@@ -305,6 +359,62 @@ mod tests {
         let hba = rules("host all all 10.0.0.0/8 trust");
         assert_eq!(verdict(&hba, &tcp("::ffff:10.1.2.3")), Verdict::Trust);
         assert_eq!(verdict(&hba, &tcp("::ffff:11.1.2.3")), Verdict::NoRule);
+    }
+
+    /// The verdict on user `admin` who asks for the console from 192.0.2.1.
+    fn at_console(text: &str) -> Verdict {
+        let client = Client {
+            database: "pgdoorman",
+            user: "admin",
+            ..tcp("192.0.2.1")
+        };
+        console_verdict(&rules(text), &client, &["pgdoorman", "pgbouncer"])
+    }
+
+    #[test]
+    fn rules_for_applications_neither_open_nor_shut_the_console() {
+        for rules in [
+            "",
+            "host all all all trust",
+            "host shop app all trust",
+            "host all all all scram-sha-256\nhost all all all reject",
+            "host all all 192.0.2.0/24 md5\nhost pgbouncer all 10.0.0.0/8 trust",
+        ] {
+            assert_eq!(at_console(rules), ANY_PASSWORD, "{rules}");
+        }
+    }
+
+    #[test]
+    fn a_rule_that_names_the_console_decides_for_whom_it_names() {
+        let trusts = "host pgbouncer admin 192.0.2.0/24 trust";
+        assert_eq!(at_console(trusts), Verdict::Trust);
+        let of_others = format!("host all all all md5\n{trusts}");
+        assert_eq!(at_console(&of_others), Verdict::Trust);
+        assert_eq!(at_console("host pgdoorman all all scram-sha-256"), SCRAM);
+        let elsewhere = "host pgdoorman,pgbouncer all 10.0.0.0/8 trust";
+        assert_eq!(at_console(elsewhere), Verdict::NoRule);
+        assert_eq!(at_console("host pgdoorman root all trust"), Verdict::NoRule);
+    }
+
+    #[test]
+    fn a_rule_for_all_counts_for_the_console_where_it_rejects() {
+        let rejects = "host shop all all md5\nhost all all 192.0.2.0/24 reject";
+        assert_eq!(at_console(rejects), Verdict::Reject { line: 2 });
+        let names_first = format!("host pgdoorman admin all scram-sha-256\n{rejects}");
+        assert_eq!(at_console(&names_first), SCRAM);
+        let by_certificate = |rule| {
+            let client = Client {
+                database: "pgbouncer",
+                tls: true,
+                ..tcp("192.0.2.1")
+            };
+            console_verdict(&with_map(rule, ""), &client, &["pgdoorman", "pgbouncer"])
+        };
+        assert_eq!(
+            by_certificate("hostssl all all all md5 clientcert=verify-ca"),
+            Verdict::NoCertificate { line: 1 }
+        );
+        assert_eq!(by_certificate("hostssl all all all cert"), ANY_PASSWORD);
     }
 
     #[test]

@@ -11,9 +11,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::crypto;
+use super::crypto::{self, CryptoError};
 use super::keys::{ClientKey, ServerKey, StoredKey};
-use super::scram::PassThrough;
+use super::scram::{MockSecret, PassThrough};
 use crate::config::Password;
 
 /// What is stored of a user's password.
@@ -105,6 +105,25 @@ impl ScramVerifier {
             stored_key,
             server_key,
         }
+    }
+
+    /// The verifier of a password in plain text, as PostgreSQL would make it (SASLprep, PBKDF2 with 4096
+    /// rounds). Its salt is that of the user's mock verifier, so that nobody can tell the one from the other.
+    ///
+    /// # Errors
+    /// [`CryptoError`] when OpenSSL cannot compute it.
+    pub fn of_password(
+        password: &str,
+        user: &str,
+        secret: &MockSecret,
+    ) -> Result<ScramVerifier, CryptoError> {
+        let mut verifier = secret.verifier(user)?;
+        let prepared = stringprep::saslprep(password).unwrap_or(password.into());
+        let salted = crypto::pbkdf2(prepared.as_bytes(), &verifier.salt, verifier.iterations)?;
+        let client_key = ClientKey::new(crypto::hmac(&*salted, &[b"Client Key"])?);
+        verifier.stored_key = client_key.stored_key();
+        verifier.server_key = ServerKey::new(crypto::hmac(&*salted, &[b"Server Key"])?);
+        Ok(verifier)
     }
 
     /// How often the password was hashed.

@@ -128,11 +128,15 @@ impl Rule {
             DatabaseMatch::Replication => false,
             DatabaseMatch::Name(name) => name == database,
         });
-        database_fits
-            && self.users.iter().any(|entry| match entry {
-                UserMatch::All => true,
-                UserMatch::Name(name) => name == user,
-            })
+        database_fits && self.names_user(user)
+    }
+
+    /// Whether the rule speaks of this user.
+    pub fn names_user(&self, user: &str) -> bool {
+        self.users.iter().any(|entry| match entry {
+            UserMatch::All => true,
+            UserMatch::Name(name) => name == user,
+        })
     }
 }
 

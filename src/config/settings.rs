@@ -187,8 +187,22 @@ fn general(table: &Table, place: &Place, report: &mut Report) -> General {
     if general.admin_password.is_empty() && reader.has("admin_password") {
         reader.warn(
             "admin_password",
-            "is empty: the console can be entered by trust only",
+            "is empty: the administrator can enter the console only by a rule of pg_hba that names it",
         );
+    }
+    match (&general.stats_username, &general.stats_password) {
+        (Some(name), _) if *name == general.admin_username => {
+            reader.fail(
+                "stats_username",
+                "is the administrator's name; write another",
+            );
+        }
+        (Some(_), None) => reader.fail(
+            "stats_username",
+            "is set but stats_password is not, so this user could not log in",
+        ),
+        (None, Some(_)) => reader.warn("stats_password", "is set but stats_username is not"),
+        _ => {}
     }
     if general.prepared_statements && general.prepared_statements_cache_size == 0 {
         reader.fail("prepared_statements_cache_size", NO_CACHE);

@@ -2,6 +2,8 @@
 //!
 //! Only the simple protocol is spoken. What the commands are is not known here: a [`Console`] answers.
 
+use serde::{Deserialize, Serialize};
+
 use super::guest::Guest;
 use crate::net::dialogue::{Broken, Dialogue};
 use crate::server::messages::{self, NoMessage};
@@ -23,10 +25,21 @@ pub enum Answer {
     Later,
 }
 
+/// Which commands a console session may give.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rights {
+    /// SHOW and nothing else: it has logged in as `stats_username`.
+    #[default]
+    Show,
+    /// Every command.
+    Everything,
+}
+
 /// Whoever knows the console's commands.
 pub trait Console: Send + Sync {
-    /// Appends the answer to one command: everything before the ReadyForQuery.
-    fn answer(&self, command: &str, out: &mut Vec<u8>) -> Answer;
+    /// Appends the answer to one command of a session with these rights: everything before the
+    /// ReadyForQuery.
+    fn answer(&self, command: &str, rights: Rights, out: &mut Vec<u8>) -> Answer;
 
     /// Begins an upgrade, which this session has asked for. It rests until it is known how that went.
     fn upgrade(&self, asker: Guest);
@@ -46,7 +59,7 @@ pub enum ConsoleEnd {
 }
 
 /// Answers commands until the client leaves.
-pub fn serve(dialogue: &mut Dialogue<'_>, console: &dyn Console) -> ConsoleEnd {
+pub fn serve(dialogue: &mut Dialogue<'_>, console: &dyn Console, rights: Rights) -> ConsoleEnd {
     loop {
         let message = match messages::next(dialogue, LONGEST) {
             Ok(message) => message,
@@ -66,7 +79,7 @@ pub fn serve(dialogue: &mut Dialogue<'_>, console: &dyn Console) -> ConsoleEnd {
                 };
                 if command.trim().trim_end_matches(';').trim().is_empty() {
                     backend::empty_query_response(&mut answer);
-                } else if console.answer(command, &mut answer) == Answer::Later {
+                } else if console.answer(command, rights, &mut answer) == Answer::Later {
                     return ConsoleEnd::Rests;
                 }
                 backend::ready_for_query(&mut answer, TransactionStatus::Idle);

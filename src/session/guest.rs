@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::console::Rights;
 use super::house::Place;
 use super::registry::{Entry, Handle};
 use super::relay::begin::Deferred;
@@ -55,6 +56,8 @@ pub enum Reply {
 pub struct AtConsole {
     /// Its client.
     pub client: Stream,
+    /// Which commands it may give.
+    pub rights: Rights,
     /// What it has said and nobody has read.
     pub unread: Vec<u8>,
     /// What it is owed.

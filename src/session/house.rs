@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use parking_lot::{Mutex, RwLock};
 
 use super::console::Console;
+use super::console_login::ConsoleVerifiers;
 use super::encryption::Encryption;
 use super::guest::Guest;
 use super::lobby::Lobby;
@@ -62,6 +63,8 @@ pub struct House {
     pub mock: MockSecret,
     /// TLS with clients.
     pub encryption: Encryption,
+    /// What the passwords of the console's users are checked by.
+    pub console_verifiers: ConsoleVerifiers,
     /// Who answers on the console.
     pub console: OnceLock<Arc<dyn Console>>,
     /// Connections since the start.
@@ -155,6 +158,7 @@ impl House {
             sessions: Arc::default(),
             mock,
             encryption,
+            console_verifiers: ConsoleVerifiers::default(),
             console: OnceLock::new(),
             lobby: Lobby::default(),
             arrivals: Arrivals::default(),

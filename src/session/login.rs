@@ -11,16 +11,16 @@ use std::time::Duration;
 use super::authenticate::refused;
 use super::cancel::cancel_anywhere;
 use super::client_settings;
+use super::console::Rights;
 use super::guest::{AtConsole, Guest, Reply, Resting, What};
 use super::house::{House, Place, Stage};
 use super::refusal::{Refusal, say};
 use super::registry::{CancelKey, Entry, Handle, Identity, told};
 use super::session::{Session, process_id};
 use crate::auth::certificate::PeerCertificate;
-use crate::auth::challenge::{Challenge, StandIn};
+use crate::auth::challenge::StandIn;
 use crate::auth::crypto;
 use crate::auth::hba::{self, Client, Transport};
-use crate::auth::md5::{self, Md5Challenge};
 use crate::auth::{self, Verifier};
 use crate::config::{Password, Settings};
 use crate::net::address::Address;
@@ -83,17 +83,24 @@ pub fn log_in(
 }
 
 /// A client that is in, but whose connection is still that of the login.
-struct Arrived {
-    entry: Entry,
-    place: Place,
-    /// `None` for the console.
-    session: Option<(Arc<Pool>, Box<Session>)>,
+pub(super) struct Arrived {
+    pub(super) entry: Entry,
+    pub(super) place: Place,
+    pub(super) at: LoggedInTo,
+}
+
+/// What a client has logged in to.
+pub(super) enum LoggedInTo {
+    /// A pool.
+    Pool(Arc<Pool>, Box<Session>),
+    /// The console.
+    Console(Rights),
 }
 
 impl Arrived {
     fn settle(self, client: Stream, unread: Vec<u8>) -> Guest {
-        let what = match self.session {
-            Some((pool, mut session)) => {
+        let what = match self.at {
+            LoggedInTo::Pool(pool, mut session) => {
                 session.client.unread = unread;
                 What::Pool(Resting {
                     pool,
@@ -104,8 +111,9 @@ impl Arrived {
                     spoke: None,
                 })
             }
-            None => What::Console(AtConsole {
+            LoggedInTo::Console(rights) => What::Console(AtConsole {
                 client,
+                rights,
                 unread,
                 reply: Reply::Given,
             }),
@@ -121,9 +129,9 @@ impl Arrived {
 pub(super) struct Login<'a> {
     pub(super) house: &'a Arc<House>,
     pub(super) settings: &'a Settings,
-    id: u64,
-    address: &'a Address,
-    connected_at: Moment,
+    pub(super) id: u64,
+    pub(super) address: &'a Address,
+    pub(super) connected_at: Moment,
     /// What TLS with it has agreed on.
     pub(super) tls: Option<Negotiated>,
     /// The certificate it has shown.
@@ -181,7 +189,7 @@ impl Login<'_> {
     }
 
     /// What the rules say about the client, unless they keep it out.
-    fn verdict(&self, startup: &Startup) -> Result<hba::Verdict, Refusal> {
+    pub(super) fn verdict(&self, startup: &Startup) -> Result<hba::Verdict, Refusal> {
         let client = Client {
             transport: match self.address {
                 Address::Tcp(_) => Transport::Tcp,
@@ -193,7 +201,12 @@ impl Login<'_> {
             database: &startup.database,
             user: &startup.user,
         };
-        let verdict = hba::verdict(&self.settings.general.hba, &client);
+        let rules = &self.settings.general.hba;
+        let verdict = if CONSOLE_DATABASES.contains(&client.database) {
+            hba::console_verdict(rules, &client, &CONSOLE_DATABASES)
+        } else {
+            hba::verdict(rules, &client)
+        };
         match hba::refusal(&verdict, &client) {
             None => Ok(verdict),
             Some(refused) => Err(Refusal::Words {
@@ -291,75 +304,11 @@ impl Login<'_> {
         Ok(Arrived {
             entry,
             place,
-            session: Some((pool, Box::new(session))),
+            at: LoggedInTo::Pool(pool, Box::new(session)),
         })
     }
 
-    fn console(
-        &self,
-        dialogue: &mut Dialogue<'_>,
-        startup: Startup,
-        place: Place,
-    ) -> Result<Arrived, Refusal> {
-        let verdict = self.verdict(&startup)?;
-        let general = &self.settings.general;
-        let crypto =
-            |error: auth::crypto::CryptoError| say(sqlstate::INTERNAL_ERROR, error.to_string());
-        let (challenge, doom) = if verdict == hba::Verdict::Trust {
-            (Challenge::Nothing, None)
-        } else if startup.user == general.admin_username && !general.admin_password.is_empty() {
-            let hash = md5::hash(general.admin_password.expose(), &startup.user).map_err(crypto)?;
-            (
-                Challenge::Md5(Md5Challenge::new(&hash).map_err(crypto)?),
-                None,
-            )
-        } else {
-            let mock = Md5Challenge::mock(&startup.user, &self.house.mock).map_err(crypto)?;
-            (
-                Challenge::Md5(mock),
-                Some("it is not the administrator of the console".to_owned()),
-            )
-        };
-        self.prove(dialogue, &startup.user, challenge, doom)?;
-        let secret = random_secret(startup.secret_length())?;
-        let name = startup
-            .settings
-            .iter()
-            .find(|(name, _)| name == "application_name")
-            .map_or("pg_doorman", |(_, value)| value.as_str());
-        let mut parameters = Parameters::default();
-        for (key, value) in [
-            ("application_name", name),
-            ("client_encoding", "UTF8"),
-            ("DateStyle", "ISO, MDY"),
-            ("integer_datetimes", "on"),
-            ("server_encoding", "UTF8"),
-            ("server_version", env!("CARGO_PKG_VERSION")),
-            ("standard_conforming_strings", "on"),
-            ("TimeZone", "Etc/UTC"),
-        ] {
-            parameters.set(key, value.as_bytes());
-        }
-        let entry = self.enter(Identity {
-            id: self.id,
-            secret,
-            database: startup.database,
-            user: startup.user,
-            application_name: name.as_bytes().to_vec(),
-            address: self.address.clone(),
-            connected_at: self.connected_at,
-            console: true,
-            tls: self.tls.clone(),
-        });
-        self.greet(dialogue, entry.handle(), &parameters)?;
-        Ok(Arrived {
-            entry,
-            place,
-            session: None,
-        })
-    }
-
-    fn enter(&self, who: Identity) -> Entry {
+    pub(super) fn enter(&self, who: Identity) -> Entry {
         let entry = self.house.sessions.enter(Handle::new(who));
         let handle = entry.handle();
         if let Some(flag) = self.house.moving_flag(handle.who.console) {
@@ -376,7 +325,7 @@ impl Login<'_> {
     }
 
     /// ParameterStatus for each parameter, BackendKeyData, ReadyForQuery.
-    fn greet(
+    pub(super) fn greet(
         &self,
         dialogue: &mut Dialogue<'_>,
         handle: &Arc<Handle>,
@@ -392,7 +341,7 @@ impl Login<'_> {
     }
 }
 
-fn random_secret(length: usize) -> Result<Vec<u8>, Refusal> {
+pub(super) fn random_secret(length: usize) -> Result<Vec<u8>, Refusal> {
     let mut secret = vec![0; length];
     crypto::fill_randomly(&mut secret).map_err(|error| {
         say(

@@ -11,6 +11,7 @@ mod borrow;
 mod cancel;
 pub mod client_settings;
 pub mod console;
+pub mod console_login;
 pub mod driver;
 pub mod encryption;
 pub mod ending;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use socket2::Socket;
 
 use super::accept::Arriving;
-use super::console::{self, ConsoleEnd};
+use super::console::{self, ConsoleEnd, Rights};
 use super::driver::Driver;
 use super::ending::Ending;
 use super::guest::{AtConsole, Guest, Reply, What};
@@ -192,6 +192,7 @@ fn serve_console(
 ) -> Result<String, What> {
     handle.driven_here();
     handle.at_rest();
+    let rights = at_console.rights;
     let told_to_stop =
         || house.stage() == Stage::Stopping || handle.told() & (told::MOVE | told::STOP) != 0;
     let mut dialogue = Dialogue {
@@ -208,12 +209,12 @@ fn serve_console(
     let Some(console) = house.console.get() else {
         return Ok("there is no console".to_owned());
     };
-    let (text, ending) = match console::serve(&mut dialogue, &**console) {
+    let (text, ending) = match console::serve(&mut dialogue, &**console, rights) {
         ConsoleEnd::Left => ("it said good-bye".to_owned(), Ending::Left),
         ConsoleEnd::Broken(Broken::Told) if house.stage() != Stage::Stopping => {
-            return Err(rest(dialogue, Reply::Given));
+            return Err(rest(dialogue, rights, Reply::Given));
         }
-        ConsoleEnd::Rests => return Err(rest(dialogue, Reply::Awaited)),
+        ConsoleEnd::Rests => return Err(rest(dialogue, rights, Reply::Awaited)),
         ConsoleEnd::Broken(Broken::Told) => ("the pooler stops".to_owned(), Ending::Stopped),
         ConsoleEnd::Broken(broken) => (broken.to_string(), Ending::Left),
         ConsoleEnd::Violation(what) => (what, Ending::Left),
@@ -224,9 +225,10 @@ fn serve_console(
     Ok(text)
 }
 
-fn rest(dialogue: Dialogue<'_>, reply: Reply) -> What {
+fn rest(dialogue: Dialogue<'_>, rights: Rights, reply: Reply) -> What {
     What::Console(AtConsole {
         client: dialogue.stream,
+        rights,
         unread: dialogue.inbox,
         reply,
     })

@@ -22,6 +22,7 @@ use crate::pool::totals::{Totals, Work};
 use crate::server::backend::Backend;
 use crate::server::parameters::Parameters;
 use crate::server::prepared::Statement;
+use crate::session::console::Rights;
 use crate::session::registry::CancelKey;
 use crate::session::session::{Session, is_default};
 
@@ -296,6 +297,9 @@ pub struct MovedConsole {
     /// Whether it asked for the upgrade and is to be told how that went.
     #[serde(default)]
     pub awaits_outcome: bool,
+    /// Which commands it may give.
+    #[serde(default)]
+    pub rights: Rights,
     /// Its TLS.
     #[serde(default)]
     pub tls: Option<Encrypted>,
@@ -370,6 +374,8 @@ pub struct GivenConsole<'a> {
     pub owed: &'a [u8],
     /// Whether it asked for the upgrade and is to be told how that went.
     pub awaits_outcome: bool,
+    /// Which commands it may give.
+    pub rights: Rights,
     /// Its TLS.
     pub tls: Option<&'a Encrypted>,
 }

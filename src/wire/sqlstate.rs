@@ -19,6 +19,8 @@ pub const INVALID_AUTHORIZATION: SqlState = "28000";
 pub const INVALID_PASSWORD: SqlState = "28P01";
 /// invalid_catalog_name: no such database, hence no such pool.
 pub const INVALID_CATALOG_NAME: SqlState = "3D000";
+/// insufficient_privilege, on the console.
+pub const INSUFFICIENT_PRIVILEGE: SqlState = "42501";
 /// syntax_error, on the console.
 pub const SYNTAX_ERROR: SqlState = "42601";
 /// insufficient_resources: the pooler itself is short of something.

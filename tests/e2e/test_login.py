@@ -1,5 +1,6 @@
 """The first packet and the login: who gets in, how, and what the others are told."""
 
+import hashlib
 import os
 import stat
 import struct
@@ -391,12 +392,64 @@ def test_ipv6_rules_apply_to_ipv6(doorman):
 
 # The console
 
+LOOKER = {"stats_username": "looker", "stats_password": "may-look"}
+
+
 @pytest.mark.parametrize("database", ["pgdoorman", "pgbouncer"])
-@pytest.mark.parametrize("rules", [MD5_RULES, SCRAM_RULES + MD5_RULES], ids=["md5", "scram-then-md5"])
+@pytest.mark.parametrize("rules", ["", MD5_RULES, SCRAM_RULES + MD5_RULES, "host all all 127.0.0.1/32 trust\n",
+                                   "host pgdoorman all all scram-sha-256\n"])
 def test_the_console_asks_for_the_administrators_password(doorman, database, rules):
-    one = doorman(general={"pg_hba": {"content": rules}})
+    """Whatever the rules say of applications; `trust` for them is not trust in an administrator."""
+    one = doorman(general={"pg_hba": {"content": rules}, **LOOKER})
     connection = one.connect(user="admin", password=ADMIN_PASSWORD, database=database)
     assert connection.execute("show version").fetchone()[0].startswith("PgDoorman")
-    for user, password in [("admin", "wrong"), ("app", ADMIN_PASSWORD), ("nobody", ADMIN_PASSWORD)]:
+    for user, password in [("admin", "wrong"), ("app", ADMIN_PASSWORD), ("nobody", ADMIN_PASSWORD), ("admin", ""),
+                           ("looker", ADMIN_PASSWORD), ("app", "")]:
         with pytest.raises(psycopg.OperationalError):
             one.connect(user=user, password=password, database=database)
+
+
+def test_the_console_speaks_scram(doorman):
+    one = doorman(general=LOOKER)
+    for user in ("admin", "looker", "stranger"):
+        raw = one.raw(login=False)
+        raw.startup(user=user, database="pgdoorman")
+        assert raw.read().body == struct.pack("!i", 10) + b"SCRAM-SHA-256\0\0"
+
+
+@pytest.mark.parametrize("form", ["scram", "md5"])
+def test_the_consoles_password_may_be_what_postgresql_stores(doorman, pg, users, form):
+    inner = hashlib.md5(b"secret" + b"admin").hexdigest()
+    one = doorman(general={"admin_password": "md5" + inner if form == "md5" else pg.verifier("scram")})
+    password = "secret" if form == "md5" else "scram-secret"
+    assert one.connect(user="admin", password=password, database="pgdoorman").execute("show version").fetchone()
+    with pytest.raises(psycopg.OperationalError):
+        one.connect(user="admin", password="wrong", database="pgdoorman")
+
+
+def test_who_may_look_may_do_nothing_else(doorman):
+    one = doorman(general=LOOKER)
+    console = one.connect(user="looker", password="may-look", database="pgbouncer", autocommit=True)
+    for _ in range(2):
+        assert console.execute("show pools").fetchall()
+        assert console.execute("show config").fetchall()
+        for command in ("pause", "resume", "reload", "shutdown", "upgrade", "reconnect", "set log_level = 'debug'"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                console.execute(command)
+        one.upgrade()
+    assert one.connect().execute("select 1").fetchone() == (1,)
+
+
+def test_a_rule_that_names_the_console_decides(doorman):
+    one = doorman(general={"pg_hba": {"content": "host pgbouncer admin 127.0.0.1/32 trust\nhost shop all all trust\n"}})
+    assert one.connect(user="admin", database="pgbouncer").execute("show version").fetchone()
+    with pytest.raises(psycopg.OperationalError, match="no pg_hba.conf entry"):
+        one.connect(user="app", database="pgbouncer")
+    one.config["general"]["pg_hba"]["content"] = "host all all 127.0.0.1/32 reject\n"
+    one.reload()
+
+    def is_rejected():
+        with pytest.raises(psycopg.OperationalError) as refusal:
+            one.connect(user="admin", password="wrong", database="pgbouncer")
+        return "pg_hba.conf rejects" in str(refusal.value)
+    wait_until(is_rejected)

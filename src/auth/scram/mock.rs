@@ -47,7 +47,7 @@ impl MockSecret {
     }
 
     /// The verifier invented for `user`.
-    pub(super) fn verifier(&self, user: &str) -> Result<ScramVerifier, CryptoError> {
+    pub(crate) fn verifier(&self, user: &str) -> Result<ScramVerifier, CryptoError> {
         Ok(ScramVerifier::new(
             MOCK_ITERATIONS,
             self.bytes::<MOCK_SALT_LENGTH>("salt", user)?.to_vec(),

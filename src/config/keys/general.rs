@@ -28,10 +28,16 @@ keys! {
                 duration_or_off(), NewClients, Works;
         }
         group "Console" {
-            /// The user of the console (database pgdoorman or pgbouncer).
+            /// The administrator of the console (database pgdoorman or pgbouncer).
             admin_username: String = required("\"admin\""), Kind::Name, NewClients, Works;
-            /// The password of the console's user, in plain text.
+            /// The administrator's password: plain text, or what PostgreSQL would store of it.
+            /// It is asked for by SCRAM, or by MD5 if only an MD5 hash is here.
             admin_password: Secret = required("\"change-me\""), Kind::Secret, NewClients, Works;
+            /// A user of the console who may SHOW and nothing else, for monitoring.
+            stats_username: Option<String> = unset("none", "\"stats\""), Kind::Name, NewClients, Works;
+            /// The password of stats_username, in the forms of admin_password.
+            stats_password: Option<Secret> = unset("none", "\"change-me\""),
+                Kind::Secret, NewClients, Works;
         }
         group "Time limits" {
             /// How long a new connection to PostgreSQL may take, from connecting to its

@@ -280,6 +280,7 @@ fn post_guest(
                 unread: &console.unread,
                 owed,
                 awaits_outcome,
+                rights: console.rights,
                 tls: console.client.tls(),
             });
             let copy = console.client.fd().try_clone_to_owned()?;

@@ -393,6 +393,7 @@ impl Taker {
         };
         let what = What::Console(AtConsole {
             client,
+            rights: moved.rights,
             unread: moved.unread,
             reply,
         });
