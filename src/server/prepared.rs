@@ -134,6 +134,11 @@ impl Prepared {
         self.statements.contains_key(&number) || self.surplus.contains(&number)
     }
 
+    /// Whether any statement stands on the server, put aside or not.
+    pub fn stands_any(&self) -> bool {
+        !self.statements.is_empty() || !self.surplus.is_empty()
+    }
+
     /// Puts aside, to be closed, what was prepared for the transaction that is over.
     pub fn end_passing(&mut self) {
         for number in self.passing.drain() {

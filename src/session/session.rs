@@ -12,7 +12,6 @@ use super::relay::begin::Deferred;
 use super::relay::check::Overheard;
 use super::relay::expected::Queue;
 use super::relay::reading::Under;
-use super::relay::spoken::OwnNames;
 use super::relay::stale::Kept;
 use super::relay::unsettled::Unsettled;
 use crate::net::address::Address;
@@ -149,9 +148,6 @@ pub struct Lent {
     /// Statements a client is deallocating in SQL: its own name, and the number.
     #[serde(default)]
     pub deallocating: VecDeque<(Vec<u8>, u64)>,
-    /// What of its statements stands there under its own names.
-    #[serde(default)]
-    pub own_names: OwnNames,
     /// Settings whose values are asked for before and after cleaning.
     #[serde(default)]
     pub asked: Vec<String>,
@@ -205,7 +201,8 @@ impl From<&Plan> for Rules {
     fn from(plan: &Plan) -> Rules {
         Rules {
             mode: plan.mode,
-            follow_statements: plan.prepared_statements,
+            // A client that keeps its server connection has its statements there, under its own names.
+            follow_statements: plan.prepared_statements && plan.mode == Mode::Transaction,
             prepared_cache: plan.prepared_cache,
             prepared_per_server: plan.prepared_per_server,
             prepared_per_client: plan.prepared_per_client,

@@ -550,77 +550,6 @@ def test_prepare_and_execute_in_sql_live_as_long_as_the_transaction(doorman, dir
 
 # SQL speaks of what the protocol has prepared
 
-SPOKEN = ["execute q(41)", "EXECUTE Q (1);", 'execute "q"(1)', "execute q", "execute q(1, 2)", "execute q(nosuch)",
-          "explain (costs off) execute q(1)", "create temp table t on commit drop as execute q(1)",
-          "select 1; execute q(1); execute q(2)", "execute r; execute nosuch; execute q(1)", 'execute "R"',
-          "execute r; select 1/0; execute q(1)", "prepare q as select 2", "select 'execute q'", "/* execute q */ select 1"]
-
-
-@pytest.mark.parametrize("block", [False, True], ids=["alone", "in a block"])
-@pytest.mark.parametrize("sql", SPOKEN)
-def test_sql_executes_what_was_prepared_by_the_protocol(doorman, direct, mode, sql, block):
-    one = doorman(mode=mode, size=3)
-    raw, other = one.raw(), one.raw()
-    other.ask(parse("select 'nobody else sees this'", "q"), sync())
-    for it in (raw, direct):
-        it.ask(parse("select $1::int + 1", "q"), parse("select 'r'", "r"), sync())
-    for _ in range(2):
-        if block:
-            for it in (raw, direct):
-                it.ask(query("begin"))
-        for _ in range(2):
-            assert raw.ask(query(sql)) == direct.ask(query(sql))
-        if block:
-            for it in (raw, direct):
-                it.ask(query("rollback"))
-        for it in (raw, direct):
-            assert rows(it.ask(bind(["1"], "q"), execute(), sync())) == [[b"2"]]
-        assert rows(other.ask(query("execute q"))) == [[b"nobody else sees this"]]
-    third = one.raw()
-    assert error(third.ask(query("execute q(1)"))).code == "26000"
-
-
-FORGETTING = ["deallocate a; deallocate b", "deallocate a; deallocate nosuch; deallocate b", "deallocate a; select 1",
-              "deallocate a; select 1/0; deallocate b", "deallocate all; select 1", "deallocate all; deallocate a",
-              "deallocate a; prepare a as select 'new'; execute a; deallocate a", "discard plans; deallocate b",
-              "prepare c as select 3; deallocate c; deallocate a", "execute a; deallocate prepare a; execute a",
-              "deallocate a; deallocate a", "execute d", "execute d; deallocate b", "execute d; execute d; deallocate b"]
-
-
-@pytest.mark.parametrize("block", [False, True], ids=["alone", "in a block"])
-@pytest.mark.parametrize("sql", FORGETTING)
-def test_several_statements_of_one_query_deallocate(doorman, direct, mode, sql, block):
-    one = doorman(mode=mode, size=1)
-    raw = one.raw()
-    for it in (raw, direct):
-        it.ask(parse("select 'a'", "a"), parse("select 'b'", "b"), parse("deallocate a", "d"), sync())
-        if block:
-            it.ask(query("begin"))
-    assert raw.ask(query(sql)) == direct.ask(query(sql))
-    if block:
-        for it in (raw, direct):
-            it.ask(query("rollback"))
-    for name in ("a", "b"):
-        expected = direct.ask(bind((), name), execute(), sync())
-        assert gist(raw.ask(bind((), name), execute(), sync())) == gist(expected)
-        # What is gone can be prepared anew, what is there cannot.
-        expected = direct.ask(parse("select 'new'", name), bind((), name), execute(), sync())
-        assert gist(raw.ask(parse("select 'new'", name), bind((), name), execute(), sync())) == gist(expected)
-
-
-def test_what_cannot_be_prepared_any_more_can_be_deallocated(doorman, direct, mode):
-    """And the transaction goes on."""
-    raw = doorman(mode=mode, size=1).raw()
-    for it in (raw, direct):
-        it.ask(query("begin; create temp table gone (n int)"))
-        it.ask(parse("select * from gone", "q"), sync())
-        it.ask(query("drop table gone"))
-    assert raw.ask(query("deallocate q; select 7")) == direct.ask(query("deallocate q; select 7"))
-    assert raw.ask(query("commit")) == direct.ask(query("commit"))
-    for it in (raw, direct):
-        assert kinds(it.ask(parse("select 'new'", "q"), sync())) == "1Z"
-
-
 @pytest.mark.parametrize("block", [False, True], ids=["alone", "in a block"])
 def test_a_prepared_deallocate_is_about_what_the_name_means_when_it_runs(doorman, direct, mode, block):
     """Some drivers prepare whatever they are given, and run it in another transaction, or more than once."""
@@ -647,79 +576,37 @@ def test_a_prepared_deallocate_is_about_what_the_name_means_when_it_runs(doorman
             assert rows(other.ask(bind((), value), execute(), sync())) == [[value.encode()]]
 
 
-def test_sql_executes_what_the_name_means_now(doorman, direct, mode):
-    raw = doorman(mode=mode, size=1).raw()
-    steps = [[query("begin")], [parse("select 'first'", "q"), sync()], [query("execute q")],
-             [close_statement("q"), sync()], [query("execute q")], [query("rollback; begin")],
-             [parse("select 'second'", "q"), sync()], [query("execute q")],
-             [close_statement("q"), parse("select 'third'", "q"), sync()], [query("execute q")],
-             [query("deallocate q")], [parse("select 'fourth'", "q"), sync()], [query("execute q")],
-             [query("deallocate all")], [parse("select 'fifth'", "q"), sync()], [query("execute q")],
-             [query("commit")], [query("execute q")], [query("discard all")], [query("execute q")]]
-    for step in steps:
-        got, expected = raw.ask(*step), direct.ask(*step)
-        assert [m for m in got if m.kind != "S"] == [m for m in expected if m.kind != "S"], step
-
-
-def test_what_is_asked_for_in_one_write_is_answered_in_its_order(doorman, direct):
+@pytest.mark.parametrize("sql", ["execute q(41)", "explain execute q(41)", "create temp table t as execute q(41)",
+                                 "select 1; execute q(1)", "deallocate q; select 1"])
+@pytest.mark.parametrize("speak", [lambda sql: [query(sql)], run], ids=["simple", "extended"])
+def test_sql_finds_no_statement_of_the_protocols_and_the_client_is_told_why(doorman, sql, speak):
     raw = doorman(size=1).raw()
-    for it in (raw, direct):
-        it.send(parse("select 'one'", "q"), sync(), query("execute q"), query("deallocate q"), parse("select 'two'", "q"),
-                sync(), query("execute q; select 3"), close_statement("q"), sync(), query("execute q"))
-    for _ in range(7):
-        assert raw.read_until("Z") == direct.read_until("Z")
-
-
-def test_why_a_statement_cannot_be_executed_by_sql(doorman, direct, altered):
-    """It could be prepared once, and where PostgreSQL has to prepare it again it cannot."""
-    raw = doorman(size=1).raw()
-    for it in (raw, direct):
-        it.ask(parse(ALL, "q"), sync())
-    raw.ask(query("alter table altered rename to other"))
-    for block in (False, True):
-        for it in (raw, direct):
-            if block:
-                it.ask(query("begin"))
-        got, expected = (it.ask(query("execute q")) for it in (raw, direct))
-        assert gist(got) == gist(expected) and error(got).code == "42P01"
-        assert raw.status == direct.status
-    for it in (raw, direct):
-        it.ask(query("rollback"))
-    # It needs not be there for this.
-    assert raw.value("select 'execute q'") == "execute q"
-    raw.ask(query("alter table other rename to altered"))
-    assert rows(raw.ask(query("execute q"))) == [[b"1"]]
-
-
-def test_where_sql_cannot_execute_it_the_client_is_told_why(doorman):
-    raw = doorman(size=1).raw()
-    raw.ask(parse("select 1", "q"), sync())
-    refused = error(raw.ask(*run("execute q")))
-    assert refused.code == "26000" and "prepared by the protocol" in refused.fields["H"]
+    raw.ask(parse("select $1::int", "q"), sync())
+    refused = error(raw.ask(*speak(sql)))
+    if ";" not in sql or speak is not run:
+        assert refused.code == "26000" and "prepared by the protocol" in refused.fields["H"]
+    assert rows(raw.ask(bind(["1"], "q"), execute(), sync())) == [[b"1"]]
     # What was never prepared is nothing special.
-    assert "H" not in error(raw.ask(*run("execute nosuch"))).fields
+    assert "H" not in error(raw.ask(query("execute nosuch"))).fields
 
 
-def test_a_long_query_that_comes_in_parts_speaks_of_statements_too(doorman):
-    raw = doorman(size=1).raw()
-    raw.ask(parse("select 'by name'", "q"), sync())
-    text = query(f"execute q --{'x' * 65_000}")
-    for word in ("begin", "commit"):
-        raw.ask(query(word))
-        for part in (3, 20, 40_000):
-            raw.send(text[:part])
-            raw.send(text[part:])
-            assert rows(raw.read_until("Z")) == [[b"by name"]]
+@pytest.mark.parametrize("sql", ["execute q(41)", "explain (costs off) execute q(41)", "deallocate q; select 1",
+                                 "deallocate q; deallocate nosuch", "prepare q as select 2"])
+def test_in_session_mode_sql_and_protocol_speak_of_the_same_statements(doorman, direct, sql):
+    raw = doorman(mode="session", size=1).raw()
+    for it in (raw, direct):
+        it.ask(parse("select $1::int + 1", "q"), sync())
+    assert gist(raw.ask(query(sql))) == gist(direct.ask(query(sql)))
+    for step in ([bind(["1"], "q"), execute(), sync()], [parse("select 3", "q"), sync()]):
+        assert gist(raw.ask(*step)) == gist(direct.ask(*step))
 
 
-def test_psycopg_executes_by_name(doorman, mode):
-    connection = doorman(mode=mode, size=1).connect()
-    connection.pgconn.prepare(b"q", b"select $1::int * 2")
-    for n in range(3):
-        with connection.transaction():
-            assert connection.execute(f"execute q({n})").fetchone() == (2 * n,)
-        assert connection.execute(f"execute q({n})").fetchone() == (2 * n,)
-    connection.execute("deallocate q; select 1")
+def test_psycopg_deallocates_what_it_has_prepared(doorman, mode):
+    connection = doorman(mode=mode, size=1).connect(autocommit=True)
+    for forget in ("deallocate q", "deallocate all", "discard all"):
+        assert connection.pgconn.prepare(b"q", b"select $1::int * 2").status == 1
+        connection.execute(forget)
+        assert b"does not exist" in connection.pgconn.exec_prepared(b"q", [b"1"]).error_message
     assert connection.pgconn.prepare(b"q", b"select 1").status == 1
 
 

@@ -119,8 +119,9 @@ keys! {
         group "Prepared statements" {
             /// Whether, in transaction mode, the statements a client prepares by the protocol
             /// (Parse) follow it from one server connection to the next. If not, they end
-            /// with the transaction. In either case those of SQL's PREPARE do, and SQL's
-            /// EXECUTE finds no others.
+            /// with the transaction. Statements of SQL's PREPARE end with the transaction in
+            /// either case. SQL's EXECUTE finds no statement that follows its client. In
+            /// session mode a client's statements are on its own server connection.
             prepared_statements: bool = is("true"), Kind::Bool, Live, Works;
             /// How many statements are remembered, for all pools together, before those that
             /// no client has prepared any more are forgotten. Those that clients have are

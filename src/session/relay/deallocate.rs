@@ -1,7 +1,8 @@
 //! DEALLOCATE in SQL: it speaks of a statement by the client's name, and the server knows it by another.
 //!
-//! A single DEALLOCATE is understood, in a Query and in a statement, there when it is bound; for one among several
-//! statements see [`spoken`](super::spoken). No client reaches another's statement by the name it has on servers.
+//! A single DEALLOCATE is understood, in a Query and in a statement, there when it is bound; one among several
+//! statements of a Query finds no statement that follows its client. No client reaches another's statement by the
+//! name it has on servers.
 
 use std::sync::Arc;
 
@@ -69,10 +70,8 @@ impl Session {
                 });
             }
             Target::All => return None,
-            // PostgreSQL has it under this name too.
-            Target::One(name) if self.lent.as_ref().is_some_and(|l| l.own_names.has(&name)) => {
-                return None;
-            }
+            // A request under way that has closed it may be skipped.
+            Target::One(name) if self.hangs_on(Some(&name), None) => return Some(Step::MustWait),
             Target::One(name) if self.statements.contains_key(&name) => {
                 let under_way = |lent: &&mut Lent| !lent.expected.is_empty();
                 if let Some(lent) = self.lent.as_mut().filter(under_way) {
@@ -125,10 +124,9 @@ impl Session {
         let Some(Target::One(name)) = deallocated(&definition[..=text_end]) else {
             return Ok(None);
         };
-        let stands = |lent: &Lent| lent.own_names.has(&name);
         match self.statements.get(&name) {
             Some(meant) => Ok(Some((name, Arc::clone(meant)))),
-            None if is_poolers_own(&name) || self.lent.as_ref().is_some_and(stands) => Err(name),
+            None if is_poolers_own(&name) => Err(name),
             None => Ok(None),
         }
     }

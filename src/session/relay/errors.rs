@@ -46,9 +46,6 @@ impl Session {
         }
         let head = lent.expected.front_mut();
         let undo = head.and_then(|head| head.undo.as_mut());
-        let spoken_of = undo
-            .as_ref()
-            .is_some_and(|undo| undo.not_standing.is_some());
         let refusal = undo.and_then(|undo| undo.refusal.take());
         // Where PostgreSQL has another complaint, which is not that it has no such statement, it stands.
         let refusal = refusal.filter(|_| {
@@ -58,14 +55,6 @@ impl Session {
             )
         });
         self.take_back();
-        if spoken_of && phase == Phase::Serving && !fields.is_fatal() {
-            log::debug!("{} not prepared for SQL pid={pid}: {fields}", self.tag());
-            self.blame(&fields);
-            return Fate::Drop;
-        }
-        if let Some(lent) = &mut self.lent {
-            lent.own_names.failed();
-        }
         if let Some((number, place)) = stale {
             self.retire(number);
             statements.begin_epoch();
@@ -165,9 +154,6 @@ impl Session {
             if let Some(number) = undo.not_prepared {
                 lent.backend.prepared.forget(number);
             }
-            if let Some(name) = undo.not_standing {
-                lent.own_names.forget(&name);
-            }
             if let Some(number) = undo.not_closed {
                 lent.backend.prepared.put_back_surplus(number);
             }
@@ -187,6 +173,19 @@ impl Session {
                 };
             }
         }
+    }
+
+    /// What to add to the error that there is no such statement, if the client has prepared one by the
+    /// protocol.
+    fn hint(&self, error: &ErrorFields) -> Option<&'static str> {
+        if error.code != sqlstate::INVALID_STATEMENT_NAME {
+            return None;
+        }
+        let name = error.message.split('"').nth(1)?;
+        self.statements.contains_key(name.as_bytes()).then_some(
+            "It was prepared by the protocol (Parse), and the pooler keeps it under another name. Execute it by \
+             the protocol (Bind), or prepare it in SQL (PREPARE) in the same transaction.",
+        )
     }
 
     /// The body of an error with the client's own names of its statements, or `None` if it speaks of no

@@ -73,8 +73,6 @@ pub struct Undo {
     pub not_prepared: Option<u64>,
     /// The statement was not closed on the server after all.
     pub not_closed: Option<u64>,
-    /// The statement does not stand on the server under this name of the client's after all.
-    pub not_standing: Option<Vec<u8>>,
     /// What the Query changes, if it succeeds, of the settings that texts are read under.
     #[serde(default)]
     pub changes: Changes,

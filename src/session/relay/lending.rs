@@ -9,7 +9,6 @@ use std::sync::Arc;
 use super::begin::Deferred;
 use super::expected::{Expected, Reply};
 use super::pieces::Output;
-use super::spoken::OwnNames;
 use super::stale::Kept;
 use super::unsettled::Unsettled;
 use crate::pool::plan::Mode;
@@ -53,7 +52,6 @@ impl Session {
             at_ready: Arc::clone(&backend.reported),
             reset_names: Vec::new(),
             deallocating: std::collections::VecDeque::new(),
-            own_names: OwnNames::default(),
             backend,
             side: Side::default(),
             expected: std::collections::VecDeque::new(),
@@ -84,12 +82,26 @@ impl Session {
         if check {
             self.ask(b";", out);
         }
+        self.forget_others_statements(out);
         self.write_settings(out);
         self.begin_deferred(out);
         if self.awaits_server() {
             self.enter(Phase::Tuning);
         } else {
             self.serve(out);
+        }
+    }
+
+    /// Where statements do not follow their clients, names pass as they are: none of the pooler's own must stand
+    /// there.
+    fn forget_others_statements(&mut self, out: &mut Output) {
+        let follows = self.rules.follow_statements;
+        let Some(lent) = self.lent.as_mut().filter(|_| !follows) else {
+            return;
+        };
+        if lent.backend.prepared.stands_any() {
+            lent.backend.prepared.clear();
+            self.ask(b"DEALLOCATE ALL", out);
         }
     }
 

@@ -9,7 +9,6 @@
 //! | [`begin`] | a BEGIN that PostgreSQL hears of with the request behind it |
 //! | [`statements`] | prepared statements that follow their client |
 //! | [`deallocate`] | DEALLOCATE in SQL of statements that follow |
-//! | [`spoken`] | statements that follow, under their client's own names where SQL speaks of them |
 //! | [`check`] | a query that is answered with PostgreSQL's last answer to it |
 //! | [`reading`] | the settings that the texts of statements are read under |
 //! | [`shapes`] | what clients have been told of their statements' rows |
@@ -31,7 +30,6 @@ pub mod reading;
 pub mod replies;
 pub mod requests;
 pub mod shapes;
-pub mod spoken;
 pub mod stale;
 pub mod statements;
 pub mod unsettled;

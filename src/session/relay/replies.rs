@@ -338,11 +338,7 @@ impl Session {
             // In a query of several statements, by whatever name.
             lent.backend.traces.add(Traces::STATEMENTS);
         }
-        if tag == b"DEALLOCATE" && lent.deallocating.is_empty() {
-            if let Some(name) = lent.own_names.deallocated() {
-                self.statements.remove(&name);
-            }
-        } else if tag == b"DEALLOCATE" {
+        if tag == b"DEALLOCATE" {
             if let Some((name, number)) = lent.deallocating.pop_front() {
                 lent.backend.prepared.forget(number);
                 self.statements.remove(&name);
@@ -354,7 +350,6 @@ impl Session {
         }
         if tag == b"DISCARD ALL" || tag == b"DEALLOCATE ALL" {
             lent.backend.prepared.clear();
-            lent.own_names.clear();
             if phase == Phase::Serving {
                 // The unnamed one is not among those that are deallocated.
                 self.statements.retain(|name, _| name.is_empty());

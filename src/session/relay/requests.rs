@@ -216,10 +216,6 @@ impl Session {
         if lent.skipping && head.kind != frontend::SYNC {
             return Ok(self.begin(head, at, rest, true, out));
         }
-        let query = (rest.get(HEADER..head.whole())).filter(|_| head.kind == frontend::QUERY);
-        if query.is_some_and(|text| self.prepare_spoken(text, out)) {
-            return Ok(Step::MustWait);
-        }
         let Some(lent) = &mut self.lent else {
             return Ok(Step::NeedsServer);
         };

@@ -340,12 +340,11 @@ impl Session {
         };
         let follows = self.rules.follow_statements;
         let parsed = self.lent.as_ref().is_some_and(|lent| lent.unnamed_parsed);
-        let stands = (self.lent.as_ref()).is_some_and(|lent| lent.own_names.has(name));
         let anothers = !of_portal
             && match name {
                 // It may have been left by the client that had the connection before.
                 b"" => !follows && !parsed,
-                name => follows && statement.is_none() && (stands || is_poolers_own(name)),
+                name => follows && statement.is_none() && is_poolers_own(name),
             };
         if anothers && head.kind == frontend::CLOSE {
             let closed = Expected::undoing(reply, Deliver::Produce, Undo::default());

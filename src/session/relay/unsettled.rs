@@ -89,14 +89,6 @@ impl Unsettled {
         self.unnamed.is_some_and(|batch| batch >= self.answered)
     }
 
-    /// Whether it is open what any of the client's named statements is.
-    pub fn any_name_is_open(&self) -> bool {
-        let names = self.names.values();
-        names
-            .chain(&self.everything)
-            .any(|&batch| batch >= self.answered)
-    }
-
     /// Whether a request that speaks of these has to wait. If so, it is awaited from now on. What the
     /// request's own batch has changed is as good as settled for it.
     pub fn concerns(&mut self, name: Option<&[u8]>, number: Option<u64>) -> bool {

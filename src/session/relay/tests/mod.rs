@@ -10,7 +10,6 @@
 //! | `statements` | prepared statements that follow their client |
 //! | `reading` | a statement belongs to the settings it is read under |
 //! | `shapes` | rows that have got another shape |
-//! | `spoken` | statements of the protocol's that SQL speaks of |
 //! | `stale` | statements that have to be parsed anew |
 //! | `copy` | COPY, in both protocols |
 //! | `settings` | a connection gets its client's settings |
@@ -32,7 +31,6 @@ mod reading;
 mod settings;
 mod shapes;
 mod simple;
-mod spoken;
 mod stale;
 mod statements;
 

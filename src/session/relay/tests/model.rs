@@ -172,12 +172,6 @@ impl Postgres {
             return self.fail(kind, "25P02", b"");
         }
         let named = |verb: &[u8]| text.strip_prefix(verb).map(<[u8]>::to_vec);
-        if let Some(name) = named(b"execute ") {
-            return match self.statements.get(&name).cloned() {
-                None => self.fail(kind, "26000", &name),
-                Some(text) => self.run(kind, &text),
-            };
-        }
         let deallocated = named(b"deallocate ").filter(|name| name != b"all");
         let tag = match text {
             _ if deallocated.is_some() => {
@@ -238,21 +232,6 @@ fn text(dice: &mut Dice) -> String {
     }
 }
 
-/// SQL that speaks of prepared statements by their names.
-fn speaks(dice: &mut Dice) -> String {
-    let one = |dice: &mut Dice| {
-        let name = ["a", "b", "c"][dice.roll(3)];
-        match dice.roll(8) {
-            0..4 => format!("execute {name}"),
-            4..6 => format!("deallocate {name}"),
-            6 => "one".to_owned(),
-            _ => "fail".to_owned(),
-        }
-    };
-    let all: Vec<String> = (0..=dice.roll(3)).map(|_| one(dice)).collect();
-    all.join("; ")
-}
-
 /// What a client says next: one or several batches or queries, all of them ended.
 fn says(dice: &mut Dice) -> Bytes {
     let names = ["", "", "a", "b", "c"];
@@ -263,7 +242,9 @@ fn says(dice: &mut Dice) -> Bytes {
             0 => said.extend(query(&text(dice))),
             12 => said.extend(query(["commit;", "ROLLBACK"][dice.roll(2)])),
             13 => said.extend(query("begin;")),
-            14 => said.extend(query(&speaks(dice))),
+            14 => said.extend(query(
+                ["deallocate a", "deallocate b", "deallocate c"][dice.roll(3)],
+            )),
             1 => {
                 let forgets = ["discard all", "deallocate all"][dice.roll(2)];
                 // PostgreSQL allows the one, and is seldom asked for the other, in a transaction.

@@ -697,3 +697,22 @@ fn the_unnamed_statement_is_pipelined_and_a_late_error_takes_back_the_right_one(
     between.client(&[&bind(""), &sync()]);
     between.server_gets(&[&bind("DOORMAN_1"), &sync()]);
 }
+
+#[test]
+fn a_deallocate_waits_for_what_may_bring_the_statement_back() {
+    let mut between = Between::new();
+    between.client(&[&parse("a", "select 1"), &sync()]);
+    between.server(&[&parsed(), &ready()]);
+    between.to_client.clear();
+    between.to_server.clear();
+    between.client(&[&bind("none"), &close("a"), &sync()]);
+    between.client(&[&query("deallocate a")]);
+    between.server_gets(&[&bind("none"), &sync()]);
+    between.server(&[&error("26000", "none"), &ready()]);
+    between.client_gets(&[
+        &error("26000", "none"),
+        &ready(),
+        &complete("DEALLOCATE"),
+        &ready(),
+    ]);
+}
