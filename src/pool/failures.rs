@@ -4,12 +4,13 @@
 //! A server that is down is down for every client and at every round of the janitor; the log says so at
 //! once, and then again every now and then, not each time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::clock::Moment;
+use crate::server::login::ConnectError;
 
-/// After a failure nobody tries again for this long on behalf of those who wait already. Well below the
-/// janitor's round, so that each of its rounds tries again.
+/// After a failure nobody tries again for this long on behalf of those who wait already.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// To keep the minimum warm nobody tries again for longer and longer, up to this.
@@ -18,19 +19,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The same failure is told again after this long.
 const TELL_AGAIN: Duration = Duration::from_secs(20);
 
-/// Failures in a row; none since the last success by default.
+/// A line for the log that would come again and again: it is written at once, and then every now and then with
+/// how often it has come.
 #[derive(Debug, Default)]
-pub(super) struct Failures {
-    in_a_row: u32,
-    last: Option<Moment>,
+pub(super) struct Repeats {
     told: Option<(Moment, String)>,
     untold: u64,
 }
 
-impl Failures {
-    /// Notes one more. Returns what the log should say of it, if anything.
+impl Repeats {
+    /// Notes it once more. Returns what the log should say, if anything.
     pub(super) fn note(&mut self, words: String, now: Moment) -> Option<String> {
-        self.hold_off(now);
         let known = self
             .told
             .as_ref()
@@ -47,6 +46,23 @@ impl Failures {
         self.told = Some((now, words));
         Some(line)
     }
+}
+
+/// Failures in a row; none since the last success by default.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    in_a_row: u32,
+    last: Option<Moment>,
+    error: Option<Arc<ConnectError>>,
+    lines: Repeats,
+}
+
+impl Failures {
+    /// Notes one more. Returns what the log should say of it, if anything.
+    pub(super) fn note(&mut self, words: String, now: Moment) -> Option<String> {
+        self.hold_off(now);
+        self.lines.note(words, now)
+    }
 
     /// Notes one more of which the log says nothing.
     pub(super) fn hold_off(&mut self, now: Moment) {
@@ -54,9 +70,38 @@ impl Failures {
         self.last = Some(now);
     }
 
-    /// Whether it is time to try again for those who wait.
-    pub(super) fn allow_serving(&self, now: Moment) -> bool {
-        self.last.is_none_or(|last| now.since(last) >= PAUSE)
+    /// Keeps the reason, for those who wait until it is healed or their time is up.
+    pub(super) fn keep(&mut self, error: Arc<ConnectError>) {
+        self.error = Some(error);
+    }
+
+    /// The reason of the last failure, if there was no success since.
+    pub(super) fn error(&self) -> Option<Arc<ConnectError>> {
+        self.error.clone()
+    }
+
+    /// Whether the last attempt failed for a reason that waiting can heal.
+    pub(super) fn can_heal(&self) -> bool {
+        self.error.as_ref().is_some_and(|error| error.can_heal())
+    }
+
+    /// How many of the `missing` connections may be tried now for those who wait, while `connecting` are being
+    /// tried. After a failure it is one at a time. `eager`: a client has just asked.
+    pub(super) fn allow_serving(
+        &self,
+        missing: usize,
+        connecting: usize,
+        eager: bool,
+        now: Moment,
+    ) -> usize {
+        let Some(last) = self.last else {
+            return missing;
+        };
+        if connecting == 0 && (eager || now.since(last) >= PAUSE) {
+            missing.min(1)
+        } else {
+            0
+        }
     }
 
     /// How many of the `missing` connections of the minimum may be tried now.
@@ -104,7 +149,10 @@ mod tests {
         failures.note("down".into(), at(500));
         assert_eq!(failures.allow_warming(4, at(1400)), 0);
         assert_eq!(failures.allow_warming(4, at(1500)), 1);
-        assert!(failures.allow_serving(at(1000)));
+        assert_eq!(failures.allow_serving(5, 0, false, at(1000)), 1);
+        assert_eq!(failures.allow_serving(5, 1, false, at(1000)), 0);
+        assert_eq!(failures.allow_serving(5, 0, false, at(600)), 0);
+        assert_eq!(failures.allow_serving(5, 0, true, at(600)), 1);
         for _ in 0..100 {
             failures.note("down".into(), at(2000));
         }

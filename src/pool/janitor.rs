@@ -17,7 +17,8 @@ use crate::net::thread;
 /// How often the janitor makes its round for connections that are missing.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// How often it looks for a connection that can be closed while somebody waits for a seat.
+/// How often it looks for a connection that can be closed while somebody waits for a seat, and tries again
+/// while somebody waits for a server that is down.
 const SCARCE_ROUND: Duration = Duration::from_millis(100);
 
 /// The janitor at work; dropping it sends it home.
@@ -82,7 +83,11 @@ fn work(pools: &Pools, rules: &Rules, home: &Receiver<()>) {
         }
         let is_scarce = usher::attend(&all);
         let round = next_round.remaining();
-        let wait = if is_scarce {
+        let mut retries = false;
+        for pool in &all {
+            retries |= pool.retry();
+        }
+        let wait = if is_scarce || retries {
             round.min(SCARCE_ROUND)
         } else {
             round

@@ -28,13 +28,22 @@ use crate::server::seats::Seats;
 #[derive(Debug, Clone)]
 pub enum NoConnection {
     /// `query_wait_timeout` passed.
-    TimedOut,
+    TimedOut(Lack),
     /// None could be made.
     Failed(Arc<ConnectError>),
     /// The pool no longer exists.
     Closed,
     /// The one who waited was told something else and has left the queue.
     Left,
+}
+
+/// What there was not enough of for one who waited in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// So many connections as the pool may have were in use all the time.
+    Connections(usize),
+    /// Time: the pool is paused.
+    Paused,
 }
 
 /// How a request for a connection was met.
@@ -174,15 +183,35 @@ impl Pool {
                 break NoConnection::Closed;
             }
             if deadline <= Moment::now() {
-                let lacks_seat = state.wants_seat.is_some() && state.total() == 0;
-                break if lacks_seat {
-                    NoConnection::Failed(Arc::new(self.no_seat(&state)))
-                } else {
-                    NoConnection::TimedOut
-                };
+                break self.why_in_vain(&state);
             }
         };
         self.leave_queue(waiter, why)
+    }
+
+    /// What one is told whose time is up.
+    fn why_in_vain(&self, state: &State) -> NoConnection {
+        let most = state.plan.size;
+        let there = state.lent + state.idle.len() + state.coming.len();
+        if state.paused {
+            NoConnection::TimedOut(Lack::Paused)
+        } else if there >= most {
+            NoConnection::TimedOut(Lack::Connections(most))
+        } else if let Some(error) = state.failures.error() {
+            NoConnection::Failed(error)
+        } else if state.wants_seat.is_some() {
+            NoConnection::Failed(Arc::new(self.no_seat(state)))
+        } else if there == 0 {
+            // The server has been asked and does not answer.
+            NoConnection::Failed(Arc::new(ConnectError::TimedOut))
+        } else {
+            NoConnection::TimedOut(Lack::Connections(most))
+        }
+    }
+
+    /// Notes what a client is told who gets no connection. Returns what the log should say of it, if anything.
+    pub fn note_refusal(&self, words: String) -> Option<String> {
+        self.lock().refusals.note(words, Moment::now())
     }
 
     fn leave_queue(
@@ -193,7 +222,9 @@ impl Pool {
         match (self.vacate(waiter), why) {
             (None, why) => Err(why),
             // It came in the last moment: whoever only ran out of time is glad of it.
-            (Some((connection, how)), NoConnection::TimedOut) => Ok((connection, how)),
+            (Some((connection, how)), NoConnection::TimedOut(_) | NoConnection::Failed(_)) => {
+                Ok((connection, how))
+            }
             (Some((connection, how)), why) => {
                 self.take_back(connection, how, &Work::default(), Moment::now(), None);
                 Err(why)
@@ -388,9 +419,9 @@ impl Pool {
             }
         }
         let missing = state.queue.len().saturating_sub(state.connecting);
-        if eager || state.failures.allow_serving(Moment::now()) {
-            self.connect(state, missing);
-        }
+        let now = Moment::now();
+        let allowed = (state.failures).allow_serving(missing, state.connecting, eager, now);
+        self.connect(state, allowed);
     }
 
     /// Whether the pool has ended.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::effects::{Effect, Settings};
-use super::failures::Failures;
+use super::failures::{Failures, Repeats};
 use super::plan::Plan;
 use super::totals::Totals;
 use super::waiter::Waiter;
@@ -60,6 +60,8 @@ pub(super) struct State {
     pub(super) to_ring: Bells,
     pub(super) totals: Totals,
     pub(super) failures: Failures,
+    /// What clients were told who got no connection.
+    pub(super) refusals: Repeats,
     /// PostgreSQL's answer to the check query of the plan.
     pub(super) check_answer: Option<Arc<[u8]>>,
 }
@@ -137,6 +139,7 @@ impl State {
             to_ring: Bells::default(),
             totals: Totals::default(),
             failures: Failures::default(),
+            refusals: Repeats::default(),
             check_answer: None,
         }
     }
@@ -260,16 +263,28 @@ impl State {
         }
     }
 
-    /// A connection could not be made: tells those who wait if nothing else will come.
+    /// A connection could not be made: tells those who wait if nothing else will come. What can heal is waited
+    /// for as long as they wait.
     pub(super) fn pass_on_failure(&mut self, error: ConnectError) {
-        // While there are other connections, one of them will come back. While the pool is paused nobody
-        // waits for this one, and after RESUME it is tried again.
-        if self.total() > 0 || self.paused {
+        let error = Arc::new(error);
+        self.failures.keep(Arc::clone(&error));
+        if error.can_heal() {
+            if !self.queue.is_empty() {
+                self.seats.ring();
+            }
             return;
         }
-        let error = Arc::new(error);
+        // While there are other connections, one of them will come back. While the pool is paused nobody
+        // waits for this one, and after RESUME it is tried again.
+        if self.total() == 0 && !self.paused {
+            self.fail_waiting(&error);
+        }
+    }
+
+    /// Tells all who wait that there will be no connection.
+    pub(super) fn fail_waiting(&mut self, error: &Arc<ConnectError>) {
         for queued in self.queue.drain(..) {
-            let thread = queued.waiter.fail(Arc::clone(&error));
+            let thread = queued.waiter.fail(Arc::clone(error));
             self.to_ring.0.extend(thread);
         }
     }

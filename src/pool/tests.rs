@@ -56,8 +56,10 @@ enum Door {
     Open,
     /// Lets them wait.
     Shut,
-    /// Sends them away.
+    /// Sends them away, because of who they are.
     Refusing,
+    /// Sends them away, since there is no place.
+    Full,
 }
 
 #[derive(Debug)]
@@ -174,8 +176,11 @@ impl House {
             self.turned.wait(&mut gate);
         };
         let mut answer = Vec::new();
-        if verdict == Door::Refusing {
-            let code = sqlstate::TOO_MANY_CONNECTIONS;
+        if verdict != Door::Open {
+            let code = match verdict {
+                Door::Full => sqlstate::TOO_MANY_CONNECTIONS,
+                _ => sqlstate::INVALID_PASSWORD,
+            };
             error_response(&mut answer, Severity::Fatal, code, "not today");
             return stream.write_all(&answer).ok();
         }

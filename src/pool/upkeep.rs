@@ -84,6 +84,7 @@ impl Pool {
         } else {
             state.reported = None;
             state.known.clear();
+            state.failures = Failures::default();
             state.start_epoch()
         };
         self.serve(&mut state, true);
@@ -162,6 +163,16 @@ impl Pool {
         closed
     }
 
+    /// Tries again for those who wait for a server that could not be connected to; false if nobody does.
+    pub(super) fn retry(self: &Arc<Pool>) -> bool {
+        let mut state = self.lock();
+        let waits = !state.queue.is_empty() && state.failures.can_heal() && !state.paused;
+        if waits {
+            self.serve(&mut state, false);
+        }
+        waits
+    }
+
     /// Ends a period of the averages.
     pub fn end_period(&self) {
         self.lock().totals.end_period();
@@ -197,9 +208,7 @@ impl Pool {
         state.connecting -= 1;
         // Whoever waits says so in the log; here the lock is held.
         state.failures.hold_off(Moment::now());
-        state.pass_on_failure(ConnectError::Broken(format!(
-            "the pooler could not start a thread: {error}"
-        )));
+        state.pass_on_failure(ConnectError::NoThread(error));
         false
     }
 }

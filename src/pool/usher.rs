@@ -102,7 +102,12 @@ impl Pool {
                 state.wants_seat = None;
                 return Turn::Served;
             }
-            if !state.failures.allow_serving(Moment::now()) {
+            let connecting = state.connecting;
+            if state
+                .failures
+                .allow_serving(1, connecting, false, Moment::now())
+                == 0
+            {
                 return Turn::Later;
             }
             let Some(seat) = self.seats.take_in_turn() else {
@@ -124,14 +129,15 @@ impl Pool {
         let long = state
             .wants_seat
             .is_some_and(|since| since.elapsed() >= limit.patience);
-        if !long || state.total() > 0 {
+        // While PostgreSQL is down, that is the reason.
+        if !long || state.total() > 0 || state.failures.can_heal() {
             return;
         }
-        let error = self.no_seat(&state);
+        let error = Arc::new(self.no_seat(&state));
         state.totals.shortage.exhaustions += 1;
         state.wants_seat = None;
         let line = format!("[{}@{}] {error}", self.user, self.database);
-        state.pass_on_failure(error);
+        state.fail_waiting(&error);
         drop(state);
         log::warn!("{line}");
     }
@@ -148,6 +154,7 @@ impl Pool {
             let used = self.seats.taken().saturating_sub(most);
             words.push_str(&format!(" (reserve={used}/{reserve})"));
         }
+        words.push_str(" (max_db_connections)");
         ConnectError::NoSeat(words)
     }
 

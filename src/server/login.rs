@@ -24,6 +24,7 @@ use crate::net::stream::Stream;
 use crate::wire::backend::{self, Authentication, TransactionStatus};
 use crate::wire::error::ErrorFields;
 use crate::wire::frontend;
+use crate::wire::sqlstate;
 
 /// The longest message that makes sense before the first ReadyForQuery, in bytes.
 const LONGEST: usize = 64 * 1024;
@@ -51,6 +52,48 @@ pub enum ConnectError {
     TimedOut,
     /// The database may have no more connections, in these words.
     NoSeat(String),
+    /// The pooler could not start the thread that connects.
+    NoThread(io::Error),
+}
+
+impl ConnectError {
+    /// Whether waiting can heal it: the server may come back or have a place again, without anybody changing
+    /// the configuration of either side.
+    pub fn can_heal(&self) -> bool {
+        match self {
+            ConnectError::Resolve(_)
+            | ConnectError::OutOfDescriptors(_)
+            | ConnectError::Connect(_)
+            | ConnectError::Broken(_)
+            | ConnectError::TimedOut
+            | ConnectError::NoThread(_) => true,
+            // Insufficient resources; operator intervention, as in 57P03 while the server starts or stops.
+            ConnectError::Refused(fields) => ["53", "57"]
+                .iter()
+                .any(|class| fields.code.starts_with(class)),
+            ConnectError::Credentials(_)
+            | ConnectError::NoTls
+            | ConnectError::Tls(_)
+            | ConnectError::NoSeat(_) => false,
+        }
+    }
+
+    /// The SQLSTATE for a client that gets no server connection for this reason: the one that a client of
+    /// PostgreSQL itself would see.
+    pub fn sqlstate(&self) -> &str {
+        match self {
+            ConnectError::OutOfDescriptors(_) | ConnectError::NoThread(_) => {
+                sqlstate::INSUFFICIENT_RESOURCES
+            }
+            ConnectError::NoSeat(_) => sqlstate::TOO_MANY_CONNECTIONS,
+            ConnectError::Credentials(_) => sqlstate::INVALID_AUTHORIZATION,
+            ConnectError::Refused(fields) if fields.code.starts_with("57") => {
+                sqlstate::CANNOT_CONNECT_NOW
+            }
+            ConnectError::Refused(fields) if fields.code.len() == 5 => &fields.code,
+            _ => sqlstate::CONNECTION_FAILURE,
+        }
+    }
 }
 
 impl fmt::Display for ConnectError {
@@ -71,6 +114,9 @@ impl fmt::Display for ConnectError {
             ),
             ConnectError::Tls(why) => write!(f, "TLS with PostgreSQL failed: {why}"),
             ConnectError::TimedOut => write!(f, "timed out (connect_timeout)"),
+            ConnectError::NoThread(error) => {
+                write!(f, "the pooler could not start a thread: {error}")
+            }
         }
     }
 }

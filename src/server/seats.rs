@@ -82,7 +82,8 @@ impl Seats {
         self.wanted.store(wanted, Ordering::Release);
     }
 
-    fn ring(&self) {
+    /// Calls whoever gives seats to those who wait, and tries again for those who wait for a server.
+    pub fn ring(&self) {
         // One that has not been heard yet is as good as two.
         let _ = self.bell.try_send(());
     }

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::driver::{Driver, SETTLE_LIMIT};
-use super::ending::{Ending, no_server};
+use super::ending::Ending;
 use super::lend::{GivenBack, NotLent};
+use super::refusal::no_server;
 use super::registry::told;
 use super::session::Phase;
 use crate::net::clock::Moment;
 use crate::net::wait::wait;
 use crate::pool::totals::Work;
 use crate::server::backend::Connection;
-use crate::server::login::ConnectError;
 use crate::wire::sqlstate;
 
 impl Driver {
@@ -52,7 +52,13 @@ impl Driver {
                 self.session.enter(Phase::Queued(self.session.now));
                 Ok(false)
             }
-            Err(why) => Err(self.without_server(&why)),
+            // The pool has ended; it may have come back.
+            Err(_) => {
+                self.find_pool()?;
+                self.handle.queued();
+                self.session.enter(Phase::Queued(self.session.now));
+                Ok(false)
+            }
         }
     }
 
@@ -128,8 +134,7 @@ impl Driver {
             match self.claim.request_since(since) {
                 Ok(Some(connection)) => return self.lend(connection),
                 Ok(None) => {}
-                Err(NotLent::Closed) if self.find_pool().is_ok() => return Ok(()),
-                Err(why) => return Err(self.without_server(&why)),
+                Err(_) => return self.find_pool(),
             }
         }
         let (handle, client) = (Arc::clone(&self.handle), &self.client);
@@ -155,11 +160,11 @@ impl Driver {
                 }
                 Ok(())
             }
-            Err(NotLent::Closed) if self.find_pool().is_ok() => {
-                self.session.enter(Phase::Idle);
-                Ok(())
+            Err(NotLent::Closed) => self.find_pool(),
+            Err(why) => {
+                self.session.now = Moment::now();
+                self.refuse_without_server(&why, since)
             }
-            Err(why) => Err(self.without_server(&why)),
         }
     }
 
@@ -191,15 +196,23 @@ impl Driver {
         self.deliver(&[])
     }
 
-    pub(super) fn without_server(&self, why: &NotLent) -> Ending {
-        let code = match why {
-            NotLent::Failed(error) if matches!(**error, ConnectError::OutOfDescriptors(_)) => {
-                sqlstate::INSUFFICIENT_RESOURCES
-            }
-            NotLent::Closed => return Ending::PoolRemoved,
-            _ => sqlstate::TOO_MANY_CONNECTIONS,
-        };
-        Ending::NoServer(no_server(why), code)
+    /// No server connection was to be had for the request that is unread: that is an error of this request, and
+    /// the session goes on.
+    fn refuse_without_server(&mut self, why: &NotLent, since: Moment) -> Result<(), Ending> {
+        self.handle.at_rest();
+        self.session.enter(Phase::Idle);
+        let waited = self.session.now.since(since);
+        self.session.work.wait_micros += u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        self.session.work.errors += 1;
+        let work = self.take_work();
+        let pool = self.claim.pool();
+        pool.add_work(&work);
+        let (code, words) = no_server(why);
+        if let Some(line) = pool.note_refusal(format!("{words} ({code})")) {
+            log::warn!("{} {line}", self.session.tag());
+        }
+        self.session.refuse_request(&code, &words, &mut self.out);
+        self.deliver(&[])
     }
 
     /// The session gets a server connection.

@@ -6,9 +6,6 @@ use std::time::Duration;
 use crate::wire::error::{Severity, error_response};
 use crate::wire::sqlstate::{self, SqlState};
 
-use super::lend::NotLent;
-use crate::server::login::ConnectError;
-
 /// Why a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
@@ -31,8 +28,6 @@ pub enum Ending {
     ServerConfused(String),
     /// PostgreSQL refuses this client's settings on the connection it got.
     SettingsRefused(String),
-    /// No server connection was to be had.
-    NoServer(String, SqlState),
     /// The session's pool was removed from the configuration.
     PoolRemoved,
     /// The pooler is shutting down and the client's transaction is over.
@@ -75,7 +70,6 @@ impl Ending {
                      {limit} bytes (max_memory_usage). Please try again later."
                 ),
             ),
-            Ending::NoServer(why, code) => (code, why.clone()),
             Ending::PoolRemoved => (
                 sqlstate::POOLER_SHUTDOWN,
                 "the pool of this session was removed from the pooler's configuration".to_owned(),
@@ -113,7 +107,6 @@ impl Ending {
             Ending::ServerLost(_)
                 | Ending::ServerConfused(_)
                 | Ending::SettingsRefused(_)
-                | Ending::NoServer(..)
                 | Ending::StoodStill(_)
                 | Ending::OutOfMemory(_)
         )
@@ -139,33 +132,4 @@ impl fmt::Display for Ending {
             },
         }
     }
-}
-
-/// What a client is told when no server connection is to be had.
-pub fn no_server(why: &NotLent) -> String {
-    let cause = match why {
-        NotLent::TimedOut => {
-            "Timeout occurred while waiting free connection from pool (query_wait_timeout)".to_owned()
-        }
-        NotLent::Failed(error) => match &**error {
-            ConnectError::OutOfDescriptors(_) => {
-                return format!(
-                    "Connection pooler local resource exhausted: {error}. Please try again later."
-                );
-            }
-            ConnectError::TimedOut => {
-                "Timeout occurred while creating a new connection to postgresql (postgresql_login_timeout)"
-                    .to_owned()
-            }
-            ConnectError::NoSeat(why) => why.clone(),
-            error => format!(
-                "Error occurred while creating a new connection to postgresql (postgresql_login_error): {error}"
-            ),
-        },
-        NotLent::Closed => "the pool was removed".to_owned(),
-        NotLent::Told => "interrupted".to_owned(),
-    };
-    format!(
-        "Could not get a database connection from the pool. All servers may be busy or down. Error details: {cause}. Please try again later."
-    )
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::clock::Moment;
-use crate::pool::pool::{NoConnection, Pool, Request, Returned};
+use crate::pool::pool::{Lack, NoConnection, Pool, Request, Returned};
 use crate::pool::totals::Work;
 use crate::pool::waiter::{Provenance, Waiter};
 use crate::server::backend::Connection;
@@ -18,7 +18,7 @@ use crate::server::login::ConnectError;
 #[derive(Debug)]
 pub enum NotLent {
     /// `query_wait_timeout` passed.
-    TimedOut,
+    TimedOut(Lack),
     /// None could be made.
     Failed(Arc<ConnectError>),
     /// The pool no longer exists.
@@ -30,7 +30,7 @@ pub enum NotLent {
 impl From<NoConnection> for NotLent {
     fn from(why: NoConnection) -> NotLent {
         match why {
-            NoConnection::TimedOut => NotLent::TimedOut,
+            NoConnection::TimedOut(lack) => NotLent::TimedOut(lack),
             NoConnection::Failed(error) => NotLent::Failed(error),
             NoConnection::Closed => NotLent::Closed,
             NoConnection::Left => NotLent::Told,

@@ -4,9 +4,10 @@
 //! than it may know.
 
 use super::client_settings::Unsettled;
-use super::ending::no_server;
 use super::lend::NotLent;
 use crate::net::dialogue::Broken;
+use crate::pool::pool::Lack;
+use crate::server::login::ConnectError;
 use crate::server::messages::NoMessage;
 use crate::wire::backend;
 use crate::wire::error::{ErrorFields, Severity, error_response};
@@ -30,7 +31,7 @@ pub enum Refusal {
         /// For the log.
         log: String,
     },
-    /// The client is told in PostgreSQL's own words.
+    /// The client is told of this error, which is mostly PostgreSQL's.
     Forwarded(ErrorFields),
 }
 
@@ -81,7 +82,15 @@ impl From<Unsettled> for Refusal {
                 sqlstate::INVALID_CATALOG_NAME,
                 "the pool was removed from the configuration",
             ),
-            Unsettled::NotLent(why) => say(sqlstate::TOO_MANY_CONNECTIONS, no_server(&why)),
+            Unsettled::NotLent(why) => {
+                let (code, words) = no_server(&why);
+                Refusal::Forwarded(ErrorFields {
+                    severity: "FATAL".to_owned(),
+                    code,
+                    message: words,
+                    ..ErrorFields::default()
+                })
+            }
         }
     }
 }
@@ -99,6 +108,68 @@ impl Refusal {
         }
         last
     }
+}
+
+/// What a client is told when no server connection is to be had: SQLSTATE and message.
+pub(super) fn no_server(why: &NotLent) -> (String, String) {
+    let (code, cause) = match why {
+        NotLent::TimedOut(lack) => {
+            let lack = match lack {
+                Lack::Connections(most) => {
+                    format!("all {most} server connections of the pool are in use (pool_size)")
+                }
+                Lack::Paused => "the pool is paused (PAUSE)".to_owned(),
+            };
+            (
+                sqlstate::TOO_MANY_CONNECTIONS,
+                format!(
+                    "Timeout occurred while waiting free connection from pool (query_wait_timeout): {lack}"
+                ),
+            )
+        }
+        NotLent::Failed(error) => {
+            let cause = match &**error {
+                ConnectError::OutOfDescriptors(_) | ConnectError::NoThread(_) => {
+                    return (
+                        error.sqlstate().to_owned(),
+                        format!(
+                            "Connection pooler local resource exhausted: {error}. Please try again later."
+                        ),
+                    );
+                }
+                ConnectError::Refused(_) | ConnectError::Credentials(_) if !error.can_heal() => {
+                    return (
+                        error.sqlstate().to_owned(),
+                        format!(
+                            "Could not get a database connection from the pool. PostgreSQL refused the \
+                             pooler's own login (not the client's, which was accepted): {error}"
+                        ),
+                    );
+                }
+                ConnectError::TimedOut => {
+                    "Timeout occurred while creating a new connection to postgresql (postgresql_login_timeout)"
+                        .to_owned()
+                }
+                ConnectError::NoSeat(why) => why.clone(),
+                ConnectError::Refused(_) if error.sqlstate() == sqlstate::TOO_MANY_CONNECTIONS => {
+                    format!(
+                        "PostgreSQL takes no more connections (its max_connections, or the limit of the role or \
+                         database): {error}"
+                    )
+                }
+                error => format!(
+                    "Error occurred while creating a new connection to postgresql (postgresql_login_error): {error}"
+                ),
+            };
+            (error.sqlstate(), cause)
+        }
+        NotLent::Closed => (sqlstate::POOLER_SHUTDOWN, "the pool was removed".to_owned()),
+        NotLent::Told => (sqlstate::ADMIN_SHUTDOWN, "interrupted".to_owned()),
+    };
+    let words = format!(
+        "Could not get a database connection from the pool. All servers may be busy or down. Error details: {cause}. Please try again later."
+    );
+    (code.to_owned(), words)
 }
 
 /// PostgreSQL's complaint about a client's setting: at login every error is fatal.

@@ -67,7 +67,7 @@ pub(super) fn receive(
             log::warn!("[#c{id}] client {address} rejected: {log} ({code})");
         }
         Err(Refusal::Forwarded(fields)) => {
-            log::info!("[#c{id}] client {address} rejected by PostgreSQL: {fields}");
+            log::info!("[#c{id}] client {address} rejected: {fields}");
         }
     }
     None

@@ -35,6 +35,8 @@ pub const LIMIT_EXCEEDED: SqlState = "53400";
 pub const OBJECT_NOT_IN_PREREQUISITE_STATE: SqlState = "55000";
 /// query_canceled.
 pub const QUERY_CANCELED: SqlState = "57014";
+/// cannot_connect_now: PostgreSQL is starting up or shutting down.
+pub const CANNOT_CONNECT_NOW: SqlState = "57P03";
 /// admin_shutdown.
 pub const ADMIN_SHUTDOWN: SqlState = "57P01";
 /// system_error, used for console commands that do not exist.

@@ -81,7 +81,7 @@ def test_a_postgresql_that_is_gone_is_noticed(asked_once, pg):
     pg.stop()
     try:
         wait_until(lambda: asked_once.pool()["sv_idle"] == 0)
-        assert error(raw.ask(query(NOW))).code == "53300"
+        assert error(raw.ask(query(NOW))).code == "08006"
     finally:
         pg.start_again()
     assert asked_once.raw().value(NOW) != first

@@ -285,8 +285,8 @@ def test_a_wrong_server_password_is_told_to_the_client(doorman):
     if raw.status == "I":
         seen = raw.ask(query("select 1"))
     told = error(seen)
-    assert told.fields["S"] == "FATAL"
-    assert "wrong" not in told.text
+    assert (told.code, told.fields["S"]) == ("28P01", "FATAL")
+    assert "wrong" not in told.text and "pooler's own login" in told.text
 
 
 # Limits

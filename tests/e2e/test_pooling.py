@@ -275,7 +275,7 @@ def test_a_restart_of_postgresql_is_survived_by_idle_clients(doorman, pg):
         assert client.execute("select 1").fetchone() == (1,)
 
 
-def test_a_server_that_is_down_is_told_at_once_and_found_again(doorman, pg):
+def test_a_server_that_is_down_is_told_and_found_again(doorman, pg):
     one = doorman(general={"connect_timeout": "5s", "query_wait_timeout": "5s"})
     one.serves()
     pg.stop()
@@ -284,7 +284,7 @@ def test_a_server_that_is_down_is_told_at_once_and_found_again(doorman, pg):
         seen = raw.login()
         if raw.status == "I":
             seen = raw.ask(query("select 1"))
-        assert error(seen).code in ("53300", "57P03", "08006", "08001")
+        assert error(seen).code in ("57P03", "08006")
     finally:
         pg.start_again()
     wait_until(lambda: serves(one), what="the pooler serves again")
@@ -369,10 +369,7 @@ def test_an_unreachable_server_is_bounded_by_one_deadline(doorman):
     one = doorman(pool={"server_host": "127.0.0.1", "server_port": free_port()},
                   general={"query_wait_timeout": "1s", "connect_timeout": "1s"})
     raw = one.raw(login=False)
-    seen = raw.login()
-    if raw.status == "I":
-        seen = raw.ask(query("select 1"))
-    assert error(seen).code == "53300"
+    assert error(raw.login()).code == "08006"
 
 
 def test_many_short_connections(doorman, pg, mode):
@@ -418,10 +415,10 @@ def test_a_client_that_takes_nothing_of_many_small_rows_keeps_its_session(doorma
 
 def test_a_dead_server_does_not_fill_the_log(doorman, pg):
     one = doorman(pool={"server_port": free_port()}, user={"min_pool_size": 4},
-                  general={"scaling_max_parallel_creates": 4})
+                  general={"scaling_max_parallel_creates": 4, "query_wait_timeout": "100ms"})
     for _ in range(20):
         raw = one.raw(login=False)
-        assert error(raw.login()).code == "53300"
+        assert error(raw.login()).code == "08006"
     assert one.log().count("could not connect to PostgreSQL at") == 1
 
 

@@ -44,7 +44,8 @@ keys! {
             /// first ReadyForQuery.
             connect_timeout: Duration = is("\"3s\""), duration(), NewServers, Works;
             /// How long a client may wait for a server connection, all reasons of waiting
-            /// together.
+            /// together. Then its request fails, and the session goes on: 53300 if the pool is
+            /// full, 08006 or 57P03 if PostgreSQL cannot be reached.
             query_wait_timeout: Duration = is("\"5s\""), duration_from_zero(), Live, Works;
             /// How long a server connection may be unused before it is closed, give or take a
             /// fifth.

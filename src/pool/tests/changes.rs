@@ -21,7 +21,7 @@ fn a_paused_pool_lends_nothing_and_goes_on_where_it_stood() {
     give_back(&pool, lent);
     assert!(matches!(
         obtain_until(&pool, &Arc::default(), Moment::now()),
-        Err(NoConnection::TimedOut)
+        Err(NoConnection::TimedOut(_))
     ));
     let snapshot = pool.snapshot();
     assert!(snapshot.paused);

@@ -1,7 +1,14 @@
 //! What those who wait hear when no connection can be made, and when one is tried again.
 
-use super::{Door, Server, client, give_back, number, obtain, passing_client, pool, total, until};
-use crate::pool::pool::NoConnection;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{
+    Door, Server, client, give_back, number, obtain, obtain_until, passing_client, pool, total,
+    until,
+};
+use crate::net::clock::Moment;
+use crate::pool::pool::{Lack, NoConnection};
 use crate::pool::totals::Work;
 
 #[test]
@@ -22,6 +29,65 @@ fn without_any_connection_those_who_wait_are_told_why() {
     // The next client is a reason to try again at once.
     server.set(Door::Open);
     assert!(obtain(&pool).is_ok());
+}
+
+#[test]
+fn what_can_heal_is_waited_for() {
+    let server = Server::start();
+    server.set(Door::Full);
+    let pool = pool(&server, 2);
+    let waiting: Vec<_> = (0..3).map(|_| passing_client(&pool)).collect();
+    until("it has been tried", || {
+        server.attempts() > 0 && pool.snapshot().connecting == 0
+    });
+    assert_eq!(pool.snapshot().waiting, 3);
+    server.set(Door::Open);
+    until("it is tried again", || {
+        pool.retry();
+        pool.snapshot().waiting == 0
+    });
+    for client in waiting {
+        assert!(client.join().unwrap().is_ok());
+    }
+    assert!(!pool.retry());
+}
+
+#[test]
+fn whose_time_is_up_is_told_what_was_lacking() {
+    let server = Server::start();
+    let pool = pool(&server, 1);
+    let soon = || Moment::now().after(Duration::from_millis(100));
+    server.set(Door::Full);
+    let Err(NoConnection::Failed(error)) = obtain_until(&pool, &Arc::default(), soon()) else {
+        panic!("it must fail");
+    };
+    assert_eq!(error.sqlstate(), "53300");
+    assert!(error.to_string().contains("not today"), "{error}");
+    server.set(Door::Open);
+    let held = obtain(&pool).unwrap();
+    assert!(matches!(
+        obtain_until(&pool, &Arc::default(), soon()),
+        Err(NoConnection::TimedOut(Lack::Connections(1)))
+    ));
+    pool.pause();
+    assert!(matches!(
+        obtain_until(&pool, &Arc::default(), soon()),
+        Err(NoConnection::TimedOut(Lack::Paused))
+    ));
+    pool.resume();
+    give_back(&pool, held);
+}
+
+#[test]
+fn a_login_that_hangs_is_no_full_pool() {
+    let server = Server::start();
+    server.set(Door::Shut);
+    let pool = pool(&server, 1);
+    let soon = Moment::now().after(Duration::from_millis(100));
+    let Err(NoConnection::Failed(error)) = obtain_until(&pool, &Arc::default(), soon) else {
+        panic!("it must fail");
+    };
+    assert_eq!(error.sqlstate(), "08006");
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn a_newcomer_does_not_overtake_those_who_wait() {
     assert!(pool.wait(&early, now, never).is_ok());
     assert!(matches!(
         pool.wait(&late, now, never),
-        Err(NoConnection::TimedOut)
+        Err(NoConnection::TimedOut(_))
     ));
 }
 
@@ -170,14 +170,14 @@ fn who_has_run_out_of_time_leaves_the_queue_and_there_is_one_deadline() {
     let deadline = Moment::now();
     assert!(matches!(
         obtain_until(&pool, &waiter, deadline),
-        Err(NoConnection::TimedOut)
+        Err(NoConnection::TimedOut(_))
     ));
     assert_eq!(pool.snapshot().waiting, 0);
     // Another place in the queue brings no more time.
     assert!(matches!(pool.request_again(&waiter), Ok(Request::Queued)));
     assert!(matches!(
         pool.wait(&waiter, deadline, never),
-        Err(NoConnection::TimedOut)
+        Err(NoConnection::TimedOut(_))
     ));
     give_back(&pool, held);
     assert_eq!((pool.snapshot().idle, pool.snapshot().waiting), (1, 0));

@@ -137,7 +137,7 @@ fn a_user_without_any_connection_does_not_wait_for_ever() {
     assert!(matches!(*why, ConnectError::NoSeat(_)));
     assert_eq!(
         why.to_string(),
-        "all server connections to database 'db' are in use (max=2, user='other')"
+        "all server connections to database 'db' are in use (max=2, user='other') (max_db_connections)"
     );
     assert!(!attend(&pools), "nobody waits any more");
     drop(lent);

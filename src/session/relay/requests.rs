@@ -16,7 +16,6 @@ use crate::wire::backend;
 use crate::wire::error::{Severity, error_response};
 use crate::wire::frame::{self, BadLength, HEADER, Header};
 use crate::wire::frontend;
-use crate::wire::sqlstate::SqlState;
 
 /// A message is awaited up to this many bytes before a server connection is taken for it; a larger one
 /// passes in parts, unless it is taken as a whole anyway.
@@ -369,7 +368,7 @@ impl Session {
 
     /// Answers the request that is unread, which no server has seen, with an error, as PostgreSQL would: a
     /// Query is done with, a batch of the extended protocol up to its Sync.
-    pub fn refuse_request(&mut self, code: SqlState, words: &str, out: &mut Output) {
+    pub fn refuse_request(&mut self, code: &str, words: &str, out: &mut Output) {
         out.client
             .write(|own| error_response(own, Severity::Error, code, words));
         self.fail_deferred();
