@@ -171,6 +171,7 @@ impl Dialogue<'_> {
         let interest = Interest {
             read: false,
             write: true,
+            ..Interest::default()
         };
         match stream::wait(Some((&self.stream, interest)), None, self.deadline)? {
             Woken::Ready { client, .. } if client.writable => Ok(()),

@@ -253,6 +253,7 @@ impl Stream {
                 let interest = Interest {
                     read: false,
                     write: true,
+                    ..Interest::default()
                 };
                 loop {
                     match wait::wait(Some((socket.as_fd(), interest)), None, Some(deadline))? {
@@ -408,13 +409,19 @@ impl Stream {
         }
     }
 
-    /// Whether the peer has ended the connection, whatever it has said before and nobody has read.
+    /// Whether the peer has ended the connection, or its half of it, whatever it has sent before and nobody has
+    /// read.
     pub fn has_hung_up(&self) -> bool {
+        self.readiness().hung_up
+    }
+
+    /// How things stand, apart from reading and writing.
+    pub fn readiness(&self) -> Readiness {
         let now = Some(Moment::now());
-        matches!(
-            wait::wait(Some((self.fd(), Interest::default())), None, now),
-            Ok(Woken::Ready { client, .. }) if client.hung_up
-        )
+        match wait::wait(Some((self.fd(), Interest::default())), None, now) {
+            Ok(Woken::Ready { client, .. }) => client,
+            _ => Readiness::default(),
+        }
     }
 
     /// Says `last`, and that nothing follows, as far as that goes without waiting.
@@ -470,6 +477,7 @@ impl Stream {
             let interest = Interest {
                 read: true,
                 write: sending,
+                ..Interest::default()
             };
             match wait::wait(Some((self.fd(), interest)), None, Some(deadline)) {
                 Ok(Woken::Ready { .. } | Woken::Told) => {}

@@ -74,13 +74,16 @@ pub fn wake(thread: Pid) {
     }
 }
 
-/// What a thread waits for on one socket. That the peer is gone is told in any case.
+/// What a thread waits for on one socket. That the peer is gone ends any wait, and so does the end of what it
+/// sends, unless that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Interest {
     /// Bytes to read.
     pub read: bool,
     /// Room to write.
     pub write: bool,
+    /// The end of what the peer sends is known: it ends no wait.
+    pub end_known: bool,
 }
 
 impl Interest {
@@ -88,6 +91,7 @@ impl Interest {
     pub const READ: Interest = Interest {
         read: true,
         write: false,
+        end_known: false,
     };
 }
 
@@ -100,6 +104,8 @@ pub struct Readiness {
     pub writable: bool,
     /// The peer will send nothing more. There may still be bytes to read.
     pub hung_up: bool,
+    /// The peer will read nothing more either: the connection was reset, or both its halves are closed.
+    pub gone: bool,
 }
 
 /// How a wait ended.
@@ -119,15 +125,18 @@ pub enum Woken {
 }
 
 fn entry(socket: Option<(RawFd, Interest)>) -> libc::pollfd {
-    let (fd, mut events) = (-1, libc::POLLRDHUP);
     let Some((socket, interest)) = socket else {
         // The kernel passes over a negative descriptor.
         return libc::pollfd {
-            fd,
-            events,
+            fd: -1,
+            events: 0,
             revents: 0,
         };
     };
+    let mut events = 0;
+    if !interest.end_known {
+        events |= libc::POLLRDHUP;
+    }
     if interest.read {
         events |= libc::POLLIN;
     }
@@ -148,6 +157,7 @@ fn readiness(entry: libc::pollfd) -> Readiness {
         readable: gone || has(libc::POLLIN),
         writable: has(libc::POLLOUT),
         hung_up: gone || has(libc::POLLRDHUP),
+        gone,
     }
 }
 

@@ -11,6 +11,7 @@ use super::ending::Ending;
 use super::lend::{GivenBack, NotLent};
 use super::refusal::no_server;
 use super::registry::told;
+use super::relay::client_end::ClientEnd;
 use super::session::Phase;
 use crate::net::clock::Moment;
 use crate::net::wait::wait;
@@ -138,7 +139,16 @@ impl Driver {
             }
         }
         let (handle, client) = (Arc::clone(&self.handle), &self.client);
-        let look_up = || handle.told() & told_to_leave != 0 || client.has_hung_up();
+        let (end, limit) = (self.session.client_end, self.client_gone_limit());
+        let look_up = || {
+            let news = match end {
+                ClientEnd::Open => client.has_hung_up(),
+                ClientEnd::EndOfStream { .. } => client.readiness().gone,
+                ClientEnd::Terminate => false,
+            };
+            let late = limit.is_some_and(|(end, _)| end <= Moment::now());
+            news || late || handle.told() & told_to_leave != 0
+        };
         match self.claim.wait(deadline, &look_up) {
             Ok(connection) => {
                 self.session.now = Moment::now();
@@ -149,11 +159,11 @@ impl Driver {
                 if flags & (told::STOP | told::CUT | told::CANCEL) == 0 && flags & told::MOVE != 0 {
                     return Err(Ending::Moves);
                 }
+                if flags & (told::STOP | told::CUT | told::CANCEL) == 0 {
+                    return self.look_from_queue();
+                }
                 self.handle.at_rest();
                 self.session.enter(Phase::Idle);
-                if self.client.has_hung_up() {
-                    return Err(Ending::Gone("connection closed".into()));
-                }
                 if flags & told::CANCEL != 0 {
                     self.handle.heeded(told::CANCEL);
                     return self.refuse_request();
@@ -172,9 +182,9 @@ impl Driver {
         let waited = self.session.now.since(since);
         self.session.work.wait_micros += u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
         // Who has waited may have given up; a request that nobody waits for is not run.
-        if self.client.has_hung_up() {
+        if let Err(ending) = self.look_for_end() {
             self.decline(connection);
-            return Err(Ending::Gone("connection closed".into()));
+            return Err(ending);
         }
         if waited >= Duration::from_millis(500) {
             log::warn!(

@@ -13,6 +13,7 @@ use super::house::House;
 use super::lend::{Claim, GivenBack, Spare};
 use super::pace::{Pace, Peer};
 use super::registry::Handle;
+use super::relay::client_end::ClientEnd;
 use super::relay::pieces::Output;
 use super::relay::requests::Wants;
 use super::rests::Rests;
@@ -47,6 +48,10 @@ pub struct Driver {
     pub(super) starved: bool,
     /// The client has broken the protocol, in these words; it is told when it has its replies.
     pub(super) violation: Option<String>,
+    /// The client reads nothing more, though its requests are served to their end: replies are dropped.
+    pub(super) deaf: bool,
+    /// Writing to the client has failed, in these words.
+    pub(super) broken: Option<String>,
     /// When the current request for a server connection was made: all that it takes to get one has to be
     /// done within `query_wait_timeout` of this.
     pub(super) asked_since: Moment,
@@ -100,6 +105,8 @@ impl Driver {
             out: Output::default(),
             starved: false,
             violation: None,
+            deaf: false,
+            broken: None,
             asked_since: Moment::now(),
             server_deadline: resting.server_deadline,
             standing_still: None,
@@ -134,6 +141,9 @@ impl Driver {
     /// One round: do what can be done without waiting, or wait once and do what that made possible.
     fn turn(&mut self) -> Result<(), Ending> {
         self.heed()?;
+        if let Some(how) = self.broken.take() {
+            self.client_is_gone(&how)?;
+        }
         if matches!(self.given_back, GivenBack::Kept(_)) && !self.is_silent() {
             // Nobody waits with a server connection that others need.
             self.given_back = GivenBack::Free;
@@ -157,12 +167,20 @@ impl Driver {
         if self.session.phase() == Phase::Serving {
             self.end_turn()?;
         }
+        if self.has_served_all()? {
+            return Err(match self.session.client_end {
+                ClientEnd::Terminate => Ending::Left,
+                _ => Ending::Closed,
+            });
+        }
         let reads_client = self.session.reads_client()
             && self.violation.is_none()
+            && !self.session.client_end.is_read()
             && self.session.client.owed.is_empty();
         let client = Interest {
             read: reads_client,
             write: !self.session.client.owed.is_empty() || self.client.owes(),
+            end_known: self.session.client_end != ClientEnd::Open,
         };
         let server = Interest {
             read: self.session.reads_server(),
@@ -172,12 +190,14 @@ impl Driver {
                 .as_ref()
                 .is_some_and(|lent| !lent.side.owed.is_empty())
                 || self.server.as_ref().is_some_and(Stream::owes),
+            end_known: false,
         };
         // While the pooler has something of its own to do on the server connection, which is soon over,
         // the client is not listened to, not even for whether it is still there: it may have left its
         // request and gone.
-        let listens = client != Interest::default() || self.session.phase() == Phase::Serving;
-        let patience = self.patience_with_client();
+        let listens =
+            !self.deaf && (client.read || client.write || self.session.phase() == Phase::Serving);
+        let limit = self.next_limit();
         if let Some(peer) = self.next_to_speak(client, server) {
             return self.listen_briefly(peer);
         }
@@ -194,19 +214,14 @@ impl Driver {
                 .as_ref()
                 .filter(|_| server != Interest::default())
                 .map(|stream| (stream, server)),
-            [self.server_deadline, patience.map(|(end, _)| end)]
-                .into_iter()
-                .flatten()
-                .min(),
+            limit.map(|(end, _)| end),
         );
         self.session.now = Moment::now();
         match woken {
             Ok(Woken::Told) => Ok(()),
-            Ok(Woken::Deadline) => match patience {
-                Some((end, limit)) if self.server_deadline.is_none_or(|other| end < other) => {
-                    self.lose_patience(limit)
-                }
-                _ => self.lose_server("it did not answer in time"),
+            Ok(Woken::Deadline) => match limit {
+                Some((_, limit)) => self.limit_reached(limit),
+                None => Ok(()),
             },
             Ok(Woken::Ready { client, server }) => {
                 if client.readable {
@@ -236,14 +251,15 @@ impl Driver {
 
     fn on_client(&mut self, ready: Readiness, reads: bool) -> Result<(), Ending> {
         if ready.writable {
-            self.write_owed_to_client()?;
+            self.write_owed_to_client();
         }
         if ready.readable && reads && self.session.reads_client() {
             let read = Input::read(&mut self.session.client, &mut self.client);
             return self.hear_client(read);
+        } else if ready.gone && !reads {
+            return self.client_is_gone("connection closed");
         } else if ready.hung_up && !reads {
-            // Its last words may still be unread, but nobody is there to hear the answer.
-            return Err(Ending::Gone("connection closed".into()));
+            self.client_has_ended();
         }
         Ok(())
     }
@@ -252,7 +268,11 @@ impl Driver {
         match read {
             Ok(Some(input)) => self.serve_client(input),
             Ok(None) => Ok(()),
-            Err(Lost(how)) => Err(Ending::Gone(how)),
+            Err(Lost::Ended) => {
+                self.note_end_of_stream();
+                Ok(())
+            }
+            Err(Lost::Broken(error)) => self.client_is_gone(&error.to_string()),
         }
     }
 
@@ -281,7 +301,7 @@ impl Driver {
         match read {
             Ok(Some(input)) => self.serve_server(input),
             Ok(None) => Ok(()),
-            Err(Lost(how)) => self.lose_server(&how),
+            Err(lost) => self.lose_server(&lost.to_string()),
         }
     }
 
@@ -313,7 +333,11 @@ impl Driver {
                     self.starved = self.session.reads_client();
                     break Ok(());
                 }
-                Wants::End => break Err(Ending::Left),
+                Wants::End => {
+                    consumed = input.bytes().len();
+                    self.session.client_end = ClientEnd::Terminate;
+                    break Ok(());
+                }
                 Wants::Server => match self.answer_check(&input.bytes()[consumed..]) {
                     Ok(0) => match self.take_server_at_once() {
                         Ok(true) => {}
@@ -404,50 +428,32 @@ impl Driver {
                 _ => self.out.server.clear(),
             }
         }
+        if self.deaf {
+            self.out.client.clear();
+        }
         if !self.out.client.is_empty() {
             let side = &mut self.session.client;
             match write_pieces(&mut self.client, &mut self.out.client, input, side) {
                 Ok(n) => self.session.work.sent += n,
                 Err(error) => {
                     self.out.client.clear();
-                    return Err(Ending::Gone(error.to_string()));
+                    self.deaf = true;
+                    self.broken = Some(error.to_string());
                 }
             }
         }
         Ok(())
     }
 
-    fn write_owed_to_client(&mut self) -> Result<(), Ending> {
+    fn write_owed_to_client(&mut self) {
         let owed = self.session.client.owed.len();
-        write_owed(&mut self.client, &mut self.session.client.owed)
-            .map_err(|error| Ending::Gone(error.to_string()))?;
+        if let Err(error) = write_owed(&mut self.client, &mut self.session.client.owed) {
+            self.deaf = true;
+            self.broken = Some(error.to_string());
+        }
         if self.session.client.owed.len() < owed {
             self.standing_still = None;
         }
-        Ok(())
-    }
-
-    /// The time is up for a client that keeps a server connection with a huge row.
-    fn lose_patience(&mut self, limit: Duration) -> Result<(), Ending> {
-        let unsent = self.client.unsent();
-        match self.standing_still.replace((self.session.now, unsent)) {
-            Some((_, before)) if unsent < before => Ok(()),
-            _ => Err(Ending::StoodStill(limit)),
-        }
-    }
-
-    /// Until when a client that keeps a server connection with a huge row has to take some of it, and how
-    /// long that is.
-    fn patience_with_client(&mut self) -> Option<(Moment, Duration)> {
-        if !self.session.holds_up_huge_row() {
-            self.standing_still = None;
-            return None;
-        }
-        let (since, _) = *self
-            .standing_still
-            .get_or_insert_with(|| (self.session.now, self.client.unsent()));
-        let limit = self.house.settings().general.proxy_copy_data_timeout;
-        Some((since.after(limit), limit))
     }
 
     /// What the session has done since the pool was last told; the handle is told here.

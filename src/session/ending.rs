@@ -11,8 +11,12 @@ use crate::wire::sqlstate::{self, SqlState};
 pub enum Ending {
     /// The client said Terminate.
     Left,
-    /// The client closed the connection, or it broke.
+    /// The client closed the connection, and everything before that has been served.
+    Closed,
+    /// The client reads nothing more.
     Gone(String),
+    /// The client closed its side of the connection this long ago, and something that it asked for still goes on.
+    ClosedForLong(Duration),
     /// The client took nothing of a huge row for this long, and so kept its server connection from
     /// everybody else.
     StoodStill(Duration),
@@ -45,11 +49,19 @@ impl Ending {
     pub fn words(&self) -> Option<(SqlState, String)> {
         Some(match self {
             Ending::Left
+            | Ending::Closed
             | Ending::Gone(_)
             | Ending::StoodStill(_)
             | Ending::ServerLeft
             | Ending::Moves
             | Ending::Sleeps => return None,
+            Ending::ClosedForLong(limit) => (
+                sqlstate::QUERY_CANCELED,
+                format!(
+                    "canceling statement because the client closed its side of the connection more than {limit:?} ago \
+                     (client_gone_timeout)"
+                ),
+            ),
             Ending::Violation(what) => (sqlstate::PROTOCOL_VIOLATION, what.clone()),
             Ending::ServerLost(how) => (
                 sqlstate::CONNECTION_FAILURE,
@@ -117,6 +129,7 @@ impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Ending::Left => f.write_str("it said good-bye"),
+            Ending::Closed => f.write_str("it is gone: connection closed"),
             Ending::Gone(how) => write!(f, "it is gone: {how}"),
             Ending::StoodStill(limit) => write!(
                 f,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::relay::begin::Deferred;
 use super::relay::check::Overheard;
+use super::relay::client_end::ClientEnd;
 use super::relay::expected::Queue;
 use super::relay::reading::Under;
 use super::relay::stale::Kept;
@@ -268,6 +269,12 @@ pub struct Session {
     /// The client is gone; replies are dropped.
     #[serde(default, skip_serializing_if = "is_default")]
     pub abandoned: bool,
+    /// Whether and how the client has ended its requests.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub client_end: ClientEnd,
+    /// The replies to its last batch, which has no Sync, have been asked for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub flushed: bool,
     /// A request was refused: what the client sends is dropped up to its next Sync.
     #[serde(default, skip_serializing_if = "is_default")]
     pub refusing: bool,
@@ -320,6 +327,8 @@ impl Session {
             client: Side::default(),
             lent: None,
             abandoned: false,
+            client_end: ClientEnd::Open,
+            flushed: false,
             refusing: false,
             deferred: Deferred::Nothing,
             under: Under::default(),

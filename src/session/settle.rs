@@ -1,8 +1,8 @@
 //! The end of a session: the client's last words go out, its server connection is brought back to its pool
 //! or closed, and the client's side is closed so that the words arrive.
 //!
-//! Every way a session can end goes through here. A client that vanished holds its server connection for a
-//! second at most; one that said good-bye gets done what it asked for.
+//! Every way a session can end goes through here. A client that left something running holds its server connection
+//! for a second at most.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::driver::{CLEAN_LIMIT, Driver, SETTLE_LIMIT};
 use super::ending::Ending;
 use super::house::Stage;
 use super::registry::{Activity, told};
-use super::session::Phase;
+use super::session::{Lent, Phase};
 use crate::net::clock::Moment;
 use crate::net::stream::wait;
 use crate::net::wait::{Interest, Woken};
@@ -56,6 +56,8 @@ impl Driver {
             return;
         }
         self.out.client.clear();
+        let answered = |lent: &Lent| lent.expected.is_empty();
+        let running = !self.session.lent.as_ref().is_none_or(answered);
         let usable = !matches!(
             ending,
             Ending::ServerLeft
@@ -64,31 +66,23 @@ impl Driver {
                 | Ending::SettingsRefused(_)
         );
         if !usable || !self.session.abandon(&mut self.out) {
-            let running = self
-                .session
-                .lent
-                .as_ref()
-                .is_some_and(|lent| !lent.expected.is_empty());
             if usable && running {
                 self.cancel_own_query();
             }
             return self.write_off(&ending.to_string());
         }
-        // Who said good-bye wants what it asked for to be done; who vanished does not.
-        let patient = matches!(ending, Ending::Left) && self.house.stage() == Stage::Open;
         if self.deliver(&[]).is_err() {
             return self.write_off("it could not be written to");
         }
-        let running = self
-            .session
-            .lent
-            .as_ref()
-            .is_some_and(|lent| !lent.expected.is_empty());
-        if running && !patient && self.session.phase() == Phase::Serving {
+        if running && self.session.phase() == Phase::Serving {
             self.cancel_own_query();
         }
-        let limit = Moment::now().after(SETTLE_LIMIT);
-        let deadline = if patient { None } else { Some(limit) };
+        let patient = matches!(ending, Ending::Left) && self.house.stage() == Stage::Open;
+        let limit = match patient && !running {
+            true => CLEAN_LIMIT,
+            false => SETTLE_LIMIT,
+        };
+        let limit = Moment::now().after(limit);
         while self.server.is_some() {
             if self.session.phase() == Phase::Cleaning && self.server_deadline.is_none() {
                 self.server_deadline = Some(Moment::now().after(CLEAN_LIMIT));
@@ -109,11 +103,9 @@ impl Driver {
             let interest = Interest {
                 read: true,
                 write: owes,
+                ..Interest::default()
             };
-            let until = match (self.server_deadline, deadline) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
+            let until = Some(self.server_deadline.map_or(limit, |end| end.min(limit)));
             let woken = wait(None, Some((stream, interest)), until);
             self.session.now = Moment::now();
             match woken {

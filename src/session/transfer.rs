@@ -2,6 +2,7 @@
 //!
 //! Copies nothing that can be passed on from where it was read. Knows no message.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 
 use super::relay::pieces::Pieces;
@@ -82,7 +83,7 @@ impl Input {
                     side.unread = bytes;
                 }
                 match other {
-                    Ok(Received::End) => Err(Lost("connection closed".into())),
+                    Ok(Received::End) => Err(Lost::Ended),
                     Err(error) => Err(error.into()),
                     Ok(_) => Ok(None),
                 }
@@ -107,12 +108,26 @@ impl Input {
     }
 }
 
-/// A connection broke, and how.
-pub(super) struct Lost(pub(super) String);
+/// Nothing more comes from a peer.
+pub(super) enum Lost {
+    /// It has closed its side of the connection.
+    Ended,
+    /// The connection broke.
+    Broken(io::Error),
+}
 
 impl From<io::Error> for Lost {
     fn from(error: io::Error) -> Lost {
-        Lost(error.to_string())
+        Lost::Broken(error)
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lost::Ended => f.write_str("connection closed"),
+            Lost::Broken(error) => error.fmt(f),
+        }
     }
 }
 

@@ -386,6 +386,7 @@ impl HandOver<'_> {
         let interest = Interest {
             read: true,
             write: self.passage.owes(),
+            ..Interest::default()
         };
         let deadline = owed.map_or_else(
             || Moment::now().after(Duration::from_millis(20)),

@@ -204,6 +204,7 @@ fn exchange(passage: &mut Passage, deadline: Option<Moment>) -> io::Result<()> {
     let interest = Interest {
         read: true,
         write: passage.owes(),
+        ..Interest::default()
     };
     match wait(Some((passage.fd(), interest)), None, deadline)? {
         Woken::Ready { .. } => passage.fill(),

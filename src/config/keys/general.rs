@@ -57,6 +57,10 @@ keys! {
             /// before a client gets it.
             server_idle_check_timeout: Option<Duration> = is("\"60s\""),
                 duration_or_off(), Live, Works;
+            /// A client that closes its connection without a Terminate may still read what it
+            /// asked for. After this time, what still runs for it is canceled. What runs for a
+            /// client whose connection is reset is canceled at once.
+            client_gone_timeout: Duration = is("\"1s\""), duration_from_zero(), Live, Works;
             /// How long transactions may go on after SIGINT or SHUTDOWN.
             shutdown_timeout: Duration = is("\"10s\""), duration_from_zero(), Live, Works;
             /// How long a client may read nothing in the middle of a row of more than 1 MiB,

@@ -9,6 +9,7 @@
 //! | [`begin`] | a BEGIN that PostgreSQL hears of with the request behind it |
 //! | [`statements`] | prepared statements that follow their client |
 //! | [`deallocate`] | DEALLOCATE in SQL of statements that follow |
+//! | [`client_end`] | the end of a client's requests |
 //! | [`check`] | a query that is answered with PostgreSQL's last answer to it |
 //! | [`reading`] | the settings that the texts of statements are read under |
 //! | [`shapes`] | what clients have been told of their statements' rows |
@@ -21,6 +22,7 @@
 
 pub mod begin;
 pub mod check;
+pub mod client_end;
 pub mod deallocate;
 pub mod errors;
 pub mod expected;

@@ -221,6 +221,7 @@ impl Taker {
                 let interest = Interest {
                     read: false,
                     write: true,
+                    ..Interest::default()
                 };
                 wait(Some((self.passage.fd(), interest)), None, None)?;
             }

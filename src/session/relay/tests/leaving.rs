@@ -4,6 +4,7 @@
 use super::batches::known;
 use super::messages::*;
 use super::*;
+use crate::session::relay::client_end::ClientEnd;
 
 #[test]
 fn an_idle_client_leaves_nothing_to_do() {
@@ -227,4 +228,82 @@ fn a_client_that_leaves_while_its_connection_is_cleaned() {
     between.server(&[&complete("UNLISTEN"), &ready()]);
     between.server_gets(&[]);
     assert!(between.is_back());
+}
+
+fn ended(sent: &[&[u8]], client_end: ClientEnd) -> Between {
+    let mut between = Between::new();
+    between.client(sent);
+    between.to_server.clear();
+    between.session.client_end = client_end;
+    between
+}
+
+impl Between {
+    fn has_served_all(&mut self) -> bool {
+        let mut out = Output::default();
+        let done = self.session.has_served_all(&mut out);
+        self.collect(&out, &[]);
+        done
+    }
+}
+
+#[test]
+fn the_replies_to_all_requests_are_awaited_at_the_end_of_the_stream() {
+    let mut between = ended(
+        &[&query("select 1"), &query("select 2")],
+        ClientEnd::Terminate,
+    );
+    between.server(&[&selected("1")]);
+    assert!(!between.has_served_all());
+    between.server(&[&selected("2")]);
+    assert!(between.has_served_all());
+    between.server_gets(&[]);
+    between.client_gets(&[&selected("1"), &selected("2")]);
+}
+
+#[test]
+fn those_to_a_batch_without_sync_are_asked_for_once() {
+    let mut between = ended(
+        &[&parse("", "select 1"), &bind(""), &execute()],
+        ClientEnd::Terminate,
+    );
+    assert!(!between.has_served_all());
+    between.server_gets(&[&flush()]);
+    assert!(!between.has_served_all());
+    between.server_gets(&[]);
+    between.server(&[&parsed(), &bound(), &complete("SELECT 0")]);
+    assert!(between.has_served_all());
+}
+
+#[test]
+fn a_copy_gets_no_more_data_and_half_a_message_no_reply() {
+    let mut between = ended(&[&query("copy t from stdin")], ClientEnd::Terminate);
+    assert!(!between.has_served_all());
+    between.server(&[&copy_in()]);
+    assert!(between.has_served_all());
+    let large = query(&"x".repeat(100_000));
+    let mut between = ended(&[&query("select 1"), &large[..90_000]], ClientEnd::Open);
+    assert!(!between.has_served_all());
+    between.server(&[&selected("1")]);
+    assert!(between.has_served_all());
+}
+
+#[test]
+fn a_terminate_is_found_behind_other_requests() {
+    let mut between = Between::new();
+    let find = |between: &mut Between, unread: &[&[u8]]| {
+        between.session.client.unread = unread.concat();
+        between.session.terminate_is_unread()
+    };
+    let terminate = message(b'X', &[]);
+    assert!(find(
+        &mut between,
+        &[&query("select 1"), &sync(), &terminate]
+    ));
+    assert!(!find(&mut between, &[&query("X\0\0\0\x04")]));
+    assert!(!find(&mut between, &[&query("select 1"), &terminate[..3]]));
+    assert!(!find(&mut between, &[&query("select 1")[..9]]));
+    between.session.client.frame.left = 5;
+    assert!(find(&mut between, &[b"12345", &terminate]));
+    assert!(!find(&mut between, &[b"1234"]));
 }

@@ -1,0 +1,112 @@
+//! What a session does when its client closes the connection: how much of it is closed, and what the client sent
+//! before.
+//!
+//! A client that has sent a Terminate has its requests served to their end, whatever becomes of its socket. Without
+//! one, requests are served while the client may still read, for `client_gone_timeout`. Invariant: bytes are read
+//! ahead only while no others are being stepped over, so they stay in order.
+
+use super::driver::Driver;
+use super::ending::Ending;
+use super::relay::client_end::ClientEnd;
+use super::transfer::{Input, Lost};
+use crate::net::clock::Moment;
+
+/// How much is read ahead to look for a Terminate. More than this lies in a socket only if it was sent before the
+/// client closed and is too much for one transaction's requests.
+const MAX_AHEAD: usize = 1024 * 1024;
+
+impl Driver {
+    /// Looks at how the client's connection is closed, if it is.
+    pub(super) fn look_for_end(&mut self) -> Result<(), Ending> {
+        if self.session.client_end == ClientEnd::Terminate {
+            return Ok(());
+        }
+        let state = self.client.readiness();
+        if state.gone {
+            self.client_is_gone("connection closed")
+        } else if state.hung_up {
+            self.client_has_ended();
+            Ok(())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The session waits in its pool's queue, and something was to be seen at its client. If it is to wait on, it
+    /// has its place by the time when it came.
+    pub(super) fn look_from_queue(&mut self) -> Result<(), Ending> {
+        self.session.now = Moment::now();
+        self.look_for_end()?;
+        match self.client_gone_limit() {
+            Some((end, limit)) if end <= self.session.now => self.limit_reached(limit),
+            _ => Ok(()),
+        }
+    }
+
+    /// The client sends nothing more. What it has sent is looked at, though it may not be its turn.
+    pub(super) fn client_has_ended(&mut self) {
+        if self.session.client_end == ClientEnd::Open {
+            self.session.client_end = ClientEnd::EndOfStream {
+                since: Moment::now(),
+                read: false,
+            };
+        }
+        self.read_ahead();
+    }
+
+    /// The client's socket says that nobody reads what is sent to it.
+    ///
+    /// # Errors
+    /// [`Ending::Gone`], unless the client has sent a Terminate.
+    pub(super) fn client_is_gone(&mut self, how: &str) -> Result<(), Ending> {
+        self.read_ahead();
+        if self.session.client_end != ClientEnd::Terminate {
+            return Err(Ending::Gone(how.to_owned()));
+        }
+        self.deaf = true;
+        self.session.client.owed = Vec::new();
+        Ok(())
+    }
+
+    /// All that the client sent has been stepped over, or a Terminate is the next.
+    pub(super) fn note_end_of_stream(&mut self) {
+        let since = match self.session.client_end {
+            ClientEnd::Open => Moment::now(),
+            ClientEnd::EndOfStream { since, .. } => since,
+            ClientEnd::Terminate => return,
+        };
+        self.session.client_end = ClientEnd::EndOfStream { since, read: true };
+    }
+
+    /// Reads what the client's socket has, to be stepped over later.
+    fn read_ahead(&mut self) {
+        while !self.session.client_end.is_read() && self.session.client.unread.len() < MAX_AHEAD {
+            match Input::read(&mut self.session.client, &mut self.client) {
+                Ok(Some(input)) => {
+                    input.keep(0, &mut self.session.client);
+                    self.starved = false;
+                }
+                Ok(None) => break,
+                Err(Lost::Ended | Lost::Broken(_)) => self.note_end_of_stream(),
+            }
+        }
+        if self.session.terminate_is_unread() {
+            self.session.client_end = ClientEnd::Terminate;
+        }
+    }
+
+    /// Whether the session has served all that its client sent before it ended its requests.
+    pub(super) fn has_served_all(&mut self) -> Result<bool, Ending> {
+        let session = &mut self.session;
+        let waits = !session.client_end.is_read()
+            || !session.client.owed.is_empty()
+            || !session.reads_client()
+            || !session.client.unread.is_empty() && !self.starved;
+        if waits {
+            return Ok(false);
+        }
+        let done = session.has_served_all(&mut self.out);
+        self.deliver(&[])?;
+        Ok(done)
+    }
+}
