@@ -64,6 +64,9 @@ fn run(arguments: &Arguments, undumped: bool) -> Result<(), CannotStart> {
         for warning in &settings.warnings {
             eprintln!("warning: {warning}");
         }
+        if nix::unistd::geteuid().is_root() {
+            eprintln!("warning: this is root; run the pooler as a user of its own");
+        }
         println!("pg_doorman: the configuration file {path} syntax is ok");
         println!("pg_doorman: configuration file {path} test is successful");
         return Ok(());

@@ -62,9 +62,9 @@ impl ServerCredentials {
         binding: Binding,
     ) -> Result<Option<super::ClientExchange>, CryptoError> {
         match &self.secret {
-            ServerSecret::Password(password) => Ok(Some(super::ClientExchange::with_password(
-                password, binding,
-            ))),
+            ServerSecret::Password(password) => {
+                super::ClientExchange::with_password(password, binding).map(Some)
+            }
             ServerSecret::ScramKeys(keys) => {
                 super::ClientExchange::with_keys(keys.clone(), binding).map(Some)
             }

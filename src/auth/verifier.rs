@@ -118,11 +118,9 @@ impl ScramVerifier {
         secret: &MockSecret,
     ) -> Result<ScramVerifier, CryptoError> {
         let mut verifier = secret.verifier(user)?;
-        let prepared = stringprep::saslprep(password).unwrap_or(password.into());
-        let salted = crypto::pbkdf2(prepared.as_bytes(), &verifier.salt, verifier.iterations)?;
-        let client_key = ClientKey::new(crypto::hmac(&*salted, &[b"Client Key"])?);
-        verifier.stored_key = client_key.stored_key();
-        verifier.server_key = ServerKey::new(crypto::hmac(&*salted, &[b"Server Key"])?);
+        let keys = PassThrough::of_password(password, &verifier.salt, verifier.iterations)?;
+        verifier.stored_key = keys.client_key.stored_key();
+        verifier.server_key = keys.server_key;
         Ok(verifier)
     }
 

@@ -191,8 +191,9 @@ fn lines_of_file<T>(
         reader.report.fail(&node.place, path_key, text);
         return None;
     };
-    let text = match std::fs::read_to_string(path.as_str()) {
-        Ok(text) => text,
+    let text = match std::fs::read(path.as_str()) {
+        // What is not UTF-8 in a comment harms nobody; in a name it is refused.
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) => {
             let text = format!("Could not open {}: {error}", quote(path));
             reader.report.fail(&node.place, path_key, text);

@@ -153,5 +153,8 @@ fn next_word(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<W
     if inside {
         return Err("a quoted name does not end on its line".into());
     }
+    if word.text.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(format!("{} is not UTF-8", quote(&word.text)));
+    }
     Ok(word)
 }

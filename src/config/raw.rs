@@ -6,6 +6,7 @@
 //! the text around it, which may hold a password.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,9 +64,28 @@ pub(super) fn read(path: &Path, report: &mut Report) -> Result<Document, Error> 
     let bytes = std::fs::read(path)
         .map(Zeroizing::new)
         .map_err(|e| Error::open(path, &e))?;
+    tell_exposed(path, report);
     let document = parse(&bytes, path, report);
     report.stop()?;
     Ok(document)
+}
+
+/// Tells if everybody on this machine may read the passwords in the file, or write what they like into it.
+fn tell_exposed(path: &Path, report: &mut Report) {
+    let mode = std::fs::metadata(path).map_or(0, |file| file.permissions().mode());
+    let what = match (mode & 0o004, mode & 0o002) {
+        (0, 0) => return,
+        (_, 0) => "read the passwords in it",
+        _ => "change it",
+    };
+    report.warn(
+        &Place::whole(&path.into()),
+        "permissions",
+        format!(
+            "every user of this machine can {what}; chmod o= {}",
+            quote(&path.to_string_lossy())
+        ),
+    );
 }
 
 /// Reads `bytes` as if they stood in the file `path`, and what they include.
@@ -86,6 +106,7 @@ pub(super) fn parse(bytes: &[u8], path: &Path, report: &mut Report) -> Document 
         match std::fs::read(path).map(Zeroizing::new) {
             Ok(bytes) => {
                 log::info!("Merge config with include file: {included}");
+                tell_exposed(path, report);
                 let mut table = parse_one(&bytes, &path.into(), report);
                 if let Some(nested) = table.remove("include") {
                     report.warn(

@@ -261,6 +261,9 @@ fn pool(name: &str, table: &Table, node: &Node, general: &General, report: &mut 
         let text = "cannot be reached: this database name belongs to the console";
         reader.report.warn(&node.place, &path, text);
     }
+    if let Some(why) = not_a_host(&pool.server_host) {
+        reader.fail("server_host", why);
+    }
     pool.server_tls = tls_modes::servers_of_pool(&mut reader, &pool, general);
     let own = startup::read(&mut reader);
     pool.startup_parameters = startup::merge(&mut reader, &general.startup_parameters, own);
@@ -272,6 +275,26 @@ fn pool(name: &str, table: &Table, node: &Node, general: &General, report: &mut 
     }
     limits(&mut reader, &pool, general);
     pool
+}
+
+/// Why a `server_host` can never be resolved, if it cannot.
+fn not_a_host(host: &str) -> Option<&'static str> {
+    let is_address = host.parse::<std::net::IpAddr>().is_ok();
+    if host.starts_with('/') || is_address {
+        None
+    } else if host.contains("://") {
+        Some("is a URL; write the host here, and the port as server_port")
+    } else if host.contains(',') {
+        Some("is a list of hosts; a pool has one")
+    } else if host.contains(char::is_whitespace) {
+        Some("has a blank in it")
+    } else if host.starts_with('[') {
+        Some("is an address in brackets; write it without them")
+    } else if host.contains(':') {
+        Some("has a colon in it; write the port as server_port")
+    } else {
+        None
+    }
 }
 
 const NO_CACHE: &str = "The value of prepared_statements_cache should be greater than 0 \

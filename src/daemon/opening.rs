@@ -127,6 +127,12 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
     for warning in &settings.warnings {
         log::warn!("{warning}");
     }
+    if nix::unistd::geteuid().is_root() {
+        log::warn!(
+            "running as root: a fault in the pooler would give away the whole machine; \
+             run it as a user of its own"
+        );
+    }
     check_descriptors(&settings);
     let general = settings.general.clone();
     let config_file = settings.path.clone();

@@ -9,7 +9,7 @@ use crate::server::parameters::Parameters;
 const KNOWN_SETTINGS: usize = 256;
 
 /// Settings as a client sent them.
-pub type Settings = Vec<(String, String)>;
+pub type Settings = Vec<(String, Vec<u8>)>;
 
 /// What a set of startup settings comes to on this pool's servers.
 #[derive(Debug, Clone)]

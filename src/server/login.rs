@@ -235,12 +235,8 @@ fn attempt(
     frontend::startup(&mut packet, first.into_iter().chain(rest));
     dialogue.send(&packet)?;
     authenticate(&mut dialogue, target, end_point.as_deref())?;
-    let (key, reported) = await_ready(&mut dialogue, id, address)?;
-    if !dialogue.inbox.is_empty() {
-        return Err(ConnectError::Broken(
-            "the server sent more than a ReadyForQuery after login".into(),
-        ));
-    }
+    let (key, mut reported) = await_ready(&mut dialogue, id, address)?;
+    take_afterthoughts(&mut dialogue, &mut reported)?;
     let now = Moment::now();
     let reported = Arc::new(reported);
     Ok(Connection {
@@ -408,6 +404,32 @@ fn await_ready(
             _ => return Err(unexpected(&message, "after authentication")),
         }
     }
+}
+
+/// Takes up what has come right behind the first ReadyForQuery: PostgreSQL may say these at any time.
+///
+/// # Errors
+/// PostgreSQL has ended the connection, in the words of the error; or it sent what nobody asked for.
+fn take_afterthoughts(
+    dialogue: &mut Dialogue<'_>,
+    reported: &mut Parameters,
+) -> Result<(), ConnectError> {
+    while !dialogue.inbox.is_empty() {
+        let message = messages::next(dialogue, LONGEST)?;
+        match message.kind {
+            backend::PARAMETER_STATUS => {
+                if let Some((name, value)) = backend::parse_parameter_status(&message.body) {
+                    reported.set(&String::from_utf8_lossy(name), value);
+                }
+            }
+            backend::NOTICE_RESPONSE | backend::NOTIFICATION_RESPONSE => {}
+            backend::ERROR_RESPONSE => {
+                return Err(ConnectError::Refused(ErrorFields::parse(&message.body)));
+            }
+            _ => return Err(unexpected(&message, "after the login")),
+        }
+    }
+    Ok(())
 }
 
 fn unexpected(message: &Taken, when: &str) -> ConnectError {

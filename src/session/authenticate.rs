@@ -87,7 +87,7 @@ impl Login<'_> {
         }
         let mechanisms = exchange.mechanisms();
         backend::authentication_sasl(&mut answer, mechanisms);
-        dialogue.send(&answer)?;
+        dialogue.send(&std::mem::take(&mut answer))?;
         let first = self.password_message(dialogue)?;
         let malformed = || {
             say(
@@ -105,9 +105,18 @@ impl Login<'_> {
                 )
             })?;
         let (length, data) = crate::wire::frame::int32(rest).ok_or_else(malformed)?;
-        if usize::try_from(length) != Ok(data.len()) {
+        let asked;
+        let data = if length == -1 && data.is_empty() {
+            // Without an initial response the client begins after an empty challenge (RFC 4422, section 3.3).
+            backend::authentication_sasl_continue(&mut answer, b"");
+            dialogue.send(&std::mem::take(&mut answer))?;
+            asked = self.password_message(dialogue)?;
+            &asked[..]
+        } else if usize::try_from(length) == Ok(data.len()) {
+            data
+        } else {
             return Err(malformed());
-        }
+        };
         let failed = |error: auth::ScramError| match error.words() {
             Some(words) => Refusal::Words {
                 code: sqlstate::INVALID_AUTHORIZATION,

@@ -19,6 +19,7 @@ use crate::server::messages;
 use crate::server::parameters::{Parameters, set_statement};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::ErrorFields;
+use crate::wire::startup::LONGEST_IDENTIFIER;
 use crate::wire::{frontend, write};
 
 const APPLICATION_NAME: &str = "application_name";
@@ -26,9 +27,6 @@ const CLIENT_ENCODING: &str = "client_encoding";
 
 /// The longest message that makes sense in answer to a setting, in bytes.
 const LONGEST: usize = 256 * 1024;
-
-/// The longest `application_name` PostgreSQL keeps (`NAMEDATALEN` less the NUL).
-const LONGEST_NAME: usize = 63;
 
 /// Why the settings cannot be had.
 #[derive(Debug)]
@@ -61,24 +59,37 @@ pub fn settle(
         if operators {
             continue;
         }
-        if key.eq_ignore_ascii_case(APPLICATION_NAME) && is_plain_name(&value) {
+        if key.eq_ignore_ascii_case(APPLICATION_NAME) && value.len() <= LONGEST_IDENTIFIER {
             name = Some(value);
         } else {
             settings.push((key, value));
         }
     }
     let mut effect = find_out(settings, pool, &plan, waiter, told)?;
-    let is_news = |name: &String| effect.reported.get(APPLICATION_NAME) != Some(name.as_bytes());
+    let name = name.map(|name| clean_name(&name, &effect.reported));
+    let is_news = |name: &Vec<u8>| effect.reported.get(APPLICATION_NAME) != Some(name);
     if let Some(name) = name.filter(is_news) {
-        Arc::make_mut(&mut effect.reported).set(APPLICATION_NAME, name.as_bytes());
+        Arc::make_mut(&mut effect.reported).set(APPLICATION_NAME, &name);
     }
     effect.reported = pool.share(effect.reported);
     Ok(effect)
 }
 
-/// Whether PostgreSQL would keep the name as it is, in every version and encoding.
-fn is_plain_name(name: &str) -> bool {
-    name.len() <= LONGEST_NAME && name.bytes().all(|b| (32..127).contains(&b))
+/// The name as PostgreSQL keeps it (`pg_clean_ascii`): bytes other than printable ASCII are written as
+/// `\xNN` from version 16 on, as `?` before.
+fn clean_name(name: &[u8], reported: &Parameters) -> Vec<u8> {
+    let version = reported.get("server_version").unwrap_or_default();
+    let digits = version.iter().take_while(|b| b.is_ascii_digit());
+    let major = digits.fold(0_u32, |n, b| n.saturating_mul(10) + u32::from(b - b'0'));
+    let mut clean = Vec::with_capacity(name.len());
+    for &byte in name {
+        match byte {
+            32..127 => clean.push(byte),
+            _ if major >= 16 => clean.extend_from_slice(format!("\\x{byte:02x}").as_bytes()),
+            _ => clean.push(b'?'),
+        }
+    }
+    clean
 }
 
 fn find_out(
@@ -159,11 +170,10 @@ fn try_settings(
     settings: &Settings,
 ) -> Result<(), Unsettled> {
     let is_encoding = |name: &str| name.eq_ignore_ascii_case(CLIENT_ENCODING);
-    let value_of = |(name, value): &(String, String)| (name.clone(), value.clone());
     let mut stages: Vec<Settings> = Vec::new();
     let (encoding, others): (Settings, Settings) = settings
         .iter()
-        .map(value_of)
+        .cloned()
         .partition(|(name, _)| is_encoding(name));
     stages.push(encoding);
     stages.push(others);
@@ -173,7 +183,7 @@ fn try_settings(
         set_statement(
             stage
                 .iter()
-                .map(|(name, value)| (name.as_str(), Some(value.as_bytes()))),
+                .map(|(name, value)| (name.as_str(), Some(&value[..]))),
         )
     }));
     backend.applied = Arc::default();
@@ -183,7 +193,7 @@ fn try_settings(
     let mut unreported = Parameters::default();
     for (name, value) in settings {
         if backend.reported.get(name).is_none() {
-            unreported.set(name, value.as_bytes());
+            unreported.set(name, value);
         }
     }
     backend.applied = Arc::new(unreported);
@@ -216,6 +226,21 @@ fn run(dialogue: &mut Dialogue<'_>, backend: &mut Backend, sql: &[u8]) -> Result
                 };
             }
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_cleaned_as_the_server_of_this_version_cleans_it() {
+        for (version, expected) in [("15.18 (Debian)", "a??b"), ("18beta1", "a\\xc3\\xa9b")] {
+            let mut reported = Parameters::default();
+            reported.set("server_version", version.as_bytes());
+            let clean = clean_name("aéb".as_bytes(), &reported);
+            assert_eq!(String::from_utf8(clean).unwrap(), expected);
         }
     }
 }

@@ -128,10 +128,10 @@ fn parameters(startup: &Startup) -> Parameters {
     let mut settings = startup.settings.iter();
     let name = settings
         .find(|(name, _)| name == "application_name")
-        .map_or("pg_doorman", |(_, value)| value.as_str());
+        .map_or(&b"pg_doorman"[..], |(_, value)| value);
     let mut parameters = Parameters::default();
+    parameters.set("application_name", name);
     for (key, value) in [
-        ("application_name", name),
         ("client_encoding", "UTF8"),
         ("DateStyle", "ISO, MDY"),
         ("integer_datetimes", "on"),

@@ -11,6 +11,7 @@ use crate::auth::certificate::PeerCertificate;
 use crate::net::dialogue::{Broken, Dialogue, NotEncrypted};
 use crate::tls::channel::HANDSHAKE;
 use crate::tls::identity::Acceptor;
+use crate::wire::error::{ErrorFields, More};
 use crate::wire::sqlstate;
 use crate::wire::startup::{self, FirstPacket};
 
@@ -66,6 +67,17 @@ impl Login<'_> {
                 }
                 Err(error @ startup::StartupError::NoUser) => {
                     return Err(say(sqlstate::INVALID_AUTHORIZATION, error.to_string()));
+                }
+                Err(error @ startup::StartupError::Options(_)) => {
+                    return Err(Refusal::Forwarded(ErrorFields {
+                        code: sqlstate::SYNTAX_ERROR.to_owned(),
+                        message: error.to_string(),
+                        more: Some(Box::new(More {
+                            hint: "Try \"postgres --help\" for more information.".to_owned(),
+                            ..More::default()
+                        })),
+                        ..ErrorFields::default()
+                    }));
                 }
                 Err(error) => return Err(say(sqlstate::PROTOCOL_VIOLATION, error.to_string())),
             }

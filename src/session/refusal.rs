@@ -174,15 +174,21 @@ pub(super) fn no_server(why: &NotLent) -> (String, String) {
 
 /// PostgreSQL's complaint about a client's setting: at login every error is fatal.
 fn forward(out: &mut Vec<u8>, fields: &ErrorFields) {
+    let more = fields.more.as_deref();
+    let (detail, hint) = more.map_or(("", ""), |more| (&more.detail, &more.hint));
     write::message(out, backend::ERROR_RESPONSE, |out| {
         for (field, text) in [
             (b'S', "FATAL"),
             (b'V', "FATAL"),
             (b'C', fields.code.as_str()),
             (b'M', fields.message.as_str()),
+            (b'D', detail),
+            (b'H', hint),
         ] {
-            out.push(field);
-            write::c_string(out, text.as_bytes());
+            if !text.is_empty() {
+                out.push(field);
+                write::c_string(out, text.as_bytes());
+            }
         }
         out.push(0);
     });

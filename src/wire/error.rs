@@ -25,6 +25,15 @@ impl Severity {
     }
 }
 
+/// What an ErrorResponse may say beside its message; empty where it does not.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct More {
+    /// DETAIL.
+    pub detail: String,
+    /// HINT: what to do about it.
+    pub hint: String,
+}
+
 /// What PostgreSQL said in an ErrorResponse, as far as the pooler looks at it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ErrorFields {
@@ -34,6 +43,8 @@ pub struct ErrorFields {
     pub code: String,
     /// The primary message.
     pub message: String,
+    /// What it says beside the message, if it does.
+    pub more: Option<Box<More>>,
     /// The routine in PostgreSQL's source that found it.
     pub routine: String,
 }
@@ -56,6 +67,8 @@ impl ErrorFields {
                 b'S' if fields.severity.is_empty() => fields.severity = text(),
                 b'C' => fields.code = text(),
                 b'M' => fields.message = text(),
+                b'D' => fields.more.get_or_insert_default().detail = text(),
+                b'H' => fields.more.get_or_insert_default().hint = text(),
                 b'R' => fields.routine = text(),
                 _ => {}
             }

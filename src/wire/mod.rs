@@ -11,6 +11,7 @@ pub mod base64;
 pub mod error;
 pub mod frame;
 pub mod frontend;
+pub mod options;
 pub mod sqlstate;
 pub mod startup;
 pub mod write;

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::frame::c_string;
+use super::options::parse_options;
 
 /// Protocol 3.0.
 pub const PROTOCOL_3_0: u32 = 3 << 16;
@@ -21,6 +22,9 @@ pub const GSSENC_REQUEST: u32 = 80_877_104;
 /// The longest first packet PostgreSQL accepts, its length field included (`MAX_STARTUP_PACKET_LENGTH`
 /// plus the field itself).
 pub const LONGEST: u32 = 10_004;
+
+/// The longest name PostgreSQL knows, in bytes (`NAMEDATALEN` less the NUL).
+pub const LONGEST_IDENTIFIER: usize = 63;
 
 /// What the first packet asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,9 +57,9 @@ pub struct Startup {
     pub protocol_options: Vec<Vec<u8>>,
     /// Whether this asks for a replication connection.
     pub replication: bool,
-    /// All other parameters in the order they came, those inside `options` included; values may be
-    /// empty.
-    pub settings: Vec<(String, String)>,
+    /// All other parameters in the order in which they take effect: those inside `options`, then those
+    /// with a name of their own. Values are bytes in whatever encoding, and may be empty.
+    pub settings: Vec<(String, Vec<u8>)>,
 }
 
 /// Why a first packet is none.
@@ -69,11 +73,9 @@ pub enum StartupError {
     Version(u32),
     /// Names or values without their terminators, or a packet without its end.
     Layout,
-    /// A name or value that is not UTF-8.
-    Encoding,
     /// No `user`.
     NoUser,
-    /// An `options` parameter that is not a list of settings.
+    /// An argument inside `options` that PostgreSQL's backend does not take.
     Options(String),
 }
 
@@ -102,12 +104,14 @@ impl fmt::Display for StartupError {
                     "invalid startup packet layout: expected terminator as last byte"
                 )
             }
-            StartupError::Encoding => write!(f, "startup packet holds text that is not UTF-8"),
             StartupError::NoUser => {
                 write!(f, "no PostgreSQL user name specified in startup packet")
             }
             StartupError::Options(word) => {
-                write!(f, "invalid command-line argument in \"options\": {word}")
+                write!(
+                    f,
+                    "invalid command-line argument for server process: {word}"
+                )
             }
         }
     }
@@ -162,6 +166,8 @@ fn parse_parameters(minor: u32, mut rest: &[u8]) -> Result<Startup, StartupError
         minor,
         ..Startup::default()
     };
+    // PostgreSQL takes up those inside `options` first, so that one with a name of its own wins.
+    let mut named = Vec::new();
     loop {
         let (name, after) = c_string(rest).ok_or(StartupError::Layout)?;
         if name.is_empty() {
@@ -172,25 +178,24 @@ fn parse_parameters(minor: u32, mut rest: &[u8]) -> Result<Startup, StartupError
         }
         let (value, after) = c_string(after).ok_or(StartupError::Layout)?;
         rest = after;
-        if name.starts_with(b"_pq_.") {
-            startup.protocol_options.push(name.to_vec());
-            continue;
-        }
-        let name = std::str::from_utf8(name).map_err(|_| StartupError::Encoding)?;
-        let value = std::str::from_utf8(value).map_err(|_| StartupError::Encoding)?;
         match name {
-            "user" => startup.user = value.to_owned(),
-            "database" => startup.database = value.to_owned(),
-            "options" => startup.settings.extend(parse_options(value)?),
-            "replication" => {
+            b"user" => startup.user = identifier(value),
+            b"database" => startup.database = identifier(value),
+            b"options" => startup.settings = parse_options(value)?,
+            b"replication" => {
                 startup.replication = !matches!(
-                    value.to_ascii_lowercase().as_str(),
-                    "" | "0" | "f" | "false" | "n" | "no" | "of" | "off"
+                    &*value.to_ascii_lowercase(),
+                    b"" | b"0" | b"f" | b"false" | b"n" | b"no" | b"of" | b"off"
                 );
             }
-            _ => startup.settings.push((name.to_owned(), value.to_owned())),
+            _ if name.starts_with(b"_pq_.") => startup.protocol_options.push(name.to_vec()),
+            _ => {
+                let name = String::from_utf8_lossy(name).into_owned();
+                named.push((name, value.to_vec()));
+            }
         }
     }
+    startup.settings.append(&mut named);
     if startup.user.is_empty() {
         return Err(StartupError::NoUser);
     }
@@ -200,47 +205,9 @@ fn parse_parameters(minor: u32, mut rest: &[u8]) -> Result<Startup, StartupError
     Ok(startup)
 }
 
-/// Reads the value of `options` as PostgreSQL does: words parted by blanks, a backslash takes the next
-/// character as it is; `-c name=value`, `-cname=value` and `--name=value` are settings.
-///
-/// # Errors
-/// [`StartupError::Options`] with the first word that is none of these.
-pub fn parse_options(text: &str) -> Result<Vec<(String, String)>, StartupError> {
-    let mut settings = Vec::new();
-    let mut words = split_words(text).into_iter();
-    while let Some(word) = words.next() {
-        let setting = if word == "-c" {
-            words.next().ok_or(StartupError::Options(word))?
-        } else if let Some(rest) = word.strip_prefix("--").or(word.strip_prefix("-c")) {
-            rest.to_owned()
-        } else {
-            return Err(StartupError::Options(word));
-        };
-        let Some((name, value)) = setting.split_once('=') else {
-            return Err(StartupError::Options(setting));
-        };
-        // PostgreSQL takes a dash in such a name for an underscore (ParseLongOption).
-        settings.push((name.replace('-', "_"), value.to_owned()));
-    }
-    Ok(settings)
-}
-
-fn split_words(text: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut characters = text.chars();
-    while let Some(c) = characters.next() {
-        if c.is_ascii_whitespace() {
-            words.extend(word.take());
-        } else {
-            let taken = if c == '\\' {
-                characters.next()
-            } else {
-                Some(c)
-            };
-            word.get_or_insert_default().extend(taken);
-        }
-    }
-    words.extend(word);
-    words
+/// A user's or database's name as PostgreSQL takes it: no more than 63 bytes of it. One that is not UTF-8
+/// has a character in it that no configured name has.
+fn identifier(name: &[u8]) -> String {
+    let name = &name[..name.len().min(LONGEST_IDENTIFIER)];
+    String::from_utf8_lossy(name).into_owned()
 }

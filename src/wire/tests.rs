@@ -48,16 +48,32 @@ fn a_startup_packet_gives_user_database_and_settings() {
     let settings: Vec<_> = start
         .settings
         .iter()
-        .map(|(n, v)| (n.as_str(), v.as_str()))
+        .map(|(n, v)| (n.as_str(), &**v))
         .collect();
     assert_eq!(
         settings,
         [
-            ("application_name", ""),
-            ("geqo", "off"),
-            ("work_mem", "1 MB"),
-            ("search_path", "a,b")
+            ("geqo", &b"off"[..]),
+            ("work_mem", b"1 MB"),
+            ("search_path", b"a,b"),
+            ("application_name", b""),
         ]
+    );
+}
+
+#[test]
+fn names_are_cut_as_postgresql_cuts_them_and_values_may_be_any_bytes() {
+    let long = "n".repeat(70);
+    let mut body = format!("user\0{long}\0application_name\0").into_bytes();
+    body.extend_from_slice(b"\xcf\xf0\xe8\0\0");
+    let Ok(FirstPacket::Startup(start)) = startup::parse(&packet(startup::PROTOCOL_3_0, &body))
+    else {
+        panic!("not a startup packet");
+    };
+    assert_eq!(start.user, long[..63]);
+    assert_eq!(
+        start.settings,
+        [("application_name".to_owned(), b"\xcf\xf0\xe8".to_vec())]
     );
 }
 
@@ -88,18 +104,6 @@ fn lengths_of_a_first_packet_are_bounded() {
     assert_eq!(startup::length(&[0, 0, 0, 7]), Err(StartupError::Length(7)));
     assert!(startup::length(b"GET ").is_err());
     assert_eq!(startup::length(&[0, 0]), Ok(None));
-}
-
-#[test]
-fn options_that_are_not_settings_are_named() {
-    assert_eq!(
-        startup::parse_options("-x 1"),
-        Err(StartupError::Options("-x".into()))
-    );
-    assert_eq!(
-        startup::parse_options("-c"),
-        Err(StartupError::Options("-c".into()))
-    );
 }
 
 #[test]

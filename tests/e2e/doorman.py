@@ -114,6 +114,7 @@ class Doorman:
     # Life
 
     def write(self) -> None:
+        self.path.touch(mode=0o600)
         self.path.write_text(to_toml(self.config))
 
     def start(self, *arguments: str, terminal: bool = False, environment: dict | None = None) -> "Doorman":

@@ -287,6 +287,21 @@ def test_a_daemon_that_cannot_start_says_so(pg, tmp_path, doorman):
     assert not listening(one.port)
 
 
+@pytest.mark.parametrize("mode, told", [(0o600, ""), (0o640, ""), (0o644, "read the passwords"), (0o662, "change it")])
+def test_a_file_that_others_can_read_or_change_is_told(config, mode, told):
+    path = config(GOOD)
+    os.chmod(path, mode)
+    done = run("-t", path)
+    assert done.returncode == 0
+    assert (told in done.stderr) if told else "every user" not in done.stderr
+
+
+def test_root_is_told_to_be_somebody_else(config, doorman):
+    told = "run the pooler as a user of its own" in run("-t", config(GOOD)).stderr
+    assert told == (os.geteuid() == 0)
+    assert ("running as root" in doorman().log()) == (os.geteuid() == 0)
+
+
 def test_the_hba_file_is_read_and_a_bad_address_refused(config, tmp_path):
     hba = tmp_path / "hba.conf"
     hba.write_text(TRUST)
@@ -296,6 +311,11 @@ def test_the_hba_file_is_read_and_a_bad_address_refused(config, tmp_path):
     done = run("-t", config(good))
     assert done.returncode == 78
     assert "not-an-address" in done.stderr
+    hba.write_bytes("# Für die Anwendung\n".encode("latin-1") + TRUST.encode())
+    assert run("-t", config(good)).returncode == 0
+    hba.write_bytes("host all jörg all md5\n".encode("latin-1"))
+    done = run("-t", config(good))
+    assert done.returncode == 78 and f"{hba}:1" in done.stderr and "is not UTF-8" in done.stderr
 
 
 def test_it_starts_while_postgresql_is_down(doorman):

@@ -12,7 +12,7 @@ import pytest
 
 from doorman import ADMIN_PASSWORD
 from wait import wait_until
-from wire import GSSENC_REQUEST, SSL_REQUEST, Raw, error, message, query, startup_packet, text
+from wire import GSSENC_REQUEST, SSL_REQUEST, Raw, Scram, error, message, query, startup_packet, text
 
 SCRAM_RULES = "host all all 127.0.0.1/32 scram-sha-256\n"
 MD5_RULES = "host all all 127.0.0.1/32 md5\n"
@@ -133,6 +133,73 @@ def test_options_with_escaped_blanks(doorman):
     raw = doorman().raw(options=r"-c search_path=a,\ b --work-mem=8MB")
     assert raw.value("show search_path") == "a, b"
     assert raw.value("show work_mem") == "8MB"
+
+
+STARTUP = {
+    "name-in-cp1251": {"application_name": "учёт".encode("cp1251")},
+    "name-in-utf8": {"application_name": "учёт"},
+    "name-of-100-letters": {"application_name": "n" * 100},
+    "euro": {"options": "-e"},
+    "work_mem": {"options": "-S 8192"},
+    "no-index-scans": {"options": "-f i -fs"},
+    "combined": {"options": "-eS8192"},
+    "planner": {"options": "-tpl"},
+    "named-wins": {"work_mem": "2MB", "options": "-c work_mem=3MB"},
+    "named-wins-behind": {"options": "-c work_mem=3MB", "work_mem": "2MB"},
+    "own": {"options": "-c my.name=value"},
+    "no-such-argument": {"options": "-x"},
+    "no-value": {"options": "-S"},
+    "no-such-setting": {"nonsense": "1"},
+    "bad-value": {"work_mem": "much"},
+    "wrong-unit": {"options": "-c work_mem=10parsecs"},
+    "not-now": {"options": "-B 128"},
+}
+
+
+@pytest.mark.parametrize("startup", STARTUP.values(), ids=STARTUP)
+def test_a_startup_packet_means_what_it_means_to_postgresql(doorman, pg, mode, startup):
+    """Error fields too, DETAIL and HINT among them. Only the default of application_name is the pool's own."""
+    def seen(address):
+        raw = Raw(address)
+        said = raw.login(**startup)
+        if said[-1].kind == "E":
+            fields = said[-1].fields
+            return {field: fields.get(field) for field in "SCMDH"}
+        names = (*(["application_name"] if "application_name" in startup else []), "datestyle", "work_mem", "enable_indexscan", "enable_seqscan", "my.name",
+                 "log_planner_stats")
+        values = [raw.value(f"select current_setting('{name}', true)") for name in names]
+        told = {name: raw.parameters[name] for name in startup if name in raw.parameters}
+        raw.close()
+        return values, told
+    direct = seen((pg.host, pg.port))
+    one = doorman(mode=mode)
+    assert seen((one.host, one.port)) == direct
+    assert one.connect().execute("show work_mem").fetchone() == ("4MB",)
+
+
+def test_names_are_cut_as_postgresql_cuts_them(doorman, pg):
+    name = "u" * 63
+    pg.admin(f"create role {name} login superuser")
+    try:
+        one = doorman(users=[{"username": name, "password": "", "pool_size": 1, "server_username": "app"}])
+        assert one.raw(user=name + "ser").value("select 1") == "1"
+    finally:
+        pg.admin(f"drop role {name}")
+
+
+def test_a_client_may_begin_scram_after_an_empty_challenge(doorman, users):
+    """SASLInitialResponse of length -1."""
+    one = doorman(users=users, general={"pg_hba": {"content": SCRAM_RULES}})
+    raw = one.raw(login=False)
+    raw.startup(user="scram", database="shop")
+    raw.read()
+    raw.send(message(b"p", b"SCRAM-SHA-256\0" + struct.pack("!i", -1)))
+    assert raw.read().body == struct.pack("!i", 11)
+    exchange = Scram("scram-secret")
+    raw.send(message(b"p", exchange.first()))
+    raw.send(message(b"p", exchange.final(raw.read().body[4:])))
+    assert raw.read_until("Z")[-1].kind == "Z"
+    assert raw.value("select 1") == "1"
 
 
 def test_no_user_is_an_error_with_a_message(doorman):
@@ -449,7 +516,9 @@ def test_a_rule_that_names_the_console_decides(doorman):
     one.reload()
 
     def is_rejected():
-        with pytest.raises(psycopg.OperationalError) as refusal:
-            one.connect(user="admin", password="wrong", database="pgbouncer")
-        return "pg_hba.conf rejects" in str(refusal.value)
+        try:
+            one.connect(user="admin", database="pgbouncer")
+        except psycopg.OperationalError as refusal:
+            return "pg_hba.conf rejects" in str(refusal)
+        return False
     wait_until(is_rejected)

@@ -7,16 +7,17 @@
 //! only when [`finish`](ClientExchange::finish) says so, which is when the
 //! server has proven itself too.
 
+use std::borrow::Cow;
 use std::{fmt, mem};
 
-use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use super::super::crypto::{self, CryptoError};
 use super::super::keys::{ClientKey, Password, ServerKey};
 use super::binding::Binding;
 use super::message::{ServerFinal, ServerFirst};
-use super::{MAX_MESSAGE_LENGTH, ScramError, auth_message, nonce};
+use super::{MAX_ITERATIONS, ScramError, auth_message, nonce};
 use crate::wire::base64;
 
 /// What the pooler keeps of a client's login by SCRAM to log in to PostgreSQL
@@ -37,55 +38,39 @@ pub struct PassThrough {
 }
 
 /// One login of the pooler to PostgreSQL by SCRAM-SHA-256.
-pub struct ClientExchange(Way);
-
-enum Way {
-    WithPassword {
-        exchange: ScramSha256,
-        step: Step,
-    },
-    WithKeys {
-        keys: PassThrough,
-        binding: Binding,
-        state: KeysState,
-    },
+pub struct ClientExchange {
+    proof: Proof,
+    binding: Binding,
+    state: State,
 }
 
-/// Where an exchange by password stands. The library panics when asked for a
-/// message out of order, so it is never asked.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Start,
-    FirstSent,
-    FinalSent,
-    Over,
+/// What the pooler proves that it knows.
+enum Proof {
+    /// The password. The keys are made of it when the server has said how.
+    Password(Password),
+    /// The keys that a client proved.
+    Keys(PassThrough),
 }
 
-enum KeysState {
+enum State {
+    /// Nothing has been sent.
     Start { nonce: String },
+    /// client-first-message has been sent.
     FirstSent { nonce: String },
-    FinalSent { signed: Vec<u8> },
+    /// client-final-message has been sent; the server has to sign this.
+    FinalSent { signed: Vec<u8>, keys: PassThrough },
+    /// It has ended, well or not.
     Over,
 }
 
 impl ClientExchange {
-    /// A login by password. The password is normalised by SASLprep where that
-    /// is possible, as PostgreSQL does.
+    /// A login by password. The server says how often it is hashed, up to [`MAX_ITERATIONS`].
     ///
-    /// A server that demands more than 100 000 iterations is refused: they
-    /// are our time, and it could demand any number of them.
-    pub fn with_password(password: &Password, binding: Binding) -> Self {
-        let binding = match binding {
-            // The library's own names: it sends `n` for the first, `y` for the second.
-            Binding::Impossible => ChannelBinding::unsupported(),
-            Binding::NotOffered => ChannelBinding::unrequested(),
-            Binding::EndPoint(hash) => ChannelBinding::tls_server_end_point(hash),
-        };
-        let exchange = ScramSha256::new(password.expose().as_bytes(), binding);
-        ClientExchange(Way::WithPassword {
-            exchange,
-            step: Step::Start,
-        })
+    /// # Errors
+    /// [`CryptoError`] when there is no entropy.
+    pub fn with_password(password: &Password, binding: Binding) -> Result<Self, CryptoError> {
+        let proof = Proof::Password(password.clone());
+        Ok(Self::with_nonce(proof, binding, nonce()?))
     }
 
     /// A login by the keys a client proved.
@@ -93,16 +78,20 @@ impl ClientExchange {
     /// # Errors
     /// [`CryptoError`] when there is no entropy.
     pub fn with_keys(keys: PassThrough, binding: Binding) -> Result<Self, CryptoError> {
-        Ok(Self::with_keys_and_nonce(keys, binding, nonce()?))
+        Ok(Self::with_nonce(Proof::Keys(keys), binding, nonce()?))
     }
 
+    #[cfg(test)]
     pub(super) fn with_keys_and_nonce(keys: PassThrough, binding: Binding, nonce: String) -> Self {
-        let state = KeysState::Start { nonce };
-        ClientExchange(Way::WithKeys {
-            keys,
+        Self::with_nonce(Proof::Keys(keys), binding, nonce)
+    }
+
+    fn with_nonce(proof: Proof, binding: Binding, nonce: String) -> Self {
+        ClientExchange {
+            proof,
             binding,
-            state,
-        })
+            state: State::Start { nonce },
+        }
     }
 
     /// client-first-message, to be sent in SASLInitialResponse.
@@ -110,21 +99,12 @@ impl ClientExchange {
     /// # Errors
     /// [`ScramError::OutOfOrder`] when asked for twice.
     pub fn first(&mut self) -> Result<Vec<u8>, ScramError> {
-        match &mut self.0 {
-            Way::WithPassword { exchange, step } => {
-                advance(step, Step::Start)?;
-                *step = Step::FirstSent;
-                Ok(exchange.message().to_vec())
-            }
-            Way::WithKeys { binding, state, .. } => match mem::replace(state, KeysState::Over) {
-                KeysState::Start { nonce } => {
-                    let first = format!("{}{}", binding.gs2_header(), first_bare(&nonce));
-                    *state = KeysState::FirstSent { nonce };
-                    Ok(first.into_bytes())
-                }
-                _ => Err(ScramError::OutOfOrder),
-            },
-        }
+        let State::Start { nonce } = mem::replace(&mut self.state, State::Over) else {
+            return Err(ScramError::OutOfOrder);
+        };
+        let first = format!("{}{}", self.binding.gs2_header(), first_bare(&nonce));
+        self.state = State::FirstSent { nonce };
+        Ok(first.into_bytes())
     }
 
     /// Takes server-first-message (of AuthenticationSASLContinue) and gives
@@ -135,27 +115,21 @@ impl ClientExchange {
     /// [`ScramError::SaltDiffers`] and [`ScramError::IterationsDiffer`]: the
     /// keys belong to another verifier than PostgreSQL's.
     pub fn continue_(&mut self, server_first: &[u8]) -> Result<Vec<u8>, ScramError> {
-        match &mut self.0 {
-            Way::WithPassword { exchange, step } => {
-                advance(step, Step::FirstSent)?;
-                bounded(server_first)?;
-                exchange.update(server_first).map_err(with_password)?;
-                *step = Step::FinalSent;
-                Ok(exchange.message().to_vec())
-            }
-            Way::WithKeys {
-                keys,
-                binding,
-                state,
-            } => match mem::replace(state, KeysState::Over) {
-                KeysState::FirstSent { nonce } => {
-                    let (client_final, signed) = prove(keys, binding, &nonce, server_first)?;
-                    *state = KeysState::FinalSent { signed };
-                    Ok(client_final)
-                }
-                _ => Err(ScramError::OutOfOrder),
-            },
+        let State::FirstSent { nonce } = mem::replace(&mut self.state, State::Over) else {
+            return Err(ScramError::OutOfOrder);
+        };
+        let challenge = ServerFirst::parse(server_first)?;
+        // The server must have added something of its own.
+        if !challenge.nonce.starts_with(&nonce) || challenge.nonce.len() == nonce.len() {
+            return Err(ScramError::Nonce);
         }
+        let keys = self.proof.keys(&challenge)?;
+        let without_proof = format!("c={},r={}", self.binding.repeated(), challenge.nonce);
+        let signed = auth_message(&first_bare(&nonce), challenge.text, &without_proof);
+        let client_signature = keys.client_key.stored_key().sign(&signed)?;
+        let proof = base64::encode(&crypto::xor(keys.client_key.bytes(), &client_signature));
+        self.state = State::FinalSent { signed, keys };
+        Ok(format!("{without_proof},p={proof}").into_bytes())
     }
 
     /// Takes server-final-message (of AuthenticationSASLFinal); `Ok` when the
@@ -164,48 +138,79 @@ impl ClientExchange {
     /// # Errors
     /// [`ScramError`]; the server must not be trusted then.
     pub fn finish(&mut self, server_final: &[u8]) -> Result<(), ScramError> {
-        match &mut self.0 {
-            Way::WithPassword { exchange, step } => {
-                advance(step, Step::FinalSent)?;
-                bounded(server_final)?;
-                exchange.finish(server_final).map_err(with_password)
+        let State::FinalSent { signed, keys } = mem::replace(&mut self.state, State::Over) else {
+            return Err(ScramError::OutOfOrder);
+        };
+        match ServerFinal::parse(server_final)? {
+            ServerFinal::Refused(word) => Err(ScramError::ServerRefused(printable(word))),
+            ServerFinal::Signature(signature) => {
+                let expected = keys.server_key.sign(&signed)?;
+                if crypto::equal(&expected, &signature) {
+                    Ok(())
+                } else {
+                    Err(ScramError::ServerSignature)
+                }
             }
-            Way::WithKeys { keys, state, .. } => match mem::replace(state, KeysState::Over) {
-                KeysState::FinalSent { signed } => check_server(keys, &signed, server_final),
-                _ => Err(ScramError::OutOfOrder),
-            },
         }
+    }
+}
+
+impl Proof {
+    /// The keys that answer this challenge.
+    fn keys(&self, challenge: &ServerFirst<'_>) -> Result<PassThrough, ScramError> {
+        match self {
+            Proof::Password(_) if challenge.iterations > MAX_ITERATIONS => {
+                Err(ScramError::TooManyIterations(challenge.iterations))
+            }
+            Proof::Password(password) => Ok(PassThrough::of_password(
+                password.expose(),
+                &challenge.salt,
+                challenge.iterations,
+            )?),
+            Proof::Keys(keys) if challenge.salt != keys.salt => Err(ScramError::SaltDiffers),
+            Proof::Keys(keys) if challenge.iterations != keys.iterations => {
+                Err(ScramError::IterationsDiffer {
+                    ours: keys.iterations,
+                    theirs: challenge.iterations,
+                })
+            }
+            Proof::Keys(keys) => Ok(keys.clone()),
+        }
+    }
+}
+
+impl PassThrough {
+    /// The keys that a password gives with this salt and so many iterations (RFC 5802, section 3). The
+    /// password is normalised by SASLprep where that is possible, as PostgreSQL does.
+    ///
+    /// # Errors
+    /// [`CryptoError`] when OpenSSL cannot compute them.
+    pub(crate) fn of_password(
+        password: &str,
+        salt: &[u8],
+        iterations: u32,
+    ) -> Result<PassThrough, CryptoError> {
+        let prepared = stringprep::saslprep(password).unwrap_or(password.into());
+        let salted = crypto::pbkdf2(prepared.as_bytes(), salt, iterations)?;
+        if let Cow::Owned(mut prepared) = prepared {
+            prepared.zeroize();
+        }
+        Ok(PassThrough {
+            client_key: ClientKey::new(crypto::hmac(&*salted, &[b"Client Key"])?),
+            server_key: ServerKey::new(crypto::hmac(&*salted, &[b"Server Key"])?),
+            iterations,
+            salt: salt.to_vec(),
+        })
     }
 }
 
 impl fmt::Debug for ClientExchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            Way::WithPassword { .. } => "ClientExchange(with a password)",
-            Way::WithKeys { .. } => "ClientExchange(with keys)",
+        f.write_str(match self.proof {
+            Proof::Password(_) => "ClientExchange(with a password)",
+            Proof::Keys(_) => "ClientExchange(with keys)",
         })
     }
-}
-
-/// Leaves `expected`, for good until the caller sets the next step: whoever
-/// returns with an error in between has ended the exchange.
-fn advance(step: &mut Step, expected: Step) -> Result<(), ScramError> {
-    if mem::replace(step, Step::Over) == expected {
-        Ok(())
-    } else {
-        Err(ScramError::OutOfOrder)
-    }
-}
-
-fn bounded(message: &[u8]) -> Result<(), ScramError> {
-    if message.len() > MAX_MESSAGE_LENGTH {
-        return Err(ScramError::TooLong);
-    }
-    Ok(())
-}
-
-fn with_password(error: std::io::Error) -> ScramError {
-    ScramError::WithPassword(printable(&error.to_string()))
 }
 
 /// What a server says goes into a log line: one line, of bounded length.
@@ -220,47 +225,4 @@ fn printable(text: &str) -> String {
 /// the StartupMessage.
 fn first_bare(nonce: &str) -> String {
     format!("n=,r={nonce}")
-}
-
-/// client-final-message, and what the server has to sign.
-fn prove(
-    keys: &PassThrough,
-    binding: &Binding,
-    our_nonce: &str,
-    server_first: &[u8],
-) -> Result<(Vec<u8>, Vec<u8>), ScramError> {
-    let challenge = ServerFirst::parse(server_first)?;
-    // The server must have added something of its own.
-    if !challenge.nonce.starts_with(our_nonce) || challenge.nonce.len() == our_nonce.len() {
-        return Err(ScramError::Nonce);
-    }
-    if challenge.salt != keys.salt {
-        return Err(ScramError::SaltDiffers);
-    }
-    if challenge.iterations != keys.iterations {
-        return Err(ScramError::IterationsDiffer {
-            ours: keys.iterations,
-            theirs: challenge.iterations,
-        });
-    }
-    let without_proof = format!("c={},r={}", binding.repeated(), challenge.nonce);
-    let signed = auth_message(&first_bare(our_nonce), challenge.text, &without_proof);
-    let client_signature = keys.client_key.stored_key().sign(&signed)?;
-    let proof = crypto::xor(keys.client_key.bytes(), &client_signature);
-    let proof = base64::encode(&proof);
-    Ok((format!("{without_proof},p={proof}").into_bytes(), signed))
-}
-
-fn check_server(keys: &PassThrough, signed: &[u8], server_final: &[u8]) -> Result<(), ScramError> {
-    match ServerFinal::parse(server_final)? {
-        ServerFinal::Refused(word) => Err(ScramError::ServerRefused(printable(word))),
-        ServerFinal::Signature(signature) => {
-            let expected = keys.server_key.sign(signed)?;
-            if crypto::equal(&expected, &signature) {
-                Ok(())
-            } else {
-                Err(ScramError::ServerSignature)
-            }
-        }
-    }
 }

@@ -33,6 +33,9 @@ use crate::wire::base64;
 /// clients (`PG_MAX_SASL_MESSAGE_LENGTH`).
 pub const MAX_MESSAGE_LENGTH: usize = 1024;
 
+/// How often a password is hashed at most: some seconds' work. A server could demand any number.
+const MAX_ITERATIONS: u32 = 10_000_000;
+
 /// Random bytes in a nonce of ours, before base64; as PostgreSQL.
 const NONCE_BYTES: usize = 18;
 
@@ -69,12 +72,12 @@ pub enum ScramError {
         /// In PostgreSQL's.
         theirs: u32,
     },
+    /// The server demands that the password is hashed so often.
+    TooManyIterations(u32),
     /// PostgreSQL refused the proof; its own word for it (RFC 5802, section 7).
     ServerRefused(String),
     /// The server did not prove that it knows the verifier.
     ServerSignature,
-    /// The exchange by password failed; the reason.
-    WithPassword(String),
     /// It could not be computed.
     Crypto(CryptoError),
 }
@@ -113,12 +116,15 @@ impl fmt::Display for ScramError {
                  the pooler's has {ours}): copy pg_authid.rolpassword into the pooler's \
                  configuration again, or set server_password"
             ),
+            Self::TooManyIterations(count) => write!(
+                f,
+                "the server demands {count} SCRAM iterations, more than {MAX_ITERATIONS}"
+            ),
             Self::ServerRefused(word) => write!(f, "PostgreSQL refused the SCRAM proof: {word}"),
             Self::ServerSignature => f.write_str(
                 "the server did not prove that it knows this user's SCRAM verifier; \
                  it may not be the PostgreSQL it is taken for",
             ),
-            Self::WithPassword(reason) => write!(f, "SCRAM with the password failed: {reason}"),
             Self::Crypto(error) => error.fmt(f),
         }
     }

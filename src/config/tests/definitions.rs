@@ -40,7 +40,7 @@ fn the_reference_file_is_what_the_definitions_say() {
         written == reference(),
         "stale; run: UPDATE_REFERENCE=1 cargo test reference"
     );
-    let settings = load(Path::new(REFERENCE)).unwrap();
+    let settings = parse(&written, Path::new(REFERENCE)).unwrap();
     assert_eq!(warnings(&settings), [""; 0]);
 }
 

@@ -246,3 +246,32 @@ fn any_damage_to_a_file_gives_settings_or_an_error() {
         }
     }
 }
+
+#[test]
+fn a_server_host_that_can_never_be_resolved_is_told() {
+    for (host, reason) in [
+        ("a,b", "is a list of hosts"),
+        ("db:5432", "has a colon"),
+        ("postgres://db/app", "is a URL"),
+        ("[::1]", "in brackets"),
+        (" db", "has a blank"),
+    ] {
+        let text = SMALL.replace("#POOL", &format!("server_host = \"{host}\""));
+        let told = read(&text).unwrap_err();
+        assert!(
+            told.contains("server_host") && told.contains(reason),
+            "{told}"
+        );
+    }
+    for host in [
+        "db",
+        "::1",
+        "fe80::1",
+        "192.0.2.1",
+        "/run/postgresql",
+        "db.example.",
+    ] {
+        let text = SMALL.replace("#POOL", &format!("server_host = \"{host}\""));
+        assert!(read(&text).is_ok(), "{host}");
+    }
+}

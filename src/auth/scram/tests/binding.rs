@@ -58,7 +58,7 @@ fn the_keys_of_an_unbound_login_log_in_bound() {
 #[test]
 fn a_client_by_password_binds_too() {
     let binding = Binding::choose(true, Some(&end_point()));
-    let mut client = ClientExchange::with_password(&password("pencil"), binding);
+    let mut client = ClientExchange::with_password(&password("pencil"), binding).unwrap();
     let mut server = server(end_point());
     let first = client.first().unwrap();
     let server_first = server.client_first(Mechanism::Sha256Plus, &first).unwrap();
@@ -100,7 +100,7 @@ fn binding_is_offered_only_with_a_certificate() {
 #[test]
 fn an_offer_that_was_struck_out_on_the_way_is_noticed() {
     let binding = Binding::choose(false, Some(&end_point()));
-    let mut client = ClientExchange::with_password(&password("pencil"), binding);
+    let mut client = ClientExchange::with_password(&password("pencil"), binding).unwrap();
     let first = client.first().unwrap();
     assert!(first.starts_with(b"y,,n=,r="));
     let error = server(end_point())
