@@ -444,6 +444,7 @@ fn moves(bench: &Bench) -> io::Result<()> {
     let given = || {
         Given::Session(GivenSession {
             session: &relay.session,
+            apart: &[],
             standing: Standing::default(),
             told: None,
             server_deadline: None,

@@ -42,13 +42,17 @@ pub struct Encrypted {
 
 /// The written form, as it goes to another process.
 #[derive(Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "C: Serialize, B: serde_bytes::Serialize",
+    deserialize = "C: Deserialize<'de>, B: serde_bytes::Deserialize<'de> + Default"
+))]
 struct Written<C = Channel, B = Vec<u8>> {
     channel: C,
-    #[serde(default)]
+    #[serde(default, with = "serde_bytes")]
     plain: B,
-    #[serde(default)]
+    #[serde(default, with = "serde_bytes")]
     sealed: B,
-    #[serde(default)]
+    #[serde(default, with = "serde_bytes")]
     owed: B,
 }
 

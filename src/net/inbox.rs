@@ -1,9 +1,11 @@
 //! Bytes that have come over the hand-over's socket and have not been taken yet.
 //!
-//! They can hold keys. Invariant: bytes that were taken are wiped, wherever they have been; and what there is room
-//! for is not written to before something comes.
+//! They can hold keys. Invariant: bytes that were taken are wiped, wherever they have been, and no core dump has
+//! them; and what there is room for is not written to before something comes.
 
-use zeroize::{Zeroize, Zeroizing};
+use std::io;
+
+use crate::tls::undumped::{Room, wipe};
 
 /// There is room for at least so many bytes whenever some are read.
 const CHUNK: usize = 64 * 1024;
@@ -14,7 +16,7 @@ const KEPT: usize = 1024 * 1024;
 /// See the module.
 #[derive(Default)]
 pub(super) struct Inbox {
-    room: Zeroizing<Vec<u8>>,
+    room: Room,
     /// What lies before this has been taken.
     taken: usize,
     /// What lies before this has come.
@@ -23,21 +25,23 @@ pub(super) struct Inbox {
 
 impl Inbox {
     /// Where to read to.
-    pub(super) fn space(&mut self) -> &mut [u8] {
+    ///
+    /// # Errors
+    /// If there is no more memory.
+    pub(super) fn space(&mut self) -> io::Result<&mut [u8]> {
         if self.taken == self.filled {
             (self.taken, self.filled) = (0, 0);
-            if self.room.len() > KEPT {
-                self.room = Zeroizing::default();
+            if self.room.size() > KEPT {
+                self.room.leave();
             }
         }
-        if self.room.len() - self.filled < CHUNK {
+        if self.room.size() - self.filled < CHUNK {
             let unread = self.filled - self.taken;
-            // Not grown where it is: that could leave a copy which nobody wipes.
-            let mut room = Zeroizing::new(vec![0; 2 * unread + CHUNK]);
-            room[..unread].copy_from_slice(self.unread());
-            (self.room, self.taken, self.filled) = (room, 0, unread);
+            self.room
+                .make(2 * unread + CHUNK, self.taken..self.filled)?;
+            (self.taken, self.filled) = (0, unread);
         }
-        &mut self.room[self.filled..]
+        Ok(&mut self.room.bytes_mut()[self.filled..])
     }
 
     /// So many bytes have been read to there.
@@ -47,17 +51,14 @@ impl Inbox {
 
     /// What has come and was not taken.
     pub(super) fn unread(&self) -> &[u8] {
-        &self.room[self.taken..self.filled]
+        &self.room.bytes()[self.taken..self.filled]
     }
 
-    /// Takes the first `header` bytes, which are dropped, and the `body` behind them. They must have come.
-    pub(super) fn take(&mut self, header: usize, body: usize) -> Zeroizing<Vec<u8>> {
-        let begin = self.taken + header;
-        let bytes = &mut self.room[begin..begin + body];
-        let taken = Zeroizing::new(bytes.to_vec());
-        bytes.zeroize();
-        self.taken = begin + body;
-        taken
+    /// Takes the first `length` bytes, which must have come.
+    pub(super) fn take(&mut self, length: usize) {
+        let end = self.filled.min(self.taken + length);
+        wipe(&mut self.room.bytes_mut()[self.taken..end]);
+        self.taken = end;
     }
 }
 
@@ -66,7 +67,7 @@ mod tests {
     use super::*;
 
     fn comes(inbox: &mut Inbox, bytes: &[u8]) {
-        inbox.space()[..bytes.len()].copy_from_slice(bytes);
+        inbox.space().unwrap()[..bytes.len()].copy_from_slice(bytes);
         inbox.came(bytes.len());
     }
 
@@ -75,17 +76,19 @@ mod tests {
         let mut inbox = Inbox::default();
         let mut expected = Vec::new();
         for number in 0..200_u8 {
-            comes(&mut inbox, &[b'h', number, number]);
+            comes(&mut inbox, &[number, number]);
             expected.push(number);
             if number % 3 == 0 {
-                assert_eq!(inbox.take(1, 2)[..], [expected.remove(0); 2]);
+                assert_eq!(inbox.unread()[..2], [expected.remove(0); 2]);
+                inbox.take(2);
             }
         }
         for number in expected {
-            assert_eq!(inbox.take(1, 2)[..], [number; 2]);
+            assert_eq!(inbox.unread()[..2], [number; 2]);
+            inbox.take(2);
         }
         assert!(inbox.unread().is_empty());
-        assert!(inbox.room.iter().all(|&byte| byte == 0 || byte == b'h'));
+        assert!(inbox.room.bytes().iter().all(|&byte| byte == 0));
     }
 
     #[test]
@@ -95,7 +98,8 @@ mod tests {
         for chunk in large.chunks(CHUNK) {
             comes(&mut inbox, chunk);
         }
-        assert_eq!(inbox.take(0, large.len())[..], large);
-        assert!(inbox.space().len() < KEPT);
+        assert_eq!(inbox.unread(), large);
+        inbox.take(large.len());
+        assert!(inbox.space().unwrap().len() < KEPT);
     }
 }

@@ -10,6 +10,7 @@ pub mod dialogue;
 pub mod encrypted;
 mod inbox;
 pub mod listener;
+mod outbox;
 pub mod passing;
 pub mod process;
 pub mod stream;

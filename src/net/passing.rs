@@ -2,12 +2,12 @@
 //!
 //! A frame is four bytes of length, one byte that says how many descriptors belong to it, and its body.
 //! Lengths and counts are checked before anything is allocated; descriptors arrive close-on-exec, owned,
-//! and those nobody takes are closed. Frames can hold keys: they are wiped when they are done with, and never
-//! printed.
+//! and those nobody takes are closed. Frames can hold keys: they are wiped when they are done with, never
+//! printed, and in no core dump.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
@@ -17,15 +17,15 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
     UnixCredentials, getsockopt, recvmsg, sendmsg, setsockopt, socketpair,
 };
-use zeroize::{Zeroize, Zeroizing};
 
 use super::inbox::Inbox;
+use super::outbox::{Draft, Outbox};
 
 /// Bytes in front of a frame's body.
 const HEADER: usize = 5;
 
-/// The longest body, in bytes.
-const LONGEST: usize = 1 << 30;
+/// The longest body, in bytes. What is longer goes in pieces: whoever comes behind it waits no longer than for this.
+const LONGEST: usize = 16 << 20;
 
 /// Descriptors in one frame, at most; and in what any version reads at once.
 pub const MOST_DESCRIPTORS: usize = 4;
@@ -33,36 +33,15 @@ pub const MOST_DESCRIPTORS: usize = 4;
 /// Descriptors that are read at once, at most, and written if the other end is known to be able to.
 const MANY_DESCRIPTORS: usize = 64;
 
-/// Frames written at once, at most.
-const TOGETHER: usize = 32;
-
-/// The body of nearly every frame is shorter.
-const TYPICAL: usize = 64 * 1024;
-
-/// A frame as it arrived.
-pub struct Frame {
-    /// The body.
-    pub body: Zeroizing<Vec<u8>>,
-    /// The descriptors.
-    pub descriptors: Vec<OwnedFd>,
-}
-
-/// A frame on its way out.
-struct Outgoing {
-    bytes: Zeroizing<Vec<u8>>,
-    written: usize,
-    descriptors: Vec<OwnedFd>,
-}
-
 /// One end of the socket.
 pub struct Passage {
     fd: OwnedFd,
     inbox: Inbox,
-    /// Where a frame is written, before its length is known. Wiped after each.
-    draft: Vec<u8>,
     arrived: VecDeque<OwnedFd>,
-    outgoing: VecDeque<Outgoing>,
+    outbox: Outbox,
     ended: bool,
+    /// The kernel can take nothing more at the moment, whatever it says of the socket.
+    congested: bool,
     writer: Option<i32>,
     /// Descriptors that the other end reads at once, at most.
     at_once: usize,
@@ -96,10 +75,10 @@ impl Passage {
         Passage {
             fd,
             inbox: Inbox::default(),
-            draft: Vec::new(),
             arrived: VecDeque::new(),
-            outgoing: VecDeque::new(),
+            outbox: Outbox::default(),
             ended: false,
+            congested: false,
             writer: None,
             at_once: MOST_DESCRIPTORS,
         }
@@ -133,77 +112,53 @@ impl Passage {
     /// Queues a frame whose body is what `write` writes. [`Passage::flush`] writes it to the socket.
     ///
     /// # Errors
-    /// Those of `write`, and those of [`Passage::post`].
-    pub fn post_written(
+    /// Those of `write`, and if the body is too long or there are too many descriptors. Nothing was queued then.
+    pub fn post(
         &mut self,
         descriptors: Vec<OwnedFd>,
-        write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+        write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut draft = std::mem::take(&mut self.draft);
-        // Large enough not to move while it is written to, which would leave a copy that nobody wipes.
-        draft.reserve(TYPICAL);
-        let posted = write(&mut draft).and_then(|()| self.post(&draft, descriptors));
-        // Only what was written: to wipe all there is room for takes longer than everything else.
-        draft.as_mut_slice().zeroize();
-        draft.clear();
-        self.draft = draft;
-        posted
-    }
-
-    /// Queues a frame. [`Passage::flush`] writes it.
-    ///
-    /// # Errors
-    /// If the body is too long or there are too many descriptors.
-    pub fn post(&mut self, body: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        if body.len() > LONGEST || descriptors.len() > MOST_DESCRIPTORS {
+        let count = descriptors.len();
+        if count > MOST_DESCRIPTORS {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!(
-                    "a frame of {} bytes and {} descriptors cannot be passed",
-                    body.len(),
-                    descriptors.len()
-                ),
+                format!("{count} descriptors cannot be passed together"),
             ));
         }
-        let mut bytes = Zeroizing::new(Vec::with_capacity(HEADER + body.len()));
-        let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
-        bytes.extend_from_slice(&length.to_be_bytes());
-        bytes.push(u8::try_from(descriptors.len()).unwrap_or(u8::MAX));
-        bytes.extend_from_slice(body);
-        self.outgoing.push_back(Outgoing {
-            bytes,
-            written: 0,
-            descriptors,
-        });
-        Ok(())
+        let header = |length: usize| {
+            let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+            [a, b, c, d, u8::try_from(count).unwrap_or(u8::MAX)]
+        };
+        self.outbox
+            .add(LONGEST, descriptors, header, |draft: &mut Draft<'_>| {
+                write(draft)
+            })
     }
 
     /// Whether frames are waiting to be written.
     pub fn owes(&self) -> bool {
-        !self.outgoing.is_empty()
+        !self.outbox.is_empty()
+    }
+
+    /// Whether the other end has to read before more can be written, although the socket seems to have room.
+    pub fn is_congested(&self) -> bool {
+        self.congested
     }
 
     /// Bytes waiting to be written.
     pub fn owed(&self) -> usize {
-        let left = |frame: &Outgoing| frame.bytes.len() - frame.written;
-        self.outgoing.iter().map(left).sum()
+        self.outbox.waiting()
     }
 
     /// Writes what fits. Our copies of a frame's descriptors are closed once they are on their way. If the
     /// other end is gone everything is dropped; what it said before is still there to be read.
     ///
     /// # Errors
-    /// Those of `sendmsg`: too many descriptors are in flight (`ETOOMANYREFS`).
+    /// Those of `sendmsg`, but not a shortage that passes when the other end reads.
     pub fn flush(&mut self) -> io::Result<()> {
+        self.congested = false;
         while self.owes() {
-            let (mut raw, mut slices) = (Vec::<RawFd>::new(), Vec::new());
-            for frame in self.outgoing.iter().take(TOGETHER) {
-                if raw.len() + frame.descriptors.len() > self.at_once {
-                    break;
-                }
-                raw.extend(frame.descriptors.iter().map(AsRawFd::as_raw_fd));
-                slices.push(IoSlice::new(&frame.bytes[frame.written..]));
-            }
+            let (slices, raw) = self.outbox.next(self.at_once);
             let rights = [ControlMessage::ScmRights(&raw)];
             // Descriptors travel with the first byte.
             let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
@@ -211,37 +166,28 @@ impl Passage {
             let sent = sendmsg::<()>(self.fd.as_raw_fd(), &slices, rights, flags, None);
             let together = slices.len();
             match sent {
-                Ok(n) => self.note_sent(together, n),
+                Ok(n) => self.outbox.note_sent(together, n),
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EPIPE | Errno::ECONNRESET) => self.outgoing.clear(),
+                // Too many descriptors are on their way, or the kernel is short of memory.
+                Err(Errno::ETOOMANYREFS | Errno::ENOBUFS | Errno::ENOMEM) => {
+                    self.congested = true;
+                    return Ok(());
+                }
+                Err(Errno::EPIPE | Errno::ECONNRESET) => self.outbox.clear(),
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(())
     }
 
-    /// So many frames were given to the socket together, and it took so many bytes of them.
-    fn note_sent(&mut self, together: usize, mut bytes: usize) {
-        for frame in self.outgoing.iter_mut().take(together) {
-            frame.descriptors.clear();
-            let of_this = bytes.min(frame.bytes.len() - frame.written);
-            frame.written += of_this;
-            bytes -= of_this;
-        }
-        let is_written = |frame: &Outgoing| frame.written == frame.bytes.len();
-        while self.outgoing.front().is_some_and(is_written) {
-            self.outgoing.pop_front();
-        }
-    }
-
     /// Reads what is there; not all of it, if what has come can be looked at first.
     ///
     /// # Errors
-    /// Those of `recvmsg`.
+    /// Those of `recvmsg`, and if there is no more memory.
     pub fn fill(&mut self) -> io::Result<()> {
         loop {
-            let space = self.inbox.space();
+            let space = self.inbox.space()?;
             let room = space.len();
             let mut control = cmsg_space!([RawFd; MANY_DESCRIPTORS], UnixCredentials);
             let mut slices = [IoSliceMut::new(space)];
@@ -291,11 +237,14 @@ impl Passage {
         }
     }
 
-    /// The next whole frame that was read.
+    /// The next whole frame that was read: what `read` makes of its body, and its descriptors.
     ///
     /// # Errors
-    /// `InvalidData` if the peer does not keep to the rules of frames.
-    pub fn take(&mut self) -> io::Result<Option<Frame>> {
+    /// `InvalidData` if the peer does not keep to the rules of frames; those of `read`.
+    pub fn take<T>(
+        &mut self,
+        read: impl FnOnce(&[u8]) -> io::Result<T>,
+    ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let unread = self.inbox.unread();
         let Some(&[a, b, c, d, count]) = unread.first_chunk::<HEADER>() else {
             return Ok(None);
@@ -306,16 +255,16 @@ impl Passage {
         if length > LONGEST || count > MOST_DESCRIPTORS {
             return wrong("the peer sent a frame that is too long");
         }
-        if unread.len() < HEADER + length {
+        let Some(body) = unread.get(HEADER..HEADER + length) else {
             return Ok(None);
-        }
+        };
         if self.arrived.len() < count {
             return wrong("the peer sent a frame without its descriptors");
         }
-        Ok(Some(Frame {
-            body: self.inbox.take(HEADER, length),
-            descriptors: self.arrived.drain(..count).collect(),
-        }))
+        let said = read(body);
+        self.inbox.take(HEADER + length);
+        let descriptors = self.arrived.drain(..count).collect();
+        said.map(|said| Some((said, descriptors)))
     }
 
     /// Whether the other end has closed. Frames that came before may still be there.
@@ -329,6 +278,16 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+
+    fn post(passage: &mut Passage, body: &[u8], descriptors: Vec<OwnedFd>) {
+        passage
+            .post(descriptors, |out| out.write_all(body))
+            .unwrap();
+    }
+
+    fn take(passage: &mut Passage) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
+        passage.take(|body| Ok(body.to_vec())).unwrap()
+    }
 
     fn ends() -> (Passage, Passage) {
         let (ours, theirs) = Passage::pair().unwrap();
@@ -351,22 +310,22 @@ mod tests {
         for number in 0..10_u8 {
             let (kept, passed) = UnixStream::pair().unwrap();
             let body = vec![number; 30_000 * usize::from(number)];
-            here.post(&body, vec![passed.into()]).unwrap();
-            here.post(b"none", Vec::new()).unwrap();
+            post(&mut here, &body, vec![passed.into()]);
+            post(&mut here, b"none", Vec::new());
             pipes.push(kept);
         }
         for number in 0..10_u8 {
             for expected in [1, 0] {
-                let frame = loop {
+                let (body, descriptors) = loop {
                     here.flush().unwrap();
-                    if let Some(frame) = there.take().unwrap() {
+                    if let Some(frame) = take(&mut there) {
                         break frame;
                     }
                     there.fill().unwrap();
                 };
-                assert_eq!(frame.descriptors.len(), expected);
-                if let Some(fd) = frame.descriptors.into_iter().next() {
-                    assert_eq!(frame.body.len(), 30_000 * usize::from(number));
+                assert_eq!(descriptors.len(), expected);
+                if let Some(fd) = descriptors.into_iter().next() {
+                    assert_eq!(body.len(), 30_000 * usize::from(number));
                     UnixStream::from(fd).write_all(&[number]).unwrap();
                     let mut heard = [0];
                     pipes[usize::from(number)].read_exact(&mut heard).unwrap();
@@ -381,7 +340,7 @@ mod tests {
     fn the_writer_is_known_to_who_made_the_pair() {
         let (mut here, mut there) = ends();
         assert_eq!(here.writer(), None);
-        there.post(b"I am", Vec::new()).unwrap();
+        post(&mut there, b"I am", Vec::new());
         there.flush().unwrap();
         here.fill().unwrap();
         assert_eq!(here.writer(), i32::try_from(std::process::id()).ok());
@@ -390,33 +349,33 @@ mod tests {
     #[test]
     fn the_end_is_told_after_the_last_frame() {
         let (mut here, mut there) = ends();
-        here.post(b"last", Vec::new()).unwrap();
+        post(&mut here, b"last", Vec::new());
         here.flush().unwrap();
         drop(here);
         while !there.has_ended() {
             there.fill().unwrap();
         }
-        assert_eq!(there.take().unwrap().unwrap().body[..], *b"last");
-        assert!(there.take().unwrap().is_none());
+        assert_eq!(take(&mut there).unwrap().0, b"last");
+        assert!(take(&mut there).is_none());
     }
 
     #[test]
     fn what_the_other_end_said_before_it_died_is_read_although_nothing_can_be_written() {
         let (mut here, mut there) = ends();
-        there.post(b"one", Vec::new()).unwrap();
-        there.post(b"two", Vec::new()).unwrap();
+        post(&mut there, b"one", Vec::new());
+        post(&mut there, b"two", Vec::new());
         there.flush().unwrap();
-        here.post(b"unread", Vec::new()).unwrap();
+        post(&mut here, b"unread", Vec::new());
         here.flush().unwrap();
         drop(there);
-        here.post(b"in vain", Vec::new()).unwrap();
+        post(&mut here, b"in vain", Vec::new());
         here.flush().unwrap();
         assert!(!here.owes());
         while !here.has_ended() {
             here.fill().unwrap();
         }
-        assert_eq!(*here.take().unwrap().unwrap().body, b"one");
-        assert_eq!(*here.take().unwrap().unwrap().body, b"two");
+        assert_eq!(take(&mut here).unwrap().0, b"one");
+        assert_eq!(take(&mut here).unwrap().0, b"two");
     }
 
     #[test]
@@ -425,6 +384,6 @@ mod tests {
         let mut there = Passage::over(theirs.into());
         (&ours).write_all(&[0xff, 0xff, 0xff, 0xff, 0]).unwrap();
         there.fill().unwrap();
-        assert!(there.take().is_err());
+        assert!(there.take(|_| Ok(())).is_err());
     }
 }

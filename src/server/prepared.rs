@@ -40,7 +40,7 @@ pub struct Statement {
     #[serde(default = "Traces::everything")]
     pub traces: Traces,
     /// The settings its text is read under (`reading::description`).
-    #[serde(default)]
+    #[serde(default, with = "crate::wire::bytes::shared")]
     pub under: Arc<[u8]>,
     /// Its plan has become stale somewhere: it is to be parsed anew, under another number.
     #[serde(default)]
@@ -69,6 +69,28 @@ impl Statement {
             retired: AtomicBool::new(false),
             shape: Shape::default(),
         }
+    }
+
+    /// The statement without its definition, for somebody who has that under the same number.
+    pub fn without_definition(&self) -> Statement {
+        Statement {
+            number: self.number,
+            definition: Vec::new(),
+            traces: self.traces,
+            under: Arc::clone(&self.under),
+            retired: AtomicBool::new(self.is_retired()),
+            shape: self.shape.copy(),
+        }
+    }
+
+    /// The statement with a definition that has come apart from it.
+    pub fn with_definition(self, definition: Vec<u8>) -> Statement {
+        Statement { definition, ..self }
+    }
+
+    /// Whether the definition is elsewhere: none is empty.
+    pub fn lacks_definition(&self) -> bool {
+        self.definition.is_empty()
     }
 
     /// Lets nobody use it any more.

@@ -67,7 +67,7 @@ pub enum Changes {
     #[default]
     None,
     /// By these statements, whose effect is in their text.
-    Known(Vec<u8>),
+    Known(#[serde(with = "serde_bytes")] Vec<u8>),
     /// It is not known what. The number is given when it is needed.
     Unknown(Option<u64>),
 }

@@ -27,6 +27,14 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The same for another process.
+    pub(super) fn copy(&self) -> Shape {
+        Shape {
+            hash: AtomicU64::new(self.hash.load(Ordering::Acquire)),
+            seen: AtomicU64::new(0),
+        }
+    }
+
     /// Whether nobody has been told what it is.
     pub fn is_unknown(&self) -> bool {
         self.hash.load(Ordering::Acquire) == UNKNOWN

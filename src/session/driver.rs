@@ -93,8 +93,11 @@ impl Driver {
         let plan = (0, resting.pool.plan());
         let lent = resting.session.lent.is_some();
         let claim = Claim::new(resting.pool, Arc::clone(&handle.waiter), lent);
+        let mut unfinished = Share::new(&house.unfinished);
+        // It may come from another process, where it was counted.
+        unfinished.set(resting.session.client.unread.len());
         Driver {
-            unfinished: Share::new(&house.unfinished),
+            unfinished,
             house,
             handle,
             claim,

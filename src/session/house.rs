@@ -15,6 +15,7 @@ use super::encryption::Encryption;
 use super::guest::Guest;
 use super::lobby::Lobby;
 use super::registry::{Activity, CancelKey, Handle, Registry, told};
+use super::unfinished::Share;
 use crate::auth::MockSecret;
 use crate::config::Settings;
 use crate::net::thread;
@@ -365,6 +366,11 @@ impl House {
             house: Arc::clone(self),
             id,
         }
+    }
+
+    /// Room for one client's unfinished message, nothing so far.
+    pub fn unfinished_share(&self) -> Share {
+        Share::new(&self.unfinished)
     }
 
     /// How many are logging in.

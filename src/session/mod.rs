@@ -37,4 +37,4 @@ mod serve;
 pub mod session;
 mod settle;
 mod transfer;
-mod unfinished;
+pub mod unfinished;

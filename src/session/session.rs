@@ -147,13 +147,13 @@ pub struct Lent {
     #[serde(default)]
     pub reset_names: Vec<String>,
     /// Statements a client is deallocating in SQL: its own name, and the number.
-    #[serde(default)]
+    #[serde(default, with = "crate::wire::bytes::pairs")]
     pub deallocating: VecDeque<(Vec<u8>, u64)>,
     /// Settings whose values are asked for before and after cleaning.
     #[serde(default)]
     pub asked: Vec<String>,
     /// The rows of answers to the pooler's own questions: text or NULL for each column.
-    #[serde(default)]
+    #[serde(default, with = "crate::wire::bytes::rows")]
     pub answers: Vec<Vec<Option<Vec<u8>>>>,
     /// When the first of the expected replies was asked for.
     #[serde(default)]
@@ -258,7 +258,11 @@ pub struct Session {
     #[serde(default, skip_serializing_if = "is_empty")]
     pub chosen: Arc<Parameters>,
     /// The statements it has prepared, by its own names; the unnamed one has the empty name.
-    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
+    #[serde(
+        default,
+        with = "crate::wire::bytes::keys",
+        skip_serializing_if = "HashMap::is_empty"
+    )]
     pub statements: HashMap<Vec<u8>, Arc<Statement>>,
     /// The client's side.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -367,6 +371,17 @@ impl Session {
         self.rules = rules;
         let named = |name: &Vec<u8>| !name.is_empty();
         self.rules.follow_statements |= self.statements.keys().any(named);
+    }
+
+    /// The statements that are written down with it, wherever it holds them.
+    pub fn statements_mut(&mut self) -> impl Iterator<Item = &mut Arc<Statement>> {
+        let expected = self.lent.iter_mut().flat_map(|lent| &mut lent.expected);
+        let due = expected.flat_map(|expected| {
+            let undo = expected.undo.as_mut();
+            let before = undo.and_then(|undo| undo.name.as_mut()?.1.as_mut());
+            before.into_iter().chain(&mut expected.describes)
+        });
+        self.statements.values_mut().chain(due)
     }
 
     /// Whether the server connection has been used for the client.

@@ -13,7 +13,7 @@ const COUNTED_FROM: usize = 64 * 1024;
 
 /// What one client's unfinished message takes; dropping it gives that back.
 #[derive(Debug)]
-pub(super) struct Share {
+pub struct Share {
     all: Arc<AtomicU64>,
     own: u64,
 }
@@ -28,7 +28,7 @@ impl Share {
     }
 
     /// The unfinished message has `length` bytes now. If it has grown, the sum is returned.
-    pub(super) fn set(&mut self, length: usize) -> Option<u64> {
+    pub fn set(&mut self, length: usize) -> Option<u64> {
         let counted = if length >= COUNTED_FROM {
             length as u64
         } else {

@@ -109,7 +109,7 @@ pub struct Channel {
     /// A close_notify or a fatal alert was sealed: nothing may follow it.
     closed: bool,
     /// The beginning of a message of the handshake layer.
-    #[serde(default)]
+    #[serde(default, with = "serde_bytes")]
     handshake: Vec<u8>,
     /// Records of application data in a row that carried none.
     #[serde(default)]
@@ -118,7 +118,7 @@ pub struct Channel {
     #[serde(default)]
     barren: u32,
     /// Sealed records that are to be written.
-    #[serde(default)]
+    #[serde(default, with = "serde_bytes")]
     replies: Vec<u8>,
 }
 

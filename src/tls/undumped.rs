@@ -7,6 +7,7 @@
 //! better than no connection.
 
 use std::io;
+use std::ops::Range;
 
 use memmap2::{Advice, MmapMut};
 use parking_lot::Mutex;
@@ -89,6 +90,59 @@ impl Drop for Pages {
     }
 }
 
+/// Bytes that come and go, in memory that grows. Wiped wherever they have been. No memory is touched before it is
+/// used.
+#[derive(Default)]
+pub struct Room(Option<MmapMut>);
+
+impl Room {
+    /// How much there is room for.
+    pub fn size(&self) -> usize {
+        self.0.as_ref().map_or(0, |map| map.len())
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    /// The bytes, to be written to.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.as_deref_mut().unwrap_or_default()
+    }
+
+    /// Makes room for so many bytes, and keeps those in `kept`, which are the first then.
+    ///
+    /// # Errors
+    /// If there is no more memory. Everything is as before then.
+    pub fn make(&mut self, size: usize, kept: Range<usize>) -> io::Result<()> {
+        let mut larger = map(size.max(kept.len()).max(1))?;
+        larger[..kept.len()].copy_from_slice(&self.bytes()[kept]);
+        wipe(self.bytes_mut());
+        self.0 = Some(larger);
+        Ok(())
+    }
+
+    /// Wipes all and gives the memory back.
+    pub fn leave(&mut self) {
+        wipe(self.bytes_mut());
+        self.0 = None;
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Overwrites bytes with zeros, also if nobody reads them again. Large pieces pass here, which are wiped as fast as
+/// they can be copied.
+pub fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    std::hint::black_box(bytes);
+}
+
 fn map(length: usize) -> io::Result<MmapMut> {
     let map = MmapMut::map_anon(length)?;
     // A kernel without it (EINVAL) writes it into its dumps like the rest.
@@ -110,6 +164,19 @@ mod tests {
         assert!(all.iter().all(|slot| slot.bytes() == [7; SLOT]));
         drop(all);
         assert!(FREE.lock().iter().all(|bytes| **bytes == [0; SLOT]));
+    }
+
+    #[test]
+    fn room_grows_and_keeps_what_it_is_to_keep() {
+        let mut room = Room::default();
+        assert_eq!(room.size(), 0);
+        room.make(10, 0..0).unwrap();
+        room.bytes_mut()[2..5].copy_from_slice(b"key");
+        room.make(100_000, 2..5).unwrap();
+        assert_eq!(room.size(), 100_000);
+        assert_eq!(room.bytes()[..4], *b"key\0");
+        room.leave();
+        assert!(room.bytes().is_empty());
     }
 
     #[test]

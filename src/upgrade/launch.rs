@@ -20,6 +20,12 @@ use crate::net::wait::{Interest, wait_briefly};
 /// The variable that tells a process that it is a successor, and over which descriptor.
 pub const VARIABLE: &str = "PG_DOORMAN_HANDOVER_FD";
 
+/// The variable that names a listening socket which was passed to this process, and to no other.
+const INHERIT_FD: &str = "INHERIT_FD";
+
+/// Behind this argument there are no options.
+const NO_MORE_OPTIONS: &str = "--";
+
 /// How often it is looked whether the test is over.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -58,19 +64,27 @@ impl Origin {
         &self.program
     }
 
-    /// The arguments of a successor: ours, without a listening socket that was passed to us.
-    fn successors_arguments(&self) -> Vec<&OsString> {
+    /// A successor, with our arguments and this one more, and without a listening socket that was passed to us.
+    fn successor(&self, option: Option<&str>) -> Command {
         let mut kept = Vec::new();
         let mut arguments = self.arguments.iter();
         while let Some(argument) = arguments.next() {
             let text = argument.to_string_lossy();
-            if text == "--inherit-fd" {
+            if text == NO_MORE_OPTIONS {
+                arguments = [].iter();
+                kept.extend(self.arguments.iter().skip_while(|it| *it != argument));
+            } else if text == "--inherit-fd" {
                 arguments.next();
             } else if !text.starts_with("--inherit-fd=") {
                 kept.push(argument);
             }
         }
-        kept
+        let options = kept.iter().position(|it| *it == NO_MORE_OPTIONS);
+        let (options, rest) = kept.split_at(options.unwrap_or(kept.len()));
+        let mut command = Command::new(&self.program);
+        command.args(options).args(option).args(rest);
+        command.env_remove(INHERIT_FD);
+        command
     }
 
     /// Lets the new binary test the configuration, for as long as `limit`.
@@ -79,9 +93,8 @@ impl Origin {
     /// Why it should not be started, with what it said.
     pub fn test(&self, limit: Duration) -> Result<(), String> {
         let program = self.program.display();
-        let mut child = Command::new(&self.program)
-            .args(self.successors_arguments())
-            .arg("-t")
+        let mut child = self
+            .successor(Some("-t"))
             .env_remove(VARIABLE)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -132,8 +145,7 @@ impl Origin {
         };
         // No other thread of ours starts programs, so nobody else can inherit it.
         SockRef::from(theirs).set_cloexec(false).map_err(failed)?;
-        Command::new(&self.program)
-            .args(self.successors_arguments())
+        self.successor(None)
             .env(VARIABLE, theirs.as_raw_fd().to_string())
             .spawn()
             .map_err(failed)
@@ -188,4 +200,32 @@ fn end_group(child: &mut Child) {
 pub fn end(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_successor_has_our_arguments_without_the_socket_that_was_passed_to_us() {
+        for (typed, expected) in [
+            ("", "-t"),
+            ("-n file", "-n file -t"),
+            ("-n -- file", "-n -t -- file"),
+            ("--inherit-fd 7 --inherit-fd=7 -d file", "-d file -t"),
+            ("-d -- --inherit-fd=7", "-d -t -- --inherit-fd=7"),
+        ] {
+            let origin = Origin {
+                program: PathBuf::from("pg_doorman"),
+                arguments: typed.split_whitespace().map(OsString::from).collect(),
+            };
+            let command = origin.successor(Some("-t"));
+            let arguments: Vec<_> = command.get_args().map(|it| it.to_string_lossy()).collect();
+            assert_eq!(arguments.join(" "), expected);
+            let unset = |(name, value): (&std::ffi::OsStr, Option<&std::ffi::OsStr>)| {
+                name == INHERIT_FD && value.is_none()
+            };
+            assert!(command.get_envs().any(unset));
+        }
+    }
 }

@@ -27,7 +27,17 @@ use crate::session::registry::CancelKey;
 use crate::session::session::{Session, is_default};
 
 /// The version of this protocol.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// What has at least so many bytes goes apart from its session, in pieces.
+pub const APART: usize = 64 * 1024;
+
+/// A prepared statement whose definition has at least so many bytes goes apart from the sessions that hold it, and
+/// once.
+pub const STATEMENT_APART: usize = 1024;
+
+/// Bytes in a piece, at most: others wait no longer than for one.
+pub const PIECE: usize = 256 * 1024;
 
 /// What is said.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,6 +58,8 @@ pub enum Message {
     Seated,
     /// Settings that many sessions have been told; the first are number 0, the next number 1.
     Settings(Parameters),
+    /// A piece of what is too large to go with its session.
+    Piece(Piece),
     /// A session; one descriptor for its client, a second for its server connection.
     Session(Box<Moved>),
     /// A console session; one descriptor.
@@ -74,7 +86,7 @@ pub enum Message {
 }
 
 /// The names of the messages. A message with another name is passed over, whatever it says.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 19] = [
     "Ready",
     "Hello",
     "Listener",
@@ -83,6 +95,7 @@ const NAMES: [&str; 18] = [
     "Open",
     "Seated",
     "Settings",
+    "Piece",
     "Session",
     "Console",
     "Accepted",
@@ -246,11 +259,41 @@ pub struct Standing {
     pub errors: u64,
 }
 
+/// What is too large to go with its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Part {
+    /// What the client of the session with this number has said and nobody has read.
+    ClientUnread(u64),
+    /// What it is owed.
+    ClientOwed(u64),
+    /// What its server has said and nobody has read.
+    ServerUnread(u64),
+    /// What that is owed.
+    ServerOwed(u64),
+    /// The definition of the prepared statement with the second number, for the session with the first.
+    Statement(u64, u64),
+}
+
+/// A piece of that.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Piece {
+    /// Of what.
+    pub part: Part,
+    /// How many bytes all pieces of it have together.
+    pub size: u64,
+    /// The next bytes.
+    #[serde(with = "serde_bytes")]
+    pub bytes: Vec<u8>,
+}
+
 /// A session.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Moved {
     /// The session.
     pub session: Session,
+    /// What of it has gone before it, in pieces. Prepared statements without a definition are not named here.
+    #[serde(default)]
+    pub apart: Vec<Part>,
     /// What belongs to it beside its value.
     #[serde(default)]
     pub standing: Standing,
@@ -305,16 +348,30 @@ pub struct MovedConsole {
     pub tls: Option<Encrypted>,
 }
 
-/// [`Message::Idle`], [`Message::Session`] and [`Message::Console`] as the predecessor writes them: it keeps what it gives until
-/// it is acknowledged. Their written form is the same.
+/// [`Message::Piece`], [`Message::Idle`], [`Message::Session`] and [`Message::Console`] as the predecessor writes them:
+/// it keeps what it gives until it is acknowledged. Their written form is the same.
 #[derive(Debug, Serialize)]
 pub enum Given<'a> {
+    /// [`Message::Piece`].
+    Piece(GivenPiece<'a>),
     /// [`Message::Idle`].
     Idle(GivenIdle<'a>),
     /// [`Message::Session`].
     Session(GivenSession<'a>),
     /// [`Message::Console`].
     Console(GivenConsole<'a>),
+}
+
+/// [`Piece`], borrowed.
+#[derive(Debug, Serialize)]
+pub struct GivenPiece<'a> {
+    /// Of what.
+    pub part: Part,
+    /// How many bytes all pieces of it have together.
+    pub size: u64,
+    /// The next bytes.
+    #[serde(with = "serde_bytes")]
+    pub bytes: &'a [u8],
 }
 
 /// [`Idle`], borrowed.
@@ -335,6 +392,9 @@ pub struct GivenIdle<'a> {
 pub struct GivenSession<'a> {
     /// The session.
     pub session: &'a Session,
+    /// What of it has gone before it.
+    #[serde(skip_serializing_if = "<[Part]>::is_empty")]
+    pub apart: &'a [Part],
     /// What belongs to it beside its value.
     pub standing: Standing,
     /// Which [`Message::Settings`] it has been told, if that is not said in its value.
@@ -389,8 +449,11 @@ pub fn post(
     message: &impl Serialize,
     descriptors: Vec<OwnedFd>,
 ) -> io::Result<()> {
-    passage.post_written(descriptors, |body| {
-        ciborium::into_writer(message, body).map_err(io::Error::other)
+    passage.post(descriptors, |body| {
+        ciborium::into_writer(message, body).map_err(|error| match error {
+            ciborium::ser::Error::Io(error) => error,
+            error => io::Error::other(error.to_string()),
+        })
     })
 }
 
@@ -399,12 +462,9 @@ pub fn post(
 /// # Errors
 /// If what arrived is no message.
 pub fn take(passage: &mut Passage) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
-    let Some(frame) = passage.take()? else {
-        return Ok(None);
-    };
-    let message = read(&frame.body)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-    Ok(Some((message, frame.descriptors)))
+    passage.take(|body| {
+        read(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+    })
 }
 
 pub(super) fn read(body: &[u8]) -> Result<Message, ciborium::de::Error<io::Error>> {

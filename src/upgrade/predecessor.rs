@@ -1,6 +1,7 @@
 //! The side that gives: a running pooler hands everything to its successor, or, if that fails at any
 //! point, goes on as if nothing had happened.
 
+mod apart;
 mod coming_back;
 mod giving;
 
@@ -14,6 +15,7 @@ use crossbeam::channel::{Receiver, unbounded};
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 
+use self::apart::Parcel;
 use super::launch::{self, Origin};
 use super::messages::{self, Message, PoolWork};
 use super::outcome::Outcome;
@@ -80,6 +82,8 @@ struct HandOver<'a> {
     /// Whether the successor knows what rules apply to a session that has no server connection.
     knows_rules: bool,
     settings: Vec<Arc<Parameters>>,
+    /// Numbers of the prepared statements that it has been given.
+    given: HashSet<u64>,
     staying: HashSet<u64>,
     /// Whether the successor says when it has made ready for the sessions, and whether it has said so.
     says_seated: bool,
@@ -108,6 +112,10 @@ struct HandOver<'a> {
     /// Sessions whose threads wait for their clients and do not know that they have been lifted out.
     lifted: Vec<Arc<Handle>>,
     backlog: VecDeque<(Guest, Moment)>,
+    /// Sessions that have something large to go before them.
+    parcels: VecDeque<Parcel>,
+    /// Sessions that do not move, and when they are cut.
+    kept: VecDeque<(u64, Moment)>,
     /// By number; server connections and sessions are counted apart.
     sessions: HashMap<u64, Pending>,
     idle: HashMap<u64, Pending>,
@@ -150,6 +158,7 @@ pub fn hand_over(
         takes_settings: false,
         knows_rules: false,
         settings: Vec::new(),
+        given: HashSet::new(),
         staying: HashSet::new(),
         says_seated: false,
         seated: false,
@@ -168,6 +177,8 @@ pub fn hand_over(
         lifted: Vec::new(),
         parked,
         backlog: VecDeque::new(),
+        parcels: VecDeque::new(),
+        kept: VecDeque::new(),
         sessions: HashMap::new(),
         idle: HashMap::new(),
         outcome: Outcome::default(),
@@ -289,10 +300,21 @@ impl HandOver<'_> {
                 let Some((guest, since)) = self.backlog.pop_front() else {
                     break;
                 };
-                if !self.give_session(guest, since)? {
-                    break;
+                let Some(guest) = self.fit(guest) else {
+                    continue;
+                };
+                match self.pack(guest, since) {
+                    Ok(parcel) => self.parcels.push_back(parcel),
+                    Err(guest) => {
+                        if let Some(guest) = self.give_session(guest, since)? {
+                            self.backlog.push_front((guest, since));
+                            break;
+                        }
+                    }
                 }
             }
+            self.give_piece()?;
+            self.cut_kept();
             self.give_cancels()?;
             // In the order in which a client goes from one to the next; and what a session leaves behind
             // when it ends is given below.
@@ -311,15 +333,23 @@ impl HandOver<'_> {
             // What can be written at once needs no answer by itself: it is not waited for.
             self.passage.flush()?;
             let owed = !self.sessions.is_empty() || !self.idle.is_empty() || self.passage.owes();
-            let nobody_left =
-                self.backlog.is_empty() && self.again.is_empty() && self.to_tell.is_empty();
+            let nobody_left = self.backlog.is_empty()
+                && self.parcels.is_empty()
+                && self.again.is_empty()
+                && self.to_tell.is_empty();
             if all && !owed && nobody_left && self.parked.is_empty() {
                 let Some(asker) = self.asker.lock().take() else {
                     break;
                 };
-                if !self.give_session(asker, Moment::now())? {
+                if let Some(asker) = self.give_session(asker, Moment::now())? {
+                    *self.asker.lock() = Some(asker);
                     self.step(None)?;
                 }
+                continue;
+            }
+            if self.has_pieces() && !self.passage.owes() {
+                // There is room for the next piece.
+                self.hear()?;
                 continue;
             }
             self.step(owed.then_some("did not acknowledge a session"))?;
@@ -383,22 +413,33 @@ impl HandOver<'_> {
                 return Ok(());
             }
         }
+        let congested = self.passage.is_congested();
         let interest = Interest {
             read: true,
-            write: self.passage.owes(),
+            write: self.passage.owes() && !congested,
             ..Interest::default()
         };
-        let deadline = owed.map_or_else(
-            || Moment::now().after(Duration::from_millis(20)),
-            |_| self.last_heard.after(self.patience),
-        );
+        let soon = Moment::now().after(Duration::from_millis(20));
+        let (deadline, owed) = match owed {
+            Some(what) => {
+                let end = self.last_heard.after(self.patience);
+                if congested && soon < end {
+                    (soon, None)
+                } else {
+                    (end, Some(what))
+                }
+            }
+            None => (soon, None),
+        };
         match wait(Some((self.passage.fd(), interest)), None, Some(deadline))? {
             Woken::Told => return Ok(()),
             Woken::Deadline => {
                 return match owed {
                     Some(what) => Err(silent(what)),
                     None => {
-                        self.last_heard = Moment::now();
+                        if !congested {
+                            self.last_heard = Moment::now();
+                        }
                         Ok(())
                     }
                 };
@@ -406,6 +447,12 @@ impl HandOver<'_> {
             Woken::Ready { .. } => {}
         }
         self.hear()?;
+        Ok(())
+    }
+
+    /// Hears what the successor has said.
+    fn hear(&mut self) -> io::Result<()> {
+        self.hear_last_words()?;
         if self.passage.has_ended() && !self.finished {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -415,7 +462,7 @@ impl HandOver<'_> {
         Ok(())
     }
 
-    fn hear(&mut self) -> io::Result<()> {
+    fn hear_last_words(&mut self) -> io::Result<()> {
         self.passage.fill()?;
         while let Some((message, _)) = messages::take(&mut self.passage)? {
             self.last_heard = Moment::now();

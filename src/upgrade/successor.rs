@@ -1,6 +1,7 @@
 //! The side that takes: a new process hears what it needs before it can serve, and then has a thread take
 //! the sessions (`successor/taking.rs`).
 
+mod apart;
 mod taking;
 
 use std::io;
@@ -13,6 +14,7 @@ use crossbeam::channel::{bounded, unbounded};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Pid, getuid};
 
+use self::apart::Parts;
 use self::taking::Taker;
 use super::messages::{self, Hello, Message, Ready, VERSION};
 use crate::config::Settings;
@@ -189,7 +191,8 @@ impl Heir {
                 let (passes_on, cancels) = unbounded();
                 house.begin_passing_on(passes_on);
                 let _ = started.send(());
-                let taker = Taker::new(house, reception, self.passage, cancels);
+                let parts = Parts::new(Arc::clone(&house), self.statements);
+                let taker = Taker::new(house, reception, self.passage, parts, cancels);
                 taker.work(&self.hello, self.idle, on_end);
             })?;
         // Whoever comes in from now on may bring a CancelRequest.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use ciborium::Value;
 
-use super::messages::{self, Message, VERSION};
+use super::messages::{self, APART, Message, VERSION};
 use crate::session::session::Phase;
 
 /// A frame: how many descriptors came with it, and its body.
@@ -87,6 +87,12 @@ fn every_recorded_hand_over_is_understood() {
                 .iter()
                 .any(|session| !session.client.unread.is_empty())
         );
+        assert!(sessions.iter().any(|session| {
+            let mut statements = session.statements.values();
+            statements.any(|statement| statement.lacks_definition())
+        }));
+        let piece = |message: &Message| matches!(message, Message::Piece(piece) if piece.size > APART as u64);
+        assert!(said.iter().any(piece));
         let lent = || sessions.iter().filter_map(|session| session.lent.as_ref());
         assert!(lent().any(|lent| lent.copying_in));
         assert!(lent().any(|lent| lent.batch_open));
@@ -152,7 +158,7 @@ fn reads(value: &Value) -> bool {
 
 /// What cannot be missing, as the last field on the way and the key: who and where somebody is, and what
 /// cannot be guessed.
-const NEEDED: [&str; 40] = [
+const NEEDED: [&str; 43] = [
     "*/definition",
     "*/number",
     "*/spelling",
@@ -168,6 +174,9 @@ const NEEDED: [&str; 40] = [
     "Hello/next_statement",
     "Hello/version",
     "Listener/address",
+    "Piece/bytes",
+    "Piece/part",
+    "Piece/size",
     "Pool/database",
     "Pool/user",
     "Ready/version",

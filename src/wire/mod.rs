@@ -8,6 +8,7 @@
 
 pub mod backend;
 pub mod base64;
+pub mod bytes;
 pub mod error;
 pub mod frame;
 pub mod frontend;

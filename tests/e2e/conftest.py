@@ -40,10 +40,11 @@ def doorman(pg, tmp_path_factory, request):
     """Starts poolers: `doorman(mode=..., size=..., general={...})`; see Doorman."""
     started: list[Doorman] = []
 
-    def start(*arguments: str, terminal: bool = False, environment: dict | None = None, **config) -> Doorman:
+    def start(*arguments: str, terminal: bool = False, environment: dict | None = None, passed: tuple[int, ...] = (),
+              **config) -> Doorman:
         one = Doorman(pg, tmp_path_factory.mktemp("doorman"), **config)
         started.append(one)
-        return one.start(*arguments, terminal=terminal, environment=environment)
+        return one.start(*arguments, terminal=terminal, environment=environment, passed=passed)
 
     yield start
     failed = request.node.stash.get(FAILED, False)

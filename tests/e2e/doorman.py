@@ -79,7 +79,7 @@ class Doorman:
         self.pg = pg
         self.program = str(program or binary())
         self.directory = directory
-        self.port = free_port()
+        self.port = (general or {}).get("port") or free_port()
         self.host = "127.0.0.1"
         self.path = directory / "pg_doorman.toml"
         self.log_path = directory / "pg_doorman.log"
@@ -117,7 +117,8 @@ class Doorman:
         self.path.touch(mode=0o600)
         self.path.write_text(to_toml(self.config))
 
-    def start(self, *arguments: str, terminal: bool = False, environment: dict | None = None) -> "Doorman":
+    def start(self, *arguments: str, terminal: bool = False, environment: dict | None = None,
+              passed: tuple[int, ...] = ()) -> "Doorman":
         """Starts it and returns once it listens. `terminal`: with a TTY as its standard input."""
         self.write()
         standard_input: int = subprocess.DEVNULL
@@ -126,7 +127,7 @@ class Doorman:
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [self.program, *arguments, str(self.path)], stdin=standard_input, stdout=log, stderr=log,
-                cwd=self.directory, env={**os.environ, **(environment or {})})
+                cwd=self.directory, pass_fds=passed, env={**os.environ, **(environment or {})})
         if terminal:
             os.close(standard_input)
         wait_until(self._listens, what="the pooler listens")

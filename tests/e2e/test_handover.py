@@ -430,6 +430,11 @@ def test_a_hand_over_is_recorded(watched, pg):
     portal.send(parse("select generate_series(1, 10)"), bind((), "", "p"), execute("p", 4), sync())
     portal.read_until("Z")
     half.send(query("select 'half'")[:9])
+    # Larger than what goes with its session: it goes in pieces, and so does a statement.
+    large, text = one.raw(), "x" * 70_000
+    large.send(parse("select $1::text", text[:2000]), parse(f"select '{text[:2000]}'", "stated"), sync())
+    large.read_until("Z")
+    large.send(parse(f"select '{text}'", "large")[:-10])
     at_console = one.raw(user="admin", database="pgdoorman", password=ADMIN_PASSWORD)
     at_console.ask(query("show version"))
     at_console.send(query("show version")[:5])
@@ -449,6 +454,8 @@ def test_a_hand_over_is_recorded(watched, pg):
     copying.send(copy_data(b"2\n")[6:], copy_done())
     copying.read_until("Z")
     assert copying.value("select sum(n) from goods") == "3"
+    large.send(parse(f"select '{text}'", "large")[-10:], bind((), "large"), execute(), bind((), "stated"), execute(), sync())
+    assert rows(large.read_until("Z")) == [[text.encode()], [text[:2000].encode()]]
     written = {side: (steps.recording / side).read_bytes() for side in SIDES}
     assert all(written.values())
     if wanted := os.environ.get("HANDOVER_RECORDING"):

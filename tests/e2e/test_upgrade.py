@@ -160,6 +160,25 @@ def test_the_old_process_is_gone_and_the_new_one_listens(doorman):
     assert "0 sessions moved" in one.log()
 
 
+def test_a_file_behind_two_dashes(doorman):
+    """The new binary tests it, too."""
+    one = doorman("--")
+    one.upgrade()
+    one.upgrade()
+    assert one.serves()
+
+
+def test_a_listening_socket_from_the_environment(doorman):
+    """It was passed to the first process, and to no other."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number = listener.fileno()
+        one = doorman(environment={"INHERIT_FD": str(number)}, passed=(number,),
+                      general={"port": listener.getsockname()[1]})
+    one.upgrade()
+    one.upgrade()
+    assert one.serves()
+
+
 def test_new_sessions_get_new_numbers_and_keys(doorman):
     one = doorman()
     old = [one.raw() for _ in range(5)]
@@ -347,6 +366,68 @@ def test_half_a_parse_before_and_half_after(doorman, mode, cut):
     one.upgrade()
     raw.send(whole[cut:], bind(["1"], "long"), execute(), sync())
     assert rows(raw.read_until("Z")) == [[b"150001"]]
+
+
+def test_large_half_messages_move_in_pieces(doorman):
+    """Neither process holds any of them twice, and nobody waits behind them."""
+    size = 40_000_000
+    one = doorman(size=4)
+    halves = [one.raw() for _ in range(2)]
+    small = one.raw()
+    before = one.resident_kib()
+    whole = [parse(f"select length($1) + {n} + length('{'x' * size}')", "long") for n in range(len(halves))]
+    for raw, text in zip(halves, whole):
+        raw.send(text[:-1000])
+    wait_until(lambda: one.resident_kib() - before > len(halves) * size // 1024)
+    one.forget_peak()
+    old, peak = one.process.pid, 0
+    one.signal(signal.SIGUSR2)
+    while one.process.poll() is None:
+        with suppress(OSError, KeyError):
+            peak = one.peak_kib()
+        assert small.value("select 1") == "1"
+    assert one.process.pid == old and peak - before < 1.5 * len(halves) * size / 1024
+    one.succeeded()
+    assert one.peak_kib() < 1.5 * len(halves) * size / 1024
+    for n, (raw, text) in enumerate(zip(halves, whole)):
+        raw.send(text[-1000:], bind(["1"], "long"), execute(), sync())
+        assert rows(raw.read_until("Z")) == [[str(1 + n + size).encode()]]
+
+
+def test_large_statements_move_once(doorman, mode):
+    """What takes more than a message can hold goes in several, whoever has it prepared."""
+    one = doorman(mode=mode, size=4)
+    crowd = [one.raw() for _ in range(3)]
+    for raw in crowd:
+        for n in range(20):
+            raw.send(parse(f"select {n} + length('{'x' * 1_000_000}')", f"s{n}"))
+        raw.send(sync())
+        raw.read_until("Z")
+    one.upgrade()
+    for raw in crowd:
+        raw.send(bind((), "s3"), execute(), bind((), "s19"), execute(), sync())
+        assert rows(raw.read_until("Z")) == [[b"1000003"], [b"1000019"]]
+
+
+def test_a_session_that_cannot_be_passed_ends_alone(doorman, pg):
+    """It is cut when its time is up, and nobody who has moved is undone."""
+    one = doorman(size=8, general={"shutdown_timeout": "1s"})
+    large, idle, inside = one.raw(), one.raw(), one.raw()
+    inside.ask(query("begin; create temp table mine (n int) on commit drop"))
+    for raw in large, idle:
+        # The names of statements go with their session in one message, which has a bound.
+        for n in range(10):
+            raw.send(parse("select 1", f"{'x' * 2_000_000}{n}"))
+        raw.send(sync())
+        raw.read_until("Z")
+    large.ask(query("begin; create temp table mine (n int) on commit drop"))
+    one.upgrade()
+    assert "cannot move" in one.log()
+    for raw in large, idle:
+        assert error(raw.read_until("E")).code == "58006"
+        assert raw.at_end()
+    assert kinds(inside.ask(query("select 1 from mine; commit"))) == "TCCZ"
+    assert one.serves()
 
 
 def test_a_batch_is_flushed_before_and_synced_after(doorman, pg, mode, same_backends):

@@ -68,6 +68,7 @@ pub enum Deliver {
 #[serde(default)]
 pub struct Undo {
     /// A name of the client's, and what it meant before.
+    #[serde(with = "crate::wire::bytes::pair")]
     pub name: Option<(Vec<u8>, Option<Arc<Statement>>)>,
     /// The statement was not prepared on the server after all.
     pub not_prepared: Option<u64>,

@@ -34,6 +34,7 @@ const ROUTINE: &str = "RevalidateCachedQuery";
 /// The batch under way as the client sent it, to be sent again.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Kept {
+    #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,
     /// The bytes are all of the batch so far, and nothing else is under way.
     whole: bool,

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::super::messages::Refused;
+use super::super::outcome;
 use super::{HandOver, Pending};
 use crate::net::clock::Moment;
 use crate::net::wait::{Interest, Woken, wait};
@@ -26,6 +27,7 @@ impl HandOver<'_> {
         stay(&guest);
         if refused.for_good {
             handle.tell(told::REMOVED);
+            self.note_kept(refused.id);
         } else {
             self.again.push_back((refused.id, Moment::now()));
         }
@@ -51,12 +53,42 @@ impl HandOver<'_> {
     }
 
     /// The session does not move: it goes on here and is told to leave when it can.
-    pub(super) fn keep(&self, guest: Guest, why: &str) {
+    pub(super) fn keep(&mut self, mut guest: Guest, why: &str) {
         let handle = guest.handle();
         log::warn!("{} cannot move: {why}", handle.tag());
         stay(&guest);
         handle.tell(told::DRAIN);
+        self.note_kept(handle.who.id);
+        if guest.awaits_reply() {
+            guest.answer(outcome::refusal(why));
+        }
         self.reception.take_back(guest);
+    }
+
+    /// The session with this number has to leave: it has the time that a shutdown would give it.
+    fn note_kept(&mut self, id: u64) {
+        let limit = self.house.settings().general.shutdown_timeout;
+        self.kept.push_back((id, Moment::now().after(limit)));
+    }
+
+    /// Cuts those that were to leave and are still here.
+    pub(super) fn cut_kept(&mut self) {
+        while self
+            .kept
+            .front()
+            .is_some_and(|(_, end)| *end <= Moment::now())
+        {
+            let Some((id, _)) = self.kept.pop_front() else {
+                break;
+            };
+            if let Some(handle) = self.house.sessions.find(id) {
+                log::warn!(
+                    "{} cannot move and has not left within shutdown_timeout; it is cut",
+                    handle.tag()
+                );
+                handle.tell(told::CUT);
+            }
+        }
     }
 
     /// The session cannot move as it stands: it goes on here, and is offered again and again until it can.
@@ -86,7 +118,7 @@ impl HandOver<'_> {
                 _ => break,
             }
         }
-        let _ = self.hear();
+        let _ = self.hear_last_words();
         self.house.end_moving();
         self.house.end_passing_on();
         let sent = self
@@ -98,6 +130,7 @@ impl HandOver<'_> {
             });
         let mut guests: Vec<Guest> = sent.collect();
         guests.extend(self.backlog.drain(..).map(|(guest, _)| guest));
+        guests.extend(self.parcels.drain(..).map(|parcel| parcel.guest));
         guests.extend(self.parked.try_iter());
         for (_, pending) in self.idle.drain() {
             if let Pending::Idle(pool, connection) = pending {

@@ -11,6 +11,7 @@ use super::super::messages::{
     self, Given, GivenConsole, GivenIdle, GivenSession, Hello, Listener, Message, Pool, Standing,
     VERSION,
 };
+use super::apart::Parted;
 use super::{HandOver, Pending};
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
@@ -36,6 +37,7 @@ impl HandOver<'_> {
         let mut all = self.house.statements.all().into_iter().peekable();
         while let Some(statement) = all.next() {
             size += statement.definition.len();
+            self.given.insert(statement.number);
             together.push(statement);
             if size >= TOGETHER || all.peek().is_none() {
                 let message = Message::Statements(std::mem::take(&mut together));
@@ -130,10 +132,15 @@ impl HandOver<'_> {
                 }
                 let copy = match connection.stream.fd().try_clone_to_owned() {
                     Ok(copy) => copy,
-                    Err(error) => {
+                    Err(error) if is_shortage(&error) => {
                         pool.put_back(connection);
                         self.bear(error)?;
                         return Ok(false);
+                    }
+                    Err(error) => {
+                        connection.close(&format!("it cannot be passed on: {error}"));
+                        pool.moved_away();
+                        continue;
                     }
                 };
                 let given = Given::Idle(GivenIdle {
@@ -144,61 +151,81 @@ impl HandOver<'_> {
                 });
                 let posted = messages::post(&mut self.passage, &given, vec![copy]);
                 let number = connection.backend.key.id;
+                if let Err(error) = posted {
+                    connection.close(&format!("it cannot be passed on: {error}"));
+                    pool.moved_away();
+                    continue;
+                }
                 self.idle
                     .insert(number, Pending::Idle(Arc::clone(&pool), connection));
-                posted?;
             }
         }
         Ok(true)
     }
 
-    /// Gives a session; false if it could not be given yet and is the first in the backlog.
-    pub(super) fn give_session(&mut self, mut guest: Guest, since: Moment) -> io::Result<bool> {
+    /// The session, if the successor can take it as it stands; if not, it goes on here.
+    pub(super) fn fit(&mut self, guest: Guest) -> Option<Guest> {
         if !self.takes_tls && has_tls(&guest) {
             // An older version. To give it the session would be to make it talk nonsense.
             self.keep(guest, "the new process cannot carry its TLS connection on");
-            return Ok(true);
+            return None;
         }
         if !self.takes_deferred && guest.is_in_deferred_block() {
             // An older version. It would take the client for one outside of any transaction.
             self.put_off(guest);
-            return Ok(true);
+            return None;
         }
+        Some(guest)
+    }
+
+    /// Gives a session. One that cannot be passed at all goes on here; returned is one that could not be given yet.
+    pub(super) fn give_session(
+        &mut self,
+        mut guest: Guest,
+        since: Moment,
+    ) -> io::Result<Option<Guest>> {
         let told = match &guest.what {
-            What::Pool(resting) => self.give_settings(&resting.session.told)?,
+            What::Pool(resting) => self.give_settings(&resting.session.told),
             What::Console(_) => None,
         };
-        if let Err(error) = post_guest(&mut self.passage, &mut guest, told, self.knows_rules) {
-            self.backlog.push_front((guest, since));
-            self.bear(error)?;
-            return Ok(false);
+        match post_guest(&mut self.passage, &mut guest, told, self.knows_rules) {
+            Ok(()) => {
+                let id = guest.handle().who.id;
+                self.sessions.insert(id, Pending::Session(guest, since));
+                Ok(None)
+            }
+            Err(error) if is_shortage(&error) => match self.bear(error) {
+                Ok(()) => Ok(Some(guest)),
+                Err(error) => {
+                    self.backlog.push_front((guest, since));
+                    Err(error)
+                }
+            },
+            Err(error) => {
+                self.keep(guest, &error.to_string());
+                Ok(None)
+            }
         }
-        let id = guest.handle().who.id;
-        self.sessions.insert(id, Pending::Session(guest, since));
-        Ok(true)
     }
 
     /// The number of the settings at the successor, who is given them if it has not got them. `None`: they go
     /// with the session.
-    fn give_settings(&mut self, told: &Arc<Parameters>) -> io::Result<Option<usize>> {
+    fn give_settings(&mut self, told: &Arc<Parameters>) -> Option<usize> {
         let given = self.settings.iter().position(|it| Arc::ptr_eq(it, told));
         if given.is_some() || !self.takes_settings || self.settings.len() >= MOST_SETTINGS {
-            return Ok(given);
+            return given;
         }
         let message = Message::Settings(Parameters::clone(told));
-        messages::post(&mut self.passage, &message, Vec::new())?;
+        // What cannot be passed by itself cannot be passed with the session either, which is then kept.
+        messages::post(&mut self.passage, &message, Vec::new()).ok()?;
         self.settings.push(Arc::clone(told));
-        Ok(Some(self.settings.len() - 1))
+        Some(self.settings.len() - 1)
     }
 
     /// A shortage of descriptors passes once some sessions are gone, and must not end the hand-over as soon
     /// as there are any that would end with it.
     fn bear(&mut self, error: io::Error) -> io::Result<()> {
-        let short = [libc::EMFILE, libc::ENFILE];
-        let is_short = error
-            .raw_os_error()
-            .is_some_and(|code| short.contains(&code));
-        if !is_short || self.outcome.moved == 0 && self.sessions.is_empty() {
+        if self.outcome.moved == 0 && self.sessions.is_empty() {
             return Err(error);
         }
         if !std::mem::replace(&mut self.is_short, true) {
@@ -208,6 +235,14 @@ impl HandOver<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether it is descriptors that are short.
+fn is_shortage(error: &io::Error) -> bool {
+    let short = [libc::EMFILE, libc::ENFILE];
+    error
+        .raw_os_error()
+        .is_some_and(|code| short.contains(&code))
 }
 
 /// Whether a client or its server connection speaks TLS.
@@ -247,8 +282,10 @@ fn post_guest(
             let left_out = told.map(|_| std::mem::take(&mut session.told));
             let rules =
                 (knows_rules && session.lent.is_none()).then(|| std::mem::take(&mut session.rules));
+            let parted = Parted::from(session);
             let given = Given::Session(GivenSession {
-                session: &resting.session,
+                session,
+                apart: &parted.parts,
                 standing,
                 told,
                 server_deadline: resting.server_deadline,
@@ -256,11 +293,12 @@ fn post_guest(
                 server_tls: resting.server.as_ref().and_then(Stream::tls),
             });
             let posted = messages::post(passage, &given, descriptors);
+            parted.join(session);
             if let Some(told) = left_out {
-                resting.session.told = told;
+                session.told = told;
             }
             if let Some(rules) = rules {
-                resting.session.rules = rules;
+                session.rules = rules;
             }
             posted
         }

@@ -4,7 +4,6 @@
 //! Invariant: a session is served here only once it is on its way to the predecessor that it has been
 //! accepted, or the predecessor is gone.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use crossbeam::channel::Receiver;
 
 use super::super::messages::{self, Hello, Message, Moved, MovedConsole, Refused};
 use super::super::outcome::{self, Outcome};
+use super::apart::Parts;
 use super::{exchange, wrong};
 use crate::net::encrypted::Encrypted;
 use crate::net::passing::Passage;
@@ -52,6 +52,8 @@ pub(super) struct Taker {
     house: Arc<House>,
     reception: Arc<Reception>,
     passage: Passage,
+    /// What has come before its session.
+    parts: Parts,
     /// CancelRequests for sessions that were not here.
     cancels: Receiver<CancelKey>,
     /// Settings that sessions have been told, by their numbers.
@@ -76,12 +78,14 @@ impl Taker {
         house: Arc<House>,
         reception: Arc<Reception>,
         passage: Passage,
+        parts: Parts,
         cancels: Receiver<CancelKey>,
     ) -> Taker {
         Taker {
             house,
             reception,
             passage,
+            parts,
             cancels,
             settings: Vec::new(),
             shared: None,
@@ -159,6 +163,8 @@ impl Taker {
                     Message::Session(moved) => self.session(*moved, descriptors)?,
                     Message::Console(moved) => self.console(*moved, descriptors)?,
                     Message::Idle(idle) => self.idle(*idle, descriptors)?,
+                    Message::Piece(piece) => self.parts.add(piece)?,
+                    Message::Statements(some) => self.parts.note(some),
                     Message::Settings(told) => self.settings.push(Arc::new(told)),
                     Message::Work(done) => {
                         if let Some(pool) = self.house.pools.find(&done.database, &done.user) {
@@ -253,12 +259,20 @@ impl Taker {
     fn session(&mut self, moved: Moved, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let Moved {
             mut session,
+            apart,
             standing,
             told,
             server_deadline,
             mut client_tls,
             mut server_tls,
         } = moved;
+        if let Err(why) = self.parts.join(&mut session, &apart) {
+            return self.say(&Message::Refused(Refused {
+                id: session.id,
+                why,
+                for_good: true,
+            }));
+        }
         let Some(pool) = self.house.pools.find(&session.database, &session.user) else {
             return self.say(&Message::Refused(Refused {
                 id: session.id,
@@ -285,11 +299,9 @@ impl Taker {
             Some(number) => self.settings(number, &pool)?,
             None => pool.share(session.told),
         };
-        let mut statements = HashMap::new();
-        for (name, statement) in session.statements {
-            statements.insert(name, self.house.statements.adopt(statement));
+        for statement in session.statements_mut() {
+            *statement = self.house.statements.adopt(Arc::clone(statement));
         }
-        session.statements = statements;
         if session.lent.is_none() {
             session.follow((&*pool.plan()).into());
         }
