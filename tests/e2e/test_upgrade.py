@@ -174,6 +174,7 @@ def test_a_listening_socket_from_the_environment(doorman):
         number = listener.fileno()
         one = doorman(environment={"INHERIT_FD": str(number)}, passed=(number,),
                       general={"port": listener.getsockname()[1]})
+        one.wait_log("Accepting connections")
     one.upgrade()
     one.upgrade()
     assert one.serves()
