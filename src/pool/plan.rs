@@ -73,6 +73,9 @@ pub struct DatabaseLimit {
     pub patience: Duration,
     /// How old an idle connection must be before it is closed for another user's sake.
     pub min_lifetime: Duration,
+    /// By how much longer than the first client of a user one of another user has to have waited to be served
+    /// in its place.
+    pub fairness_delay: Duration,
     /// Connections of a user that are not closed for another's sake.
     pub guaranteed: usize,
 }

@@ -74,6 +74,7 @@ fn plan(
             reserve: pool.reserve_pool_size,
             patience: pool.reserve_pool_timeout,
             min_lifetime: pool.min_connection_lifetime,
+            fairness_delay: pool.fairness_delay,
             guaranteed: pool.min_guaranteed_pool_size,
         }),
         parallel_creates: pool.max_concurrent_creates,

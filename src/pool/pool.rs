@@ -345,7 +345,10 @@ impl Pool {
         state.totals.all.add(work);
         state.lent -= 1;
         let unwanted = state.reason_to_close(&connection, now);
-        let Some(reason) = unwanted else {
+        let makes_way = unwanted.is_none() && state.makes_way(now, next);
+        state.totals.shortage.evictions += u64::from(makes_way);
+        let longer = "a client of another user has waited longer (fairness_delay)";
+        let Some(reason) = unwanted.or(makes_way.then_some(longer)) else {
             if next.is_some_and(|since| state.lends_next_to(since)) {
                 state.lent += 1;
                 return Returned::Kept(connection);

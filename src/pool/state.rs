@@ -21,7 +21,7 @@ use crate::net::clock::Moment;
 use crate::server::backend::{Backend, Connection};
 use crate::server::login::ConnectError;
 use crate::server::parameters::Parameters;
-use crate::server::seats::{Seat, Seats};
+use crate::server::seats::{Seat, Seats, Wish};
 
 #[derive(Debug)]
 pub(super) struct Queued {
@@ -42,6 +42,8 @@ pub(super) struct State {
     pub(super) coming: Vec<Seat>,
     /// The seats of the database.
     pub(super) seats: Arc<Seats>,
+    /// What the other pools of the database see of that.
+    pub(super) wish: Arc<Wish>,
     /// Since when the pool lacks a seat for those who wait.
     pub(super) wants_seat: Option<Moment>,
     /// Those lead elsewhere than this pool's plan.
@@ -101,6 +103,7 @@ impl DerefMut for Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
+        self.state.wish.set(self.state.lacks_seat_since());
         std::mem::swap(&mut self.bells, &mut self.state.to_ring);
     }
 }
@@ -125,6 +128,7 @@ impl State {
             lent: 0,
             connecting: 0,
             coming: Vec::new(),
+            wish: seats.new_wish(),
             seats,
             wants_seat: None,
             foreign: false,
@@ -241,6 +245,33 @@ impl State {
         let guaranteed = self.plan.database_limit.map_or(0, |limit| limit.guaranteed);
         self.total()
             .saturating_sub(self.plan.min_size.max(guaranteed))
+    }
+
+    /// Since when the first in the queue has waited, if there is no seat for it, and none underway or promised.
+    fn lacks_seat_since(&self) -> Option<Moment> {
+        self.wants_seat?;
+        let may_have = self.total() < self.plan.size && self.failures.error().is_none();
+        if !may_have || self.paused || self.closed {
+            return None;
+        }
+        // One at a time: how long the others of its queue wait will be seen when it is there.
+        if self.connecting + self.wish.promised() > 0 {
+            return None;
+        }
+        self.queue.front().map(|first| first.since)
+    }
+
+    /// Whether a connection that has come back and is no more counted should be closed for a client of another
+    /// user, who has waited clearly longer than the first of this pool: that is the first in the queue or one
+    /// who has waited since `next`.
+    pub(super) fn makes_way(&self, now: Moment, next: Option<Moment>) -> bool {
+        let Some(limit) = self.plan.database_limit else {
+            return false;
+        };
+        let first = self.queue.front().map(|first| first.since);
+        let own = first.into_iter().chain(next).min().unwrap_or(now);
+        let kept = self.plan.min_size.max(limit.guaranteed);
+        self.total() >= kept && self.seats.makes_way(own, limit.fairness_delay)
     }
 
     /// Why a connection that has come back should not be kept.

@@ -5,6 +5,7 @@
 //! janitor's thread, looks at the pools of each database together. It holds the lock of one pool at a time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::pool::Pool;
 use super::state::State;
@@ -54,7 +55,8 @@ fn serve(pool: &Arc<Pool>, pools: &[Arc<Pool>]) -> bool {
             Turn::Later => return false,
             Turn::NoSeat => {}
         }
-        let Some((other, connection)) = evict_for(pool, pools) else {
+        let min_age = pool.min_age_for_it();
+        let Some((other, connection)) = evict_for(pool, min_age, pools) else {
             return false;
         };
         log::info!(
@@ -70,7 +72,11 @@ fn serve(pool: &Arc<Pool>, pools: &[Arc<Pool>]) -> bool {
 
 /// The idle connection that can be spared most easily: of the other user who has most above what is
 /// guaranteed.
-fn evict_for<'a>(pool: &Arc<Pool>, pools: &'a [Arc<Pool>]) -> Option<(&'a Arc<Pool>, Connection)> {
+fn evict_for<'a>(
+    pool: &Arc<Pool>,
+    min_age: Duration,
+    pools: &'a [Arc<Pool>],
+) -> Option<(&'a Arc<Pool>, Connection)> {
     let mut others: Vec<_> = pools
         .iter()
         .filter(|other| other.database == pool.database && !Arc::ptr_eq(other, pool))
@@ -80,7 +86,7 @@ fn evict_for<'a>(pool: &Arc<Pool>, pools: &'a [Arc<Pool>]) -> Option<(&'a Arc<Po
     others.sort_by_key(|(spare, _)| std::cmp::Reverse(*spare));
     others
         .into_iter()
-        .find_map(|(_, other)| Some((other, other.evict()?)))
+        .find_map(|(_, other)| Some((other, other.evict(min_age)?)))
 }
 
 impl Pool {
@@ -93,9 +99,23 @@ impl Pool {
             .map(|since| state.queue.front().map_or(since, |first| first.since))
     }
 
+    /// How old an idle connection of another user must be to be closed for its sake.
+    fn min_age_for_it(&self) -> Duration {
+        let waited = self.wants_seat_since().map(|since| since.elapsed());
+        match self.lock().plan.database_limit {
+            // From then on not even one in use is safe, once it comes back.
+            Some(limit) if waited.is_some_and(|waited| waited > limit.fairness_delay) => {
+                Duration::ZERO
+            }
+            Some(limit) => limit.min_lifetime,
+            None => Duration::MAX,
+        }
+    }
+
     /// Its turn to take seats: starts making the connections that are missing.
     fn connect_in_turn(self: &Arc<Pool>) -> Turn {
         let mut state = self.lock();
+        state.wish.end_promises();
         loop {
             let missing = state.queue.len().saturating_sub(state.connecting);
             if state.closed || state.paused || missing.min(state.room()) == 0 {
@@ -163,16 +183,15 @@ impl Pool {
     }
 
     /// Gives up the idle connection that was unused longest, if it can be spared and is old enough.
-    fn evict(&self) -> Option<Connection> {
+    fn evict(&self, min_age: Duration) -> Option<Connection> {
         let mut state = self.lock();
-        let min_lifetime = state.plan.database_limit?.min_lifetime;
         if state.to_spare() == 0 {
             return None;
         }
         let place = state
             .idle
             .iter()
-            .position(|connection| connection.backend.key.connected_at.elapsed() >= min_lifetime)?;
+            .position(|connection| connection.backend.key.connected_at.elapsed() >= min_age)?;
         state.idle.remove(place)
     }
 }

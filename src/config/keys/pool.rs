@@ -54,7 +54,11 @@ keys! {
             /// are in use, a free one of another user is closed for who has waited longest.
             /// 0: no limit.
             max_db_connections: Option<usize> = is("0"), integer_or_off(MANY), Live, Works;
-            /// How old a free connection must be before it may be closed for another user.
+            /// A connection that comes back is closed for a client of another user, if that one has
+            /// waited longer than the first client of this user by more than this.
+            fairness_delay: Duration = is("\"100ms\""), duration_from_zero(), Live, Works;
+            /// How old a free connection must be before it may be closed for another user who
+            /// has waited for less than fairness_delay.
             min_connection_lifetime: Duration = is("\"30s\""), duration_from_zero(), Live, Works;
             /// How many connections more there may be for a short time: they are closed once
             /// they are free, by retain_connections_time.

@@ -16,6 +16,7 @@ const LIMIT: DatabaseLimit = DatabaseLimit {
     reserve: 0,
     patience: super::LONG,
     min_lifetime: Duration::ZERO,
+    fairness_delay: super::LONG,
     guaranteed: 0,
 };
 
@@ -99,6 +100,54 @@ fn who_has_waited_longest_comes_first_whichever_user_it_is() {
     assert!(!attend(&pools));
     give_back(&pools[1], second.join().unwrap());
     give_back(&pools[2], got);
+}
+
+#[test]
+fn who_has_waited_clearly_longer_is_served_in_place_of_the_others_next_client() {
+    let server = Server::start();
+    let limit = DatabaseLimit {
+        fairness_delay: Duration::ZERO,
+        ..LIMIT
+    };
+    let pools = pools(&server, &["one", "other"], limit);
+    let mut lent = lend(&pools[0], 2);
+    let late = client(&pools[1], |pool, got| give_back(pool, got.unwrap()));
+    until("it waits", || waiting(&pools[1]) == 1);
+    let own = client(&pools[0], |_, got| got.unwrap());
+    until("the other one waits", || waiting(&pools[0]) == 1);
+    // For one client one connection is given up; the next one is for who waits here.
+    give_back(&pools[0], lent.remove(0));
+    assert_eq!(pools[0].snapshot().lent, 1);
+    give_back(&pools[0], lent.remove(0));
+    let own = own.join().unwrap();
+    attend(&pools);
+    late.join().unwrap();
+    assert_eq!(pools[1].snapshot().idle, 1);
+    assert_eq!(pools[0].snapshot().totals.shortage.evictions, 1);
+    assert_eq!(server.attempts(), 3);
+    give_back(&pools[0], own);
+    assert_eq!(pools[0].snapshot().idle, 1);
+}
+
+#[test]
+fn what_is_guaranteed_is_not_closed_for_who_waits_longer() {
+    let server = Server::start();
+    let limit = DatabaseLimit {
+        fairness_delay: Duration::ZERO,
+        guaranteed: 2,
+        ..LIMIT
+    };
+    let pools = pools(&server, &["one", "other"], limit);
+    let lent = lend(&pools[0], 2);
+    let late = client(&pools[1], |_, got| got.map(drop));
+    until("it waits", || waiting(&pools[1]) == 1);
+    for connection in lent {
+        give_back(&pools[0], connection);
+    }
+    attend(&pools);
+    assert_eq!(pools[0].snapshot().idle, 2);
+    pools[1].close();
+    assert!(matches!(late.join().unwrap(), Err(NoConnection::Closed)));
 }
 
 #[test]
