@@ -93,6 +93,8 @@ class Doorman:
                 "port": self.port,
                 "admin_username": "admin",
                 "admin_password": ADMIN_PASSWORD,
+                # On a busy machine PostgreSQL takes its time; no test is about that unless it says so.
+                "connect_timeout": "20s",
                 "pg_hba": {"content": TRUST},
                 **(general or {}),
             },

@@ -53,13 +53,21 @@ install_missing() {
     say "Installing: ${missing[*]}"
     # Debian starts a cluster of its own when PostgreSQL is installed; the tests
     # bring theirs, so this one is not wanted.
-    if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
-        as_root mkdir -p /etc/postgresql-common
-        echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+    local cluster=/etc/postgresql-common/createcluster.conf ours=no
+    if [ ! -e $cluster ]; then
+        ours=yes
+        as_root mkdir -p "${cluster%/*}"
+        echo 'create_main_cluster = false' | as_root tee $cluster >/dev/null
     fi
+    local status=0
     as_root env DEBIAN_FRONTEND=noninteractive sh -c '
         apt-get -q update >/dev/null &&
-        apt-get -q install -y --no-install-recommends "$@" >/dev/null' sh "${missing[@]}" >&2
+        apt-get -q install -y --no-install-recommends "$@" >/dev/null' sh "${missing[@]}" >&2 || status=$?
+    # The machine keeps its own defaults.
+    if [ $ours = yes ]; then
+        as_root rm -f $cluster
+    fi
+    return $status
 }
 
 # The version of a package that apt would install; nothing if there is none.
@@ -83,6 +91,7 @@ install_rust() {
             candidate=$(candidate_of "rustc$suffix") || continue
             if dpkg --compare-versions "$candidate" ge 1.85; then
                 install_missing ca-certificates "rustc$suffix" "cargo$suffix"
+                rust_suffix=$suffix
                 break
             fi
         done
@@ -98,4 +107,12 @@ Install Rust 1.85 or later (https://rustup.rs) and run this again."
 install_postgres() {
     install_missing postgresql postgresql-client:psql
     [ -n "$(postgres_bin)" ] || die "PostgreSQL's programs (initdb) were not found."
+}
+
+# cargo fmt and cargo clippy, from where cargo came.
+install_rust_checks() {
+    if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+        install_missing "rustfmt${rust_suffix:-}" "rust${rust_suffix:-}-clippy" ||
+            die "cargo fmt and cargo clippy are needed: rustup component add rustfmt clippy"
+    fi
 }

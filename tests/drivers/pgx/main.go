@@ -289,11 +289,16 @@ func main() {
 	conn = connect(nil)
 	other := connect(nil)
 	cancelled := make(chan error)
+	// PostgreSQL may still be running the query that was given up.
+	asleep := func(count int) {
+		for len(ask(other, "select 1 from pg_stat_activity where wait_event = 'PgSleep'")) != count {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	asleep(0)
 	go func() { _, err := conn.Exec(ctx, "select pg_sleep(20)"); cancelled <- err }()
 	// A cancel that overtakes its query is lost, with or without a pooler.
-	for len(ask(other, "select 1 from pg_stat_activity where wait_event = 'PgSleep'")) == 0 {
-		time.Sleep(5 * time.Millisecond)
-	}
+	asleep(1)
 	must(conn.PgConn().CancelRequest(ctx))
 	expect("57014", <-cancelled)
 	check(ask(conn, "select $1::int", 1), "[[1]]")
