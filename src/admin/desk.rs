@@ -79,7 +79,7 @@ impl Desk {
                     pool.pause();
                     log::info!("PAUSE: paused pool {}@{}", pool.user, pool.database);
                 })?;
-                backend::command_complete(out, "PAUSE");
+                return Ok(Answer::Underway);
             }
             Command::Resume(name) => {
                 self.for_each_pool(name.as_deref(), |pool| {
@@ -128,6 +128,32 @@ impl Desk {
         Ok(Answer::Given)
     }
 
+    /// Whether server connections that PAUSE waits for are still open. Otherwise its answer is appended.
+    fn pauses(&self, database: Option<&str>, out: &mut Vec<u8>) -> bool {
+        // While sessions move, no process knows of all connections.
+        if self.house.all_move() {
+            return true;
+        }
+        let (mut open, mut resumed) = (0, false);
+        for pool in self.house.pools.all() {
+            if database.is_none_or(|name| name == pool.database) {
+                let now = pool.snapshot();
+                open += now.total;
+                resumed |= !now.paused;
+            }
+        }
+        if resumed {
+            let words = "RESUME was given before all server connections were released";
+            let code = sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE;
+            error_response(out, Severity::Error, code, words);
+            return false;
+        }
+        if open == 0 {
+            backend::command_complete(out, "PAUSE");
+        }
+        open > 0
+    }
+
     /// Does something to the pools of one database, or to all.
     fn for_each_pool(
         &self,
@@ -166,6 +192,13 @@ impl Console for Desk {
             error_response(out, Severity::Error, code, &words);
             Answer::Given
         })
+    }
+
+    fn is_underway(&self, command: &str, out: &mut Vec<u8>) -> bool {
+        match Command::parse(command) {
+            Command::Pause(name) => self.pauses(name.as_deref(), out),
+            _ => false,
+        }
     }
 
     fn upgrade(&self, asker: Guest) {

@@ -82,6 +82,11 @@ impl Pool {
     pub fn put_back(self: &Arc<Pool>, connection: Connection) {
         let mut state = self.lock();
         state.lent -= 1;
+        if let Some(reason) = state.reason_to_close(&connection, Moment::now()) {
+            self.serve(&mut state, false);
+            drop(state);
+            return connection.close(reason);
+        }
         self.place(&mut state, connection, Provenance::Idle);
     }
 

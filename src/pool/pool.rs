@@ -15,7 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::plan::Plan;
-use super::state::{Locked, Queued, State};
+use super::state::{Locked, Queued, State, close_all};
 use super::totals::{Totals, Work};
 use super::waiter::{Heard, Provenance, Waiter};
 use crate::auth::ClientKey;
@@ -77,6 +77,8 @@ pub struct Snapshot {
     pub lent: usize,
     /// Connections being made.
     pub connecting: usize,
+    /// All connections there are or will be, those to come from another process included.
+    pub total: usize,
     /// Clients in the queue.
     pub waiting: usize,
     /// How long the first in the queue has waited.
@@ -432,9 +434,14 @@ impl Pool {
         self.lock().closed
     }
 
-    /// Lends nothing until [`Pool::resume`].
+    /// Lends nothing until [`Pool::resume`], and closes each connection as soon as it is free.
     pub fn pause(&self) {
-        self.lock().paused = true;
+        let mut state = self.lock();
+        state.paused = true;
+        state.forget_check_answer();
+        let leaving: Vec<_> = state.idle.drain(..).collect();
+        drop(state);
+        close_all(leaving, "PAUSE");
     }
 
     /// Lends again.
@@ -457,6 +464,7 @@ impl Pool {
             idle: state.idle.len(),
             lent: state.lent,
             connecting: state.connecting,
+            total: state.total(),
             waiting: state.queue.len(),
             longest_wait: state
                 .queue

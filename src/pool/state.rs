@@ -284,6 +284,8 @@ impl State {
             Some("its pool was removed")
         } else if connection.backend.epoch != self.epoch {
             Some("it belongs to an earlier configuration or was told to reconnect")
+        } else if self.paused {
+            Some("PAUSE")
         } else if self.total() >= self.plan.size {
             Some("the pool has become smaller")
         } else if self.has_expired(&connection.backend, now) && self.queue.is_empty() {

@@ -2,6 +2,7 @@
 
 use crate::net::dialogue::{Broken, Dialogue};
 use crate::wire::frame;
+use crate::wire::write;
 
 /// A message taken out of the conversation.
 #[derive(Debug)]
@@ -10,6 +11,17 @@ pub struct Taken {
     pub kind: u8,
     /// Its body.
     pub body: Vec<u8>,
+}
+
+impl Taken {
+    /// The message as it came.
+    pub fn whole(&self) -> Vec<u8> {
+        let mut whole = Vec::new();
+        write::message(&mut whole, self.kind, |out| {
+            out.extend_from_slice(&self.body)
+        });
+        whole
+    }
 }
 
 /// Why there is no next message.

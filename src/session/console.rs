@@ -2,9 +2,12 @@
 //!
 //! Only the simple protocol is spoken. What the commands are is not known here: a [`Console`] answers.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::guest::Guest;
+use crate::net::clock::Moment;
 use crate::net::dialogue::{Broken, Dialogue};
 use crate::server::messages::{self, NoMessage};
 use crate::wire::backend::{self, TransactionStatus};
@@ -20,6 +23,9 @@ const LONGEST: usize = 1024 * 1024;
 pub enum Answer {
     /// It has been.
     Given,
+    /// When [`Console::is_underway`] says no more that it is. A command that is begun again, in another process,
+    /// goes on.
+    Underway,
     /// When the session has been handed to [`Console::upgrade`] and is taken in again, here or in another
     /// process.
     Later,
@@ -41,6 +47,9 @@ pub trait Console: Send + Sync {
     /// ReadyForQuery.
     fn answer(&self, command: &str, rights: Rights, out: &mut Vec<u8>) -> Answer;
 
+    /// Whether a command that was begun is still being carried out. If not, its answer is appended.
+    fn is_underway(&self, command: &str, out: &mut Vec<u8>) -> bool;
+
     /// Begins an upgrade, which this session has asked for. It rests until it is known how that went.
     fn upgrade(&self, asker: Guest);
 }
@@ -56,6 +65,22 @@ pub enum ConsoleEnd {
     Broken(Broken),
     /// The client did what the protocol, or the console, does not allow. It has been told.
     Violation(String),
+}
+
+/// How often it is looked whether a command has been carried out.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits until a command has been carried out.
+fn wait_for(
+    dialogue: &mut Dialogue<'_>,
+    console: &dyn Console,
+    command: &str,
+    answer: &mut Vec<u8>,
+) -> Result<(), Broken> {
+    while console.is_underway(command, answer) {
+        dialogue.pause_until(Moment::now().after(LOOK))?;
+    }
+    Ok(())
 }
 
 /// Answers commands until the client leaves.
@@ -79,8 +104,19 @@ pub fn serve(dialogue: &mut Dialogue<'_>, console: &dyn Console, rights: Rights)
                 };
                 if command.trim().trim_end_matches(';').trim().is_empty() {
                     backend::empty_query_response(&mut answer);
-                } else if console.answer(command, rights, &mut answer) == Answer::Later {
-                    return ConsoleEnd::Rests;
+                } else {
+                    match console.answer(command, rights, &mut answer) {
+                        Answer::Given => {}
+                        Answer::Later => return ConsoleEnd::Rests,
+                        Answer::Underway => {
+                            let waited = wait_for(dialogue, console, command, &mut answer);
+                            if let Err(broken) = waited {
+                                // Whoever serves the session next begins it again.
+                                dialogue.inbox.splice(..0, message.whole());
+                                return ConsoleEnd::Broken(broken);
+                            }
+                        }
+                    }
                 }
                 backend::ready_for_query(&mut answer, TransactionStatus::Idle);
             }

@@ -271,7 +271,7 @@ impl House {
     }
 
     /// Whether all sessions move.
-    pub(super) fn all_move(&self) -> bool {
+    pub fn all_move(&self) -> bool {
         self.all_move.load(Ordering::Acquire)
     }
 

@@ -3,12 +3,13 @@
 import os
 import subprocess
 
+import psycopg
 import pytest
 
 from doorman import ADMIN_PASSWORD
 from postgres import bin_dir, free_port
 from wait import stays, wait_until
-from wire import bind, error, execute, kinds, parse, query, sync, terminate
+from wire import bind, error, execute, kinds, parse, query, rows, sync, terminate
 
 COLUMNS = {
     "show version": "version",
@@ -178,21 +179,81 @@ def test_the_extended_protocol_is_refused_with_a_message(admin):
     assert admin.one.serves()
 
 
-def test_pause_and_resume(doorman):
+def paused(one, background):
+    """PAUSE, which has begun and waits."""
+    pause = background(one.console, "pause")
+    wait_until(lambda: one.pool()["paused"] == "1")
+    return pause
+
+
+def test_pause_and_resume(doorman, background):
     one = doorman(size=2)
     inside, outside = one.raw(), one.raw()
     inside.ask(query("begin"))
-    one.console("pause")
-    assert one.pool()["paused"] == "1"
+    pause = paused(one, background)
     # What is under way goes on; what is new waits.
     assert inside.value("select 1") == "1"
     outside.send(query("select 2"))
     wait_until(lambda: one.waiting() == 1)
     inside.ask(query("commit"))
+    pause.result(20)
     assert stays(lambda: one.waiting() == 1, 0.2)
     one.console("resume")
     assert [m.kind for m in outside.read_until("Z")] == ["T", "D", "C", "Z"]
     assert one.pool()["paused"] == "0"
+
+
+def test_pause_waits_for_every_server_connection(doorman, pg, background, mode):
+    """In session mode its client has to leave. Then PostgreSQL can be restarted, and nobody notices."""
+    one = doorman(mode=mode, size=3, general={"query_wait_timeout": "30s"})
+    idle, busy, waiting = one.raw(), one.raw(), one.raw()
+    for raw in (idle, busy):
+        raw.ask(query("begin"))
+    idle.ask(query("commit"))
+    assert len(pg.pids()) == 2
+    pause = paused(one, background)
+    waiting.send(query("select 1"))
+    wait_until(lambda: one.waiting() == 1)
+    assert stays(lambda: not pause.done(), 0.3)
+    busy.ask(query("commit"))
+    if mode == "session":
+        assert stays(lambda: not pause.done(), 0.3)
+        for raw in (idle, busy):
+            raw.send(terminate())
+            assert raw.at_end()
+    pause.result(20)
+    pg.restart()
+    one.console("resume")
+    assert rows(waiting.read_until("Z")) == [[b"1"]]
+    if mode == "transaction":
+        assert idle.value("select 2") == busy.value("select 2") == "2"
+
+
+def test_resume_ends_a_pause_that_waits(doorman, background):
+    one = doorman(size=1)
+    inside = one.raw()
+    inside.ask(query("begin"))
+    pause = paused(one, background)
+    one.console("resume")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="RESUME"):
+        pause.result(20)
+    assert inside.value("select 1") == "1"
+
+
+def test_a_pause_goes_on_in_the_next_process(doorman, pg, background):
+    one = doorman(size=2)
+    inside = one.raw()
+    inside.ask(query("begin"))
+    pause = paused(one, background)
+    one.upgrade()
+    assert one.pool()["paused"] == "1"
+    assert stays(lambda: not pause.done(), 0.3)
+    assert inside.value("select 1") == "1"
+    inside.ask(query("commit"))
+    pause.result(20)
+    assert not pg.pids()
+    one.console("resume")
+    assert inside.value("select 2") == "2"
 
 
 def test_pause_one_database(doorman, pg):
