@@ -22,7 +22,7 @@ use crate::config::{General, Settings};
 use crate::net::address::Address;
 use crate::net::listener::Listener;
 use crate::net::unix_listener::{SocketFile, bind_unix};
-use crate::net::{thread, wait};
+use crate::net::{limits, thread, wait};
 use crate::pool::janitor::Janitor;
 use crate::session::accept::Reception;
 use crate::session::house::House;
@@ -31,6 +31,9 @@ use crate::upgrade::successor::Heir;
 
 /// Descriptors the process needs beside those of its clients and servers.
 const SPARE_DESCRIPTORS: u64 = 64;
+
+/// Connections the kernel may hold unless told otherwise, at least: one too many waits for a second.
+const LEAST_BACKLOG: usize = 1024;
 
 /// Those that an upgrade needs in addition, while sessions are under way.
 const IN_FLIGHT: u64 = 512;
@@ -186,7 +189,7 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
     let desk = Desk::new(Arc::clone(&house), Box::new(lever));
     let _ = house.console.set(Arc::new(desk));
     let janitor = start_janitor(&house).map_err(no_thread)?;
-    let reception = Reception::new(Arc::clone(&house));
+    let reception = start_reception(&house).map_err(no_thread)?;
     // Whoever is let in, or comes from the predecessor, is let down by nothing that fails after this.
     reception.shut();
     // The last thing before the doors open: they must not, beside another instance.
@@ -244,6 +247,23 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
     })
 }
 
+/// Starts the threads in reserve, and tells for how many clients there are others.
+fn start_reception(house: &Arc<House>) -> io::Result<Arc<Reception>> {
+    let limit = limits::threads();
+    let reception = Reception::new(Arc::clone(house), limit.most)?;
+    let wanted = house.settings().general.max_connections;
+    let most = house.most_clients();
+    if most < wanted {
+        log::warn!(
+            "max_connections is {wanted}, but no more than {most} clients can be served: {limit}. Raise that limit, \
+             or lower max_connections"
+        );
+    } else {
+        log::info!("No more than {limit}");
+    }
+    Ok(reception)
+}
+
 fn start_janitor(house: &Arc<House>) -> io::Result<Janitor> {
     let pools = Arc::clone(&house.pools);
     let house = Arc::clone(house);
@@ -266,7 +286,7 @@ fn bind(
 ) -> Result<(Vec<Listener>, Option<SocketFile>), CannotStart> {
     let backlog = general
         .backlog
-        .map_or(general.max_connections, |n| n as usize);
+        .map_or(general.max_connections.max(LEAST_BACKLOG), |n| n as usize);
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     let mut listeners = match inherited {
         Some(fd) => vec![Listener::inherit(fd).map_err(cannot(CannotStart::CONFIG))?],

@@ -69,6 +69,8 @@ impl Listener {
             ));
         }
         socket.set_cloexec(true)?;
+        // The thread that accepts waits for nobody.
+        socket.set_nonblocking(true)?;
         let local = socket.local_addr()?;
         let address = match (local.as_socket(), local.as_pathname()) {
             (Some(address), _) => Address::Tcp(address),
@@ -100,18 +102,11 @@ impl Listener {
         self.socket.as_fd()
     }
 
-    /// Waits for a connection: its socket and where it comes from.
+    /// The next connection, without waiting for one: its socket and where it comes from.
     ///
     /// # Errors
-    /// Those of `accept`; `Interrupted` when this thread was woken.
+    /// Those of `accept`.
     pub fn accept(&self) -> io::Result<(Socket, Address)> {
-        use super::wait::{Interest, Woken, wait};
-        if !matches!(
-            wait(Some((self.socket.as_fd(), Interest::READ)), None, None)?,
-            Woken::Ready { .. }
-        ) {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
         let (socket, peer) = self.socket.accept()?;
         let address = match (&self.address, peer.as_socket()) {
             (Address::Tcp(_), Some(peer)) => Address::Tcp(peer),

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod dialogue;
 pub mod encrypted;
 mod inbox;
+pub mod limits;
 pub mod listener;
 mod outbox;
 pub mod passing;

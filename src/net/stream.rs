@@ -430,6 +430,17 @@ impl Stream {
         let _ = self.close();
     }
 
+    /// Says `last`, and that nothing follows, as far as that goes without waiting. The socket, if all of it went:
+    /// to close it before the peer has done so could make the kernel take it back.
+    pub fn say_last(mut self, last: &[u8]) -> Option<OwnedFd> {
+        let sent = self.send(last).ok()?;
+        if sent < last.len() || !self.close().ok()? {
+            return None;
+        }
+        shutdown(self.fd.as_raw_fd(), Shutdown::Write).ok()?;
+        Some(self.fd)
+    }
+
     /// Says close_notify, if there is TLS; whether all that was to be written has been.
     fn close(&mut self) -> io::Result<bool> {
         let fd = &self.fd;

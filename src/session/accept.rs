@@ -1,46 +1,49 @@
-//! Accepting connections, and the threads that serve them.
+//! The threads that serve clients, and who gets one.
 //!
-//! One thread for each listener hands each socket to a thread that is parked after its last client left,
-//! or to a new one. Nothing a client does can keep a listener's thread from the next connection.
+//! The acceptor (`session::acceptor`) brings connections whose first packet is there; each is given to a
+//! thread that is parked after its last client left, or to a new one. Invariant: the number of threads is
+//! counted and bounded before one is started, because a start that fails for want of memory mappings ends
+//! the process; and a CancelRequest and a console session are served when none can be started.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use nix::unistd::Pid;
-use parking_lot::{Condvar, Mutex};
-use socket2::Socket;
+use parking_lot::Mutex;
 
-use super::cancel::{cancel, cancel_anywhere};
-use super::guest::Guest;
-use super::house::{House, Stage};
-use super::parking::{Bay, Parking};
+use super::acceptor::{Acceptor, Class, Command};
+use super::cancel::{cancel, cancel_anywhere, cancel_elsewhere};
+use super::guest::{Guest, What};
+use super::house::House;
+use super::login_permit::{LOGINS, LoginPermit};
+use super::new_connection::NewConnection;
+use super::parking::{Bay, PARKED, Parking};
+use super::refusal::say;
 use super::registry::CancelKey;
+use super::rejections::Rejections;
 use super::serve::{receive, serve_guest};
-use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::listener::Listener;
 use crate::net::thread;
 use crate::net::wait;
+use crate::wire::sqlstate;
 
 /// Bytes of stack of a client's thread. Only what is touched is resident.
 pub(super) const STACK: usize = 256 * 1024;
-
-/// Connections beyond `max_connections` that may be in login at the same time, to be told that there is
-/// no place or to bring a CancelRequest.
-const BEYOND: usize = 128;
 
 /// How many threads end together when they are no longer needed, and how soon the next.
 const LEAVING: usize = 16;
 const LEAVING_PACE: Duration = Duration::from_millis(1);
 
-/// How long to wait when the process is out of descriptors or threads.
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
+/// Threads for CancelRequests and for the console that sessions and logins leave free.
+const RESERVED: usize = 24;
 
-/// How long a connection waits for a thread before it is closed.
-const SHORTAGE_LIMIT: Duration = Duration::from_secs(5);
+/// CancelRequests that are dealt with at a time, each in a thread, and those that wait for the reserve.
+const CANCELS: usize = 256;
+const RESERVE_QUEUE: usize = 64;
 
 /// How often such a shortage is worth a line in the log.
 const SHORTAGE_LOG: Duration = Duration::from_secs(5);
@@ -48,7 +51,7 @@ const SHORTAGE_LOG: Duration = Duration::from_secs(5);
 /// What waits for a thread.
 enum Work {
     /// A connection that has just been accepted.
-    Arrival(Socket, Address, Arriving),
+    Arrival(NewConnection, LoginPermit, Arriving),
     /// A client that is logged in already.
     Guest(Box<Guest>),
     /// A CancelRequest that another process has passed on. If the session is not here either it is passed
@@ -56,6 +59,8 @@ enum Work {
     Cancel {
         key: CancelKey,
         back: bool,
+        /// The connection that brought it is closed when it has been carried out: then its client goes on.
+        _from: Option<NewConnection>,
         _arriving: Arriving,
     },
 }
@@ -76,13 +81,12 @@ impl Seat {
     }
 }
 
-/// What a listener's thread may bring in: counted from before it accepts until its login has begun, so
-/// that nobody is overlooked in between.
+/// A connection between the acceptor and its login, so that nobody is overlooked in between.
 #[derive(Debug)]
 pub(super) struct Arriving(Arc<AtomicUsize>);
 
 impl Arriving {
-    fn new(count: &Arc<AtomicUsize>) -> Arriving {
+    pub(super) fn new(count: &Arc<AtomicUsize>) -> Arriving {
         count.fetch_add(1, Ordering::AcqRel);
         Arriving(Arc::clone(count))
     }
@@ -94,29 +98,27 @@ impl Drop for Arriving {
     }
 }
 
-/// Whether listeners accept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gate {
-    /// They do.
-    Open,
-    /// They wait. Connections queue in the kernel.
-    Shut,
-    /// They never will again.
-    Gone,
-}
-
 /// Serves connections with threads.
 #[derive(Debug)]
 pub struct Reception {
     pub(super) house: Arc<House>,
     /// The threads that are parked. They are told where to find their work.
     parking: Parking<Receiver<Work>>,
-    gate: Mutex<Gate>,
-    gate_moves: Condvar,
-    /// The listeners, each with its thread.
-    doors: Mutex<Vec<(Arc<Listener>, Pid)>>,
-    arriving: Arc<AtomicUsize>,
+    /// The thread that accepts, and how to tell it something.
+    acceptor: (Sender<Command>, Mutex<Option<Pid>>),
+    commands: Mutex<Option<Receiver<Command>>>,
+    listeners: Mutex<Vec<Arc<Listener>>>,
+    pub(super) arriving: Arc<AtomicUsize>,
+    /// Connections that have no thread yet.
+    pub(super) held: AtomicUsize,
+    pub(super) rejections: Rejections,
     threads: AtomicUsize,
+    /// How many there may be.
+    most_threads: usize,
+    /// CancelRequests that threads are busy with.
+    cancels: Arc<AtomicUsize>,
+    /// The thread in reserve.
+    reserve: Sender<Work>,
     /// All clients are another process's.
     nobody_comes: AtomicBool,
     /// As many threads as can run at once.
@@ -125,63 +127,118 @@ pub struct Reception {
 }
 
 impl Reception {
-    /// A reception for the house's clients.
-    pub fn new(house: Arc<House>) -> Arc<Reception> {
-        Arc::new(Reception {
+    /// A reception for the house's clients, with so many threads at most. Those in reserve are started.
+    ///
+    /// # Errors
+    /// If they cannot be started.
+    pub fn new(house: Arc<House>, most_threads: usize) -> io::Result<Arc<Reception>> {
+        let (commands, obeyed) = unbounded();
+        let (reserve, reserved) = bounded(RESERVE_QUEUE);
+        let logins = LOGINS.min(most_threads / 4);
+        house.logins.limit(logins);
+        let others = (2 * PARKED + RESERVED).min(most_threads / 4);
+        house.limit_clients(most_threads.saturating_sub(logins + others));
+        let reception = Arc::new(Reception {
             house,
             parking: Parking::default(),
-            gate: Mutex::new(Gate::Open),
-            gate_moves: Condvar::new(),
-            doors: Mutex::default(),
+            acceptor: (commands, Mutex::default()),
+            commands: Mutex::new(Some(obeyed)),
+            listeners: Mutex::default(),
             arriving: Arc::default(),
+            held: AtomicUsize::new(0),
+            rejections: Rejections::default(),
             threads: AtomicUsize::new(0),
+            most_threads,
+            cancels: Arc::default(),
+            reserve,
             nobody_comes: AtomicBool::new(false),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             last_shortage: Mutex::default(),
-        })
+        });
+        reception.start_reserve(reserved)?;
+        Ok(reception)
     }
 
-    /// Starts the thread of a listener.
-    ///
-    /// # Errors
-    /// If it cannot be started.
-    pub fn open(self: &Arc<Reception>, listener: Listener) -> io::Result<()> {
-        let reception = Arc::clone(self);
-        let listener = Arc::new(listener);
+    /// Starts the acceptor, if it is not there yet.
+    fn start_acceptor(self: &Arc<Reception>) -> io::Result<()> {
+        let Some(commands) = self.commands.lock().take() else {
+            return Ok(());
+        };
+        let mut acceptor = Acceptor::new(Arc::clone(self), commands)?;
+        let (started, has_started) = bounded(1);
         std::thread::Builder::new()
             .stack_size(STACK)
             .spawn(move || {
                 thread::name("acceptor");
-                let door = (Arc::clone(&listener), thread::number());
-                reception.doors.lock().push(door);
-                reception.accept_from(&listener);
-            })
-            .map(drop)
+                thread::hurry_no_more();
+                let _ = started.send(thread::number());
+                acceptor.work();
+            })?;
+        *self.acceptor.1.lock() = has_started.recv().ok();
+        Ok(())
+    }
+
+    /// Tells the acceptor something, if there is one.
+    pub(super) fn tell_acceptor(&self, command: Command) {
+        let thread = *self.acceptor.1.lock();
+        if let Some(thread) = thread {
+            let _ = self.acceptor.0.send(command);
+            wait::wake(thread);
+        }
+    }
+
+    /// Accepts from this listener, too, once [`Reception::reopen`] was called.
+    ///
+    /// # Errors
+    /// If the thread cannot be started, or there is no descriptor left.
+    pub fn open(self: &Arc<Reception>, listener: Listener) -> io::Result<()> {
+        self.start_acceptor()?;
+        let listener = Arc::new(listener);
+        let (answer, answered) = bounded(1);
+        self.tell_acceptor(Command::Listen(Arc::clone(&listener), answer));
+        answered.recv().map_err(io::Error::other)??;
+        self.listeners.lock().push(listener);
+        Ok(())
     }
 
     /// The listeners.
     pub fn listeners(&self) -> Vec<Arc<Listener>> {
-        let doors = self.doors.lock();
-        doors
-            .iter()
-            .map(|(listener, _)| Arc::clone(listener))
-            .collect()
+        self.listeners.lock().clone()
     }
 
     /// Stops accepting. Nobody is refused: connections queue in the kernel until somebody accepts again,
-    /// here or in the process that has been given the listeners.
+    /// here or in the process that has been given the listeners. Those that were accepted before stay here,
+    /// see [`Reception::take_new_connections`].
     pub fn shut(&self) {
-        self.move_gate(Gate::Shut);
+        self.accept(false);
     }
 
     /// Accepts again.
     pub fn reopen(&self) {
-        self.move_gate(Gate::Open);
+        self.accept(true);
     }
 
-    /// Never accepts again and closes its copies of the listening sockets.
-    pub fn leave(&self) {
-        self.move_gate(Gate::Gone);
+    fn accept(&self, accepting: bool) {
+        let (answer, answered) = bounded(1);
+        self.tell_acceptor(Command::Accept(accepting, answer));
+        // Without an acceptor nobody accepts.
+        let _ = answered.recv();
+    }
+
+    /// Takes away the connections that no login has begun for: they have said nothing yet, or not enough, or
+    /// wait for a thread. They are the caller's alone.
+    pub fn take_new_connections(&self) -> Vec<NewConnection> {
+        let (answer, answered) = bounded(1);
+        self.tell_acceptor(Command::Take(answer));
+        answered.recv().unwrap_or_default()
+    }
+
+    /// Keeps a connection that no login has begun for; it comes from another process, or could not go there.
+    pub fn adopt_new_connection(&self, connection: NewConnection) {
+        let (answer, answered) = bounded(1);
+        self.tell_acceptor(Command::Adopt(Box::new(connection), answer));
+        // From then on it is counted.
+        let _ = answered.recv();
     }
 
     /// All clients are another process's: lets the threads end that still wait for them, a few at a time. At the
@@ -197,51 +254,12 @@ impl Reception {
         }
     }
 
-    fn move_gate(&self, to: Gate) {
-        *self.gate.lock() = to;
-        self.gate_moves.notify_all();
-        for (_, thread) in &*self.doors.lock() {
-            wait::wake(*thread);
-        }
-    }
-
-    /// Whether a connection may still come in that no login has begun for, or a CancelRequest of another
-    /// process is being dealt with. Once this is false while the gate is shut, it stays false, unless
-    /// [`Reception::cancel`] is called.
+    /// Whether there is a connection that no login has begun for, or a CancelRequest of another process is
+    /// being dealt with. Once this is false while nothing is accepted, it stays false, unless
+    /// [`Reception::cancel`] or [`Reception::adopt_new_connection`] is called.
     pub fn is_receiving(&self) -> bool {
-        self.arriving.load(Ordering::Acquire) > 0
-    }
-
-    /// Waits while the gate is shut; `None` if it never opens again.
-    fn may_accept(&self) -> Option<Arriving> {
-        let mut gate = self.gate.lock();
-        while *gate == Gate::Shut {
-            self.gate_moves.wait(&mut gate);
-        }
-        // Counted before the lock is let go: whoever shuts the gate sees those who are past it.
-        (*gate == Gate::Open && self.house.stage() != Stage::Stopping)
-            .then(|| Arriving::new(&self.arriving))
-    }
-
-    fn accept_from(self: &Arc<Reception>, listener: &Listener) {
-        while let Some(arriving) = self.may_accept() {
-            match listener.accept() {
-                Ok((socket, address)) => {
-                    self.house.arrivals.total.fetch_add(1, Ordering::Relaxed);
-                    self.receive(socket, address, arriving);
-                }
-                Err(error) => {
-                    let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
-                    // Otherwise this thread was woken, or the client had gone before it was accepted.
-                    if error
-                        .raw_os_error()
-                        .is_some_and(|code| short.contains(&code))
-                    {
-                        self.note_shortage(&format!("could not accept a connection: {error}"));
-                    }
-                }
-            }
-        }
+        // In the order in which a connection goes from one to the next.
+        self.held.load(Ordering::Acquire) > 0 || self.arriving.load(Ordering::Acquire) > 0
     }
 
     /// Serves clients that are logged in already: they come from another process, or could not go there.
@@ -294,9 +312,46 @@ impl Reception {
             Ok(seat) => seat.take(Work::Cancel {
                 key,
                 back,
+                _from: None,
                 _arriving,
             }),
-            Err(error) => self.note_no_thread(&error),
+            Err(error) => {
+                self.note_no_thread(&error);
+                let _ = self.reserve.try_send(Work::Cancel {
+                    key,
+                    back,
+                    _from: None,
+                    _arriving,
+                });
+            }
+        }
+    }
+
+    /// Carries out a CancelRequest that a client of ours has brought, in a thread if there is something to cancel.
+    pub(super) fn cancel_for_client(self: &Arc<Reception>, key: CancelKey, from: NewConnection) {
+        if self.house.sessions.by_cancel_key(&key).is_none() {
+            return cancel_elsewhere(&self.house, key);
+        }
+        let busy = Arriving::new(&self.cancels);
+        let seat = if self.cancels.load(Ordering::Relaxed) <= CANCELS {
+            self.seat()
+        } else {
+            Err(io::ErrorKind::QuotaExceeded.into())
+        };
+        let back = true;
+        let work = Work::Cancel {
+            key,
+            back,
+            _from: Some(from),
+            _arriving: busy,
+        };
+        match seat {
+            Ok(seat) => seat.take(work),
+            Err(_) => {
+                if self.reserve.try_send(work).is_err() {
+                    log::warn!("too many cancel requests at a time; one was dropped");
+                }
+            }
         }
     }
 
@@ -317,7 +372,13 @@ impl Reception {
             }
         }
         let reception = Arc::clone(self);
-        self.threads.fetch_add(1, Ordering::Relaxed);
+        if self.threads.fetch_add(1, Ordering::Relaxed) >= self.most_threads {
+            self.threads.fetch_sub(1, Ordering::Relaxed);
+            return Err(io::Error::other(format!(
+                "there are {} already, as many as the limits at start allow",
+                self.most_threads
+            )));
+        }
         let started = std::thread::Builder::new()
             .stack_size(STACK)
             .spawn(move || reception.work(work));
@@ -330,25 +391,104 @@ impl Reception {
         }
     }
 
-    fn receive(self: &Arc<Reception>, socket: Socket, address: Address, arriving: Arriving) {
-        let most = self.house.settings().general.max_connections + BEYOND;
-        if self.busy() >= most {
-            self.note_shortage(&format!(
-                "{BEYOND} connections beyond max_connections are in login; another was closed"
-            ));
-            return;
-        }
-        // Those that come behind it wait in the kernel; for them there is no thread either.
-        let deadline = Moment::now().after(SHORTAGE_LIMIT);
-        loop {
-            match self.seat_from(&[Bay::Handshakes, Bay::Fresh]) {
-                Ok(seat) => return seat.take(Work::Arrival(socket, address, arriving)),
-                Err(error) => self.note_no_thread(&error),
+    /// Gives a thread to a connection whose first packet is there.
+    ///
+    /// # Errors
+    /// The connection, if there is no thread for it.
+    pub(super) fn start_login(
+        self: &Arc<Reception>,
+        connection: NewConnection,
+        permit: LoginPermit,
+        arriving: Arriving,
+        class: Class,
+    ) -> Result<(), Box<NewConnection>> {
+        let work = Work::Arrival(connection, permit, arriving);
+        let error = match self.seat_from(&[Bay::Handshakes, Bay::Fresh]) {
+            Ok(seat) => {
+                seat.take(work);
+                return Ok(());
             }
-            if deadline <= Moment::now() || self.house.stage() == Stage::Stopping {
-                return;
-            }
+            Err(error) => error,
+        };
+        self.note_no_thread(&error);
+        let refused = match class {
+            Class::Plain => work,
+            // What it is can be seen only behind the handshake.
+            Class::Console | Class::Tls => match self.reserve.try_send(work) {
+                Ok(()) => return Ok(()),
+                Err(refused) => refused.into_inner(),
+            },
+        };
+        match refused {
+            Work::Arrival(connection, ..) => Err(Box::new(connection)),
+            Work::Guest(_) | Work::Cancel { .. } => Ok(()),
         }
+    }
+
+    /// Starts the threads in reserve: one for CancelRequests and for logins at the console, and one for such a
+    /// console session.
+    fn start_reserve(self: &Arc<Reception>, work: Receiver<Work>) -> io::Result<()> {
+        let (guests, guest) = bounded::<Guest>(0);
+        let reception = Arc::clone(self);
+        std::thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || {
+                thread::name("reserve");
+                thread::hurry_no_more();
+                for work in work {
+                    reception.guarded(|| reception.work_in_reserve(work, &guests));
+                    thread::name("reserve");
+                }
+            })?;
+        let reception = Arc::clone(self);
+        std::thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || {
+                thread::name("reserve");
+                thread::hurry_no_more();
+                for guest in guest {
+                    reception.guarded(|| drop(serve_guest(&reception.house, guest, None)));
+                    thread::name("reserve");
+                }
+            })
+            .map(drop)
+    }
+
+    fn work_in_reserve(self: &Arc<Reception>, work: Work, guests: &Sender<Guest>) {
+        match work {
+            Work::Arrival(connection, permit, arriving) => {
+                let Some(guest) = receive(self, connection, permit, arriving, true) else {
+                    return;
+                };
+                let guest = match self.seat() {
+                    Ok(seat) => return seat.take_in(guest),
+                    Err(_) => guests.try_send(guest),
+                };
+                if let Err(refused) = guest {
+                    refuse_guest(refused.into_inner());
+                }
+            }
+            Work::Guest(guest) => drop(serve_guest(&self.house, *guest, None)),
+            Work::Cancel { key, back, .. } => self.carry_out(key, back),
+        }
+    }
+
+    /// Carries out a CancelRequest.
+    fn carry_out(&self, key: CancelKey, back: bool) {
+        if back {
+            cancel_anywhere(&self.house, key);
+        } else {
+            cancel(&self.house, &key);
+        }
+    }
+
+    /// A defect met by one client must not end the others' sessions; whether there was none.
+    fn guarded(&self, work: impl FnOnce()) -> bool {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        if outcome.is_err() {
+            log::error!("a client's thread panicked; its session has ended");
+        }
+        outcome.is_ok()
     }
 
     pub(super) fn note_no_thread(&self, error: &io::Error) {
@@ -363,8 +503,6 @@ impl Reception {
             *last = Some(Moment::now());
             log::error!("{what}");
         }
-        drop(last);
-        std::thread::sleep(SHORTAGE_PAUSE);
     }
 
     /// Threads that have work.
@@ -398,29 +536,20 @@ impl Reception {
                 if preempts.replace(few) != Some(few) {
                     thread::preempt_on_wake_up(few);
                 }
-                // A defect met by one client must not end the others' sessions; its own ends with its
-                // thread.
-                let outcome =
-                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match now {
-                        Work::Arrival(socket, address, arriving) => {
-                            if let Some(guest) = receive(house, socket, address, arriving) {
-                                if guest.handle().who.tls.is_some() {
-                                    bay = Bay::Handshakes;
-                                }
-                                self.serve_arrived(guest, bay);
+                // Its own session ends with its thread.
+                let sound = self.guarded(|| match now {
+                    Work::Arrival(connection, permit, arriving) => {
+                        if let Some(guest) = receive(&self, connection, permit, arriving, false) {
+                            if guest.handle().who.tls.is_some() {
+                                bay = Bay::Handshakes;
                             }
+                            self.serve_arrived(guest, bay);
                         }
-                        Work::Guest(guest) => spare = serve_guest(house, *guest, spare.take()),
-                        Work::Cancel { key, back, .. } => {
-                            if back {
-                                cancel_anywhere(house, key);
-                            } else {
-                                cancel(house, &key);
-                            }
-                        }
-                    }));
-                if outcome.is_err() {
-                    log::error!("a client's thread panicked; its session has ended");
+                    }
+                    Work::Guest(guest) => spare = serve_guest(house, *guest, spare.take()),
+                    Work::Cancel { key, back, .. } => self.carry_out(key, back),
+                });
+                if !sound {
                     self.threads.fetch_sub(1, Ordering::Relaxed);
                     return;
                 }
@@ -439,4 +568,18 @@ impl Reception {
         }
         self.threads.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Ends a console session for which the thread in reserve is not free.
+fn refuse_guest(guest: Guest) {
+    let Guest { entry, place, what } = guest;
+    if let What::Console(console) = what {
+        let refusal = say(
+            sqlstate::TOO_MANY_CONNECTIONS,
+            "sorry, no thread can be started, and the one in reserve for the console is in use",
+        );
+        console.client.part(&refusal.message());
+    }
+    drop(entry);
+    drop(place);
 }

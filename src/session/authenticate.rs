@@ -61,7 +61,9 @@ impl Login<'_> {
     }
 
     fn password_message(&self, dialogue: &mut Dialogue<'_>) -> Result<Vec<u8>, Refusal> {
+        self.permit.waits();
         let message = messages::next(dialogue, LONGEST_PASSWORD)?;
+        self.permit.heard();
         match message.kind {
             frontend::PASSWORD => Ok(message.body),
             frontend::TERMINATE => Err(Refusal::Silent("it left during login".into())),

@@ -45,7 +45,14 @@ pub fn cancel(house: &House, key: &CancelKey) -> bool {
 
 /// [`cancel`], or passes the request on to the process that may have the session.
 pub fn cancel_anywhere(house: &House, key: CancelKey) {
-    if !cancel(house, &key) && !house.pass_on(key) {
+    if !cancel(house, &key) {
+        cancel_elsewhere(house, key);
+    }
+}
+
+/// Passes a CancelRequest for a session that is not here on to the process that may have it. Never waits.
+pub(super) fn cancel_elsewhere(house: &House, key: CancelKey) {
+    if !house.pass_on(key) {
         log::debug!("cancel request for no session of ours");
     }
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::console::Rights;
-use super::house::Place;
 use super::login::{Arrived, LoggedInTo, Login, random_secret};
 use super::refusal::{Refusal, say};
 use super::registry::Identity;
@@ -56,10 +55,10 @@ impl Login<'_> {
         &self,
         dialogue: &mut Dialogue<'_>,
         startup: Startup,
-        place: Place,
     ) -> Result<Arrived, Refusal> {
         let verdict = self.verdict(&startup)?;
         let rights = self.prove_at_console(dialogue, &startup.user, &verdict)?;
+        let place = self.admit(true)?;
         let secret = random_secret(startup.secret_length())?;
         let parameters = parameters(&startup);
         let entry = self.enter(Identity {

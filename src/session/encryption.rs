@@ -1,25 +1,18 @@
-//! TLS with clients: what their handshakes stand on, and how fast they may begin.
+//! TLS with clients: what their handshakes stand on.
 //!
 //! A reload replaces what is stood on for those to come; an established connection does not look back.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use crate::config::{ClientCertificates, ClientTls, Identity, Settings, TlsVersion};
-use crate::net::clock::Moment;
 use crate::tls::identity::{Acceptor, Ask, Material, Pair};
-
-/// Handshakes that may begin at once, as a share of those in a second.
-const BURST: u32 = 100;
 
 /// TLS with clients.
 #[derive(Debug, Default)]
 pub struct Encryption {
     current: RwLock<Option<(Arc<ClientTls>, Arc<Acceptor>)>>,
-    /// The time up to which handshakes have been given out.
-    spent: Mutex<Option<Moment>>,
 }
 
 impl Encryption {
@@ -50,25 +43,6 @@ impl Encryption {
         let current = self.current.read();
         current.as_ref().map(|(_, acceptor)| Arc::clone(acceptor))
     }
-
-    /// Takes a place in the order of handshakes, `rate` of which begin in a second: when this one may.
-    pub fn take_turn(&self, rate: u32) -> Moment {
-        let now = Moment::now();
-        let (Some(interval), Some(burst)) = (
-            Duration::from_secs(1).checked_div(rate),
-            Duration::from_secs(1).checked_div(BURST),
-        ) else {
-            return now;
-        };
-        let mut spent = self.spent.lock();
-        let turn = match *spent {
-            Some(until) if until > now => until,
-            _ => now,
-        };
-        *spent = Some(turn.after(interval));
-        // As many as come within one burst need not wait for each other.
-        if turn.since(now) < burst { now } else { turn }
-    }
 }
 
 fn acceptor(settings: &ClientTls) -> Result<Acceptor, openssl::error::ErrorStack> {
@@ -92,19 +66,4 @@ fn acceptor(settings: &ClientTls) -> Result<Acceptor, openssl::error::ErrorStack
 
 fn pair(identity: &Identity) -> Pair<'_> {
     (&identity.certificate.text, identity.key.expose())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn handshakes_begin_at_their_rate_and_the_first_of_them_at_once() {
-        let encryption = Encryption::default();
-        let now = Moment::now();
-        let turns: Vec<Moment> = (0..300).map(|_| encryption.take_turn(100)).collect();
-        assert!(turns[0].since(now) < Duration::from_secs(1));
-        let last = turns[299].since(now);
-        assert!(last > Duration::from_millis(2900), "{last:?}");
-    }
 }

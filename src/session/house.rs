@@ -14,6 +14,7 @@ use super::console_login::ConsoleVerifiers;
 use super::encryption::Encryption;
 use super::guest::Guest;
 use super::lobby::Lobby;
+use super::login_permit::Logins;
 use super::registry::{Activity, CancelKey, Handle, Registry, told};
 use super::unfinished::Share;
 use crate::auth::MockSecret;
@@ -23,6 +24,9 @@ use crate::net::wait;
 use crate::pool::plans::plans;
 use crate::pool::pools::Pools;
 use crate::pool::statements::Statements;
+
+/// Places for console sessions beyond `max_connections`.
+const CONSOLE_RESERVE: usize = 4;
 
 /// The stages of a process's life, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +78,10 @@ pub struct House {
     pub(super) unfinished: Arc<AtomicU64>,
     stage: AtomicU8,
     admitted: AtomicUsize,
+    /// How many clients there are threads for.
+    most_clients: AtomicUsize,
+    /// How many may log in at a time.
+    pub(super) logins: Arc<Logins>,
     /// The threads of connections that have not logged in.
     logging_in: Mutex<HashMap<u64, Pid>>,
     mover: Mutex<Option<Mover>>,
@@ -166,6 +174,8 @@ impl House {
             unfinished: Arc::default(),
             stage: AtomicU8::new(Stage::Open as u8),
             admitted: AtomicUsize::new(0),
+            most_clients: AtomicUsize::new(usize::MAX),
+            logins: Arc::default(),
             logging_in: Mutex::default(),
             mover: Mutex::default(),
             all_move: AtomicBool::new(false),
@@ -228,9 +238,29 @@ impl House {
         }
     }
 
-    /// A place for one more client, if there is one.
-    pub fn admit(self: &Arc<House>) -> Option<Place> {
+    /// There are threads for so many clients, whatever `max_connections` says.
+    pub(super) fn limit_clients(&self, most: usize) {
+        self.most_clients.store(most.max(1), Ordering::Release);
+    }
+
+    /// How many clients may be connected.
+    pub fn most_clients(&self) -> usize {
         let most = self.settings().general.max_connections;
+        most.min(self.most_clients.load(Ordering::Acquire))
+    }
+
+    fn room(&self, console: bool) -> usize {
+        self.most_clients() + if console { CONSOLE_RESERVE } else { 0 }
+    }
+
+    /// Whether there is no place for one more client.
+    pub(super) fn is_full(&self, console: bool) -> bool {
+        self.admitted.load(Ordering::Acquire) >= self.room(console)
+    }
+
+    /// A place for one more client, if there is one. The console has some in reserve.
+    pub(super) fn admit(self: &Arc<House>, console: bool) -> Option<Place> {
+        let most = self.room(console);
         self.admitted
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
                 (now < most).then_some(now + 1)

@@ -1,12 +1,12 @@
-//! A connection from its first byte to its session: the first packet, who it is, whether it may come in,
-//! and what it is told when it has.
+//! A connection from its first packet to its session: who it is, whether it may come in, and what it is
+//! told when it has. It has a place among `max_connections` only when it has proved who it is.
 //!
 //! Linear, within `client_login_timeout`. Ends in a session to be driven, a console session, a
 //! CancelRequest that has been passed on, or a refusal in words.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use super::authenticate::refused;
 use super::cancel::cancel_anywhere;
@@ -14,6 +14,8 @@ use super::client_settings;
 use super::console::Rights;
 use super::guest::{AtConsole, Guest, Reply, Resting, What};
 use super::house::{House, Place, Stage};
+use super::login_permit::LoginPermit;
+use super::new_connection::NewConnection;
 use super::refusal::{Refusal, say};
 use super::registry::{CancelKey, Entry, Handle, Identity, told};
 use super::session::{Session, process_id};
@@ -27,6 +29,7 @@ use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::dialogue::Dialogue;
 use crate::net::stream::Stream;
+use crate::pool::plans::client_sockets;
 use crate::pool::pool::Pool;
 use crate::pool::waiter::Waiter;
 use crate::server::parameters::Parameters;
@@ -38,48 +41,63 @@ use crate::wire::startup::{self, FirstPacket, Startup};
 /// The names of the database that is the console.
 pub const CONSOLE_DATABASES: [&str; 2] = ["pgdoorman", "pgbouncer"];
 
-/// How long words of refusal may take to arrive.
-const WORDS_LIMIT: Duration = Duration::from_secs(2);
+/// A login that came to nothing. The client has been told.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Why.
+    pub refusal: Refusal,
+    /// The socket, to be kept until the client has read its last words.
+    pub socket: Option<OwnedFd>,
+}
 
-/// Logs a connection in. On refusal the client has been told and the connection closed.
+/// Logs a connection in. On refusal the client has been told. `in_reserve`: only a CancelRequest or a session
+/// at the console can be served.
+///
+/// # Errors
+/// What has become of it otherwise.
 pub fn log_in(
     house: &Arc<House>,
     id: u64,
-    stream: Stream,
-    address: &Address,
-) -> Result<Guest, Refusal> {
+    connection: NewConnection,
+    permit: LoginPermit,
+    in_reserve: bool,
+) -> Result<Guest, Rejected> {
     let settings = house.settings();
-    let told_to_stop = || house.stage() == Stage::Stopping;
-    let connected_at = Moment::now();
+    let NewConnection { socket, opening } = connection;
+    let unix = matches!(opening.address, Address::Unix(_));
+    let stream = Stream::new(socket, unix, &client_sockets(&settings.general));
+    let told_to_stop = || house.stage() == Stage::Stopping || permit.must_close();
     let mut dialogue = Dialogue {
         stream,
-        inbox: Vec::new(),
-        deadline: settings
-            .general
-            .client_login_timeout
-            .map(|limit| connected_at.after(limit)),
+        inbox: opening.unread,
+        deadline: opening.deadline,
         told_to_stop: &told_to_stop,
     };
     let mut login = Login {
         house,
         settings: &settings,
         id,
-        address,
-        connected_at,
+        address: &opening.address,
+        connected_at: opening.connected_at,
+        tls_agreed: opening.tls_agreed,
+        in_reserve,
+        permit: &permit,
         tls: None,
         certificate: None,
         end_point: None,
     };
-    match login.run(&mut dialogue) {
-        Ok(arrived) => Ok(arrived.settle(dialogue.stream, dialogue.inbox)),
-        Err(refusal) => {
-            let last = refusal.message();
-            if !last.is_empty() {
-                dialogue.stream.finish(&last, WORDS_LIMIT);
-            }
-            Err(refusal)
-        }
-    }
+    let refusal = match login.run(&mut dialogue) {
+        Ok(arrived) => return Ok(arrived.settle(dialogue.stream, dialogue.inbox)),
+        Err(_) if permit.must_close() && house.stage() != Stage::Stopping => Refusal::Crowded,
+        Err(refusal) => refusal,
+    };
+    let last = refusal.message();
+    let socket = if last.is_empty() {
+        None
+    } else {
+        dialogue.stream.say_last(&last)
+    };
+    Err(Rejected { refusal, socket })
 }
 
 /// A client that is in, but whose connection is still that of the login.
@@ -132,6 +150,10 @@ pub(super) struct Login<'a> {
     pub(super) id: u64,
     pub(super) address: &'a Address,
     pub(super) connected_at: Moment,
+    /// A TLS handshake was agreed on.
+    pub(super) tls_agreed: bool,
+    in_reserve: bool,
+    pub(super) permit: &'a LoginPermit,
     /// What TLS with it has agreed on.
     pub(super) tls: Option<Negotiated>,
     /// The certificate it has shown.
@@ -175,17 +197,28 @@ impl Login<'_> {
             backend::negotiate_protocol_version(&mut answer, minor, &startup.protocol_options);
             dialogue.send(&answer)?;
         }
-        let place = self.house.admit().ok_or_else(|| {
-            say(
+        let console = CONSOLE_DATABASES.contains(&startup.database.as_str());
+        if self.in_reserve && !console {
+            return Err(say(
                 sqlstate::TOO_MANY_CONNECTIONS,
-                "sorry, too many clients already",
-            )
-        })?;
-        if CONSOLE_DATABASES.contains(&startup.database.as_str()) {
-            self.console(dialogue, startup, place)
-        } else {
-            self.pool(dialogue, startup, place)
+                "sorry, too many clients already: no thread can be started for another",
+            ));
         }
+        if self.house.is_full(console) {
+            return Err(full());
+        }
+        if console {
+            self.console(dialogue, startup)
+        } else {
+            self.pool(dialogue, startup)
+        }
+    }
+
+    /// The client has proved who it is, or need not: it gets its place.
+    pub(super) fn admit(&self, console: bool) -> Result<Place, Refusal> {
+        let place = self.house.admit(console).ok_or_else(full)?;
+        self.permit.release();
+        Ok(place)
     }
 
     /// What the rules say about the client, unless they keep it out.
@@ -217,12 +250,7 @@ impl Login<'_> {
         }
     }
 
-    fn pool(
-        &self,
-        dialogue: &mut Dialogue<'_>,
-        startup: Startup,
-        place: Place,
-    ) -> Result<Arrived, Refusal> {
+    fn pool(&self, dialogue: &mut Dialogue<'_>, startup: Startup) -> Result<Arrived, Refusal> {
         if self.house.stage() != Stage::Open {
             return Err(say(sqlstate::POOLER_SHUTDOWN, "pooler is shut down now"));
         }
@@ -259,6 +287,7 @@ impl Login<'_> {
         .ok_or_else(|| refused(&startup.user, "no rule lets it in"))?;
         let doom = login.doom.map(|doom| doom.to_string());
         let proved = self.prove(dialogue, &startup.user, login.challenge, doom)?;
+        let place = self.admit(false)?;
         let pool = self
             .house
             .pools
@@ -339,6 +368,13 @@ impl Login<'_> {
         backend::ready_for_query(&mut greeting, TransactionStatus::Idle);
         Ok(dialogue.send(&greeting)?)
     }
+}
+
+fn full() -> Refusal {
+    say(
+        sqlstate::TOO_MANY_CONNECTIONS,
+        "sorry, too many clients already",
+    )
 }
 
 pub(super) fn random_secret(length: usize) -> Result<Vec<u8>, Refusal> {

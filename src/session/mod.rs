@@ -4,6 +4,7 @@
 //! Knows nothing of upgrades or of what the console says.
 
 pub mod accept;
+mod acceptor;
 mod attend;
 mod authenticate;
 pub mod bed;
@@ -13,6 +14,7 @@ mod client_gone;
 pub mod client_settings;
 pub mod console;
 pub mod console_login;
+mod crowd;
 pub mod driver;
 pub mod encryption;
 pub mod ending;
@@ -23,10 +25,13 @@ pub mod lend;
 mod limits;
 pub mod lobby;
 pub mod login;
+mod login_permit;
+pub mod new_connection;
 mod pace;
 mod parking;
 pub mod refusal;
 pub mod registry;
+mod rejections;
 pub mod relay;
 mod rests;
 mod serve;
@@ -37,4 +42,5 @@ mod serve;
 pub mod session;
 mod settle;
 mod transfer;
+mod turns;
 pub mod unfinished;

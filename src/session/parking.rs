@@ -15,7 +15,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use crate::net::thread;
 
 /// Threads that wait in a bay, at most, and for how long.
-const PARKED: usize = 32;
+pub(super) const PARKED: usize = 32;
 const PARKED_FOR: Duration = Duration::from_secs(30);
 
 /// Where a thread waits.

@@ -31,6 +31,8 @@ pub enum Refusal {
         /// For the log.
         log: String,
     },
+    /// It was silent before its login, and others waited.
+    Crowded,
     /// The client is told of this error, which is mostly PostgreSQL's.
     Forwarded(ErrorFields),
 }
@@ -103,6 +105,12 @@ impl Refusal {
             Refusal::Words { code, words, .. } => {
                 error_response(&mut last, Severity::Fatal, code, words);
             }
+            Refusal::Crowded => error_response(
+                &mut last,
+                Severity::Fatal,
+                sqlstate::TOO_MANY_CONNECTIONS,
+                "sorry, too many connections that have not logged in",
+            ),
             Refusal::Forwarded(fields) => forward(&mut last, fields),
             Refusal::Done | Refusal::Silent(_) | Refusal::Handshake(_) => {}
         }

@@ -4,43 +4,43 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::Socket;
-
-use super::accept::Arriving;
+use super::accept::{Arriving, Reception};
+use super::acceptor::Command;
 use super::console::{self, ConsoleEnd, Rights};
 use super::driver::Driver;
 use super::ending::Ending;
 use super::guest::{AtConsole, Guest, Reply, What};
 use super::house::{House, Stage};
 use super::lend::{GivenBack, Spare};
-use super::login;
+use super::login::{self, Rejected};
+use super::login_permit::LoginPermit;
+use super::new_connection::NewConnection;
 use super::pace::Pace;
-use super::refusal::Refusal;
 use super::registry::{Handle, told};
 use super::rests::Rests;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::dialogue::{Broken, Dialogue};
-use crate::net::stream::Stream;
 use crate::net::thread;
-use crate::pool::plans::client_sockets;
 
-/// Serves one connection from its first byte until its client is logged in, or gone.
+/// Serves one connection from its first packet until its client is logged in, or gone. `in_reserve`: this is
+/// the thread in reserve, and there is no other.
 pub(super) fn receive(
-    house: &Arc<House>,
-    socket: Socket,
-    address: Address,
+    reception: &Reception,
+    connection: NewConnection,
+    permit: LoginPermit,
     arriving: Arriving,
+    in_reserve: bool,
 ) -> Option<Guest> {
+    let house = &reception.house;
     let id = house.sessions.next_id();
     thread::name(&format!("c{id} login"));
-    let settings = house.settings();
+    let address = connection.opening.address.clone();
     let unix = matches!(address, Address::Unix(_));
-    let stream = Stream::new(socket, unix, &client_sockets(&settings.general));
-    drop(settings);
+    permit.runs_here();
     let logging_in = house.login_begins(id);
     drop(arriving);
-    let outcome = login::log_in(house, id, stream, &address);
+    let outcome = login::log_in(house, id, connection, permit, in_reserve);
     // If it has logged in it is in the registry by now: it is never in neither.
     drop(logging_in);
     match outcome {
@@ -56,21 +56,16 @@ pub(super) fn receive(
                     guest.handle().tag()
                 );
             }
-            return Some(guest);
+            Some(guest)
         }
-        Err(Refusal::Done) => {}
-        Err(Refusal::Silent(why)) => log::debug!("[#c{id}] client {address} left: {why}"),
-        Err(Refusal::Handshake(why)) => {
-            log::info!("[#c{id}] TLS handshake with client {address} failed: {why}");
-        }
-        Err(Refusal::Words { code, log, .. }) => {
-            log::warn!("[#c{id}] client {address} rejected: {log} ({code})");
-        }
-        Err(Refusal::Forwarded(fields)) => {
-            log::info!("[#c{id}] client {address} rejected: {fields}");
+        Err(Rejected { refusal, socket }) => {
+            reception.rejections.note(Some(id), &address, &refusal);
+            if let Some(socket) = socket {
+                reception.tell_acceptor(Command::Linger(socket, address));
+            }
+            None
         }
     }
-    None
 }
 
 /// How a thread has come to have no guest.

@@ -13,7 +13,7 @@ keys! {
             /// The port to listen on, also part of the Unix socket's name.
             port: u16 = is("5432"), integer(1, 65_535), Restart, Works;
             /// How many connections the kernel may hold that are not accepted yet.
-            /// 0: as many as max_connections.
+            /// 0: as many as max_connections, and at least 1024.
             backlog: Option<u32> = is("0"), integer_or_off(MANY), Restart, Works;
             /// The directory of the Unix socket, whose name there is `.s.PGSQL.PORT`.
             unix_socket_dir: Option<PathBuf> = unset("no Unix socket", "\"/run/pg_doorman\""),
@@ -23,6 +23,11 @@ keys! {
             /// How many clients may be connected, console sessions included. Those over
             /// the limit are told 53300.
             max_connections: usize = is("8192"), integer(1, MANY), NewClients, Works;
+            /// How many connections may be open whose client has sent no whole first packet.
+            /// Where that many are, the one that has been silent longest is closed, of the
+            /// address with most of them. A quarter of the limit of open files is the most.
+            max_unauthenticated_connections: usize = is("4096"),
+                integer(1, MANY), NewClients, Works;
             /// How long a client may take from its first byte to the end of its login.
             client_login_timeout: Option<Duration> = is("\"60s\""),
                 duration_or_off(), NewClients, Works;
