@@ -14,6 +14,7 @@ use super::registry::told;
 use super::relay::client_end::ClientEnd;
 use super::session::Phase;
 use crate::net::clock::Moment;
+use crate::net::stream::Stream;
 use crate::net::wait::wait;
 use crate::pool::totals::Work;
 use crate::server::backend::Connection;
@@ -320,8 +321,18 @@ impl Driver {
             return;
         }
         self.server_deadline = None;
-        let (Some(backend), Some(stream)) = (self.session.give_up_connection(), self.server.take())
-        else {
+        let owes = !self.out.server.is_empty() || self.server.as_ref().is_some_and(Stream::owes);
+        if owes {
+            return self.write_off("something is still to be sent on it");
+        }
+        let backend = match self.session.give_back_connection() {
+            Ok(backend) => backend,
+            Err(why) => {
+                log::warn!("{} server connection closed: {why}", self.session.tag());
+                return self.write_off(why);
+            }
+        };
+        let Some(stream) = self.server.take() else {
             return;
         };
         let work = self.take_work();

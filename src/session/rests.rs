@@ -62,8 +62,7 @@ impl Driver {
             }
             Some(lent) => {
                 self.session.phase() == Phase::Serving
-                    && lent.expected.is_empty()
-                    && !lent.batch_open
+                    && self.session.is_between_requests()
                     && !lent.backend.in_transaction()
             }
         };

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::relay::begin::Deferred;
 use super::relay::check::Overheard;
 use super::relay::client_end::ClientEnd;
+use super::relay::conversation::{self, BoundEffects, Conversation};
 use super::relay::expected::Queue;
 use super::relay::reading::Under;
 use super::relay::stale::Kept;
@@ -86,28 +87,21 @@ pub struct Lent {
     /// What is known only when a batch that is under way has been answered.
     #[serde(default)]
     pub unsettled: Unsettled,
-    /// The server skips what it is sent until the next Sync, because of an error.
+    /// Where the conversation with the server stands. Changed only by `Lent::converse`.
+    #[serde(flatten, with = "conversation::written")]
+    conversation: Conversation,
+    /// The client's next message waits for a reply; what it waits for is asked again when one has come.
     #[serde(default)]
-    pub skipping: bool,
-    /// The server is in copy-in mode and the client has not ended it.
+    pub client_waits: bool,
+    /// PostgreSQL has been told to send what it keeps back of the replies.
     #[serde(default)]
-    pub copying_in: bool,
-    /// No more requests are sent before all expected replies have come: what they say decides what the
-    /// server has prepared.
+    pub flushed: bool,
+    /// What the portals that are bound may do when they are executed.
     #[serde(default)]
-    pub barrier: bool,
-    /// The client's batch runs a statement after which the server may have forgotten others.
-    #[serde(default)]
-    pub forgetting: bool,
-    /// The client's batch runs a statement that may change how texts are read.
-    #[serde(default)]
-    pub changing: bool,
+    pub bound_effects: BoundEffects,
     /// The client has parsed an unnamed statement on it that does not follow.
     #[serde(default)]
     pub unnamed_parsed: bool,
-    /// The client has begun a batch of the extended protocol and has not ended it with a Sync.
-    #[serde(default)]
-    pub batch_open: bool,
     /// What the open transaction has changed of the settings that texts are read under.
     #[serde(default)]
     pub changes: Changes,
@@ -161,6 +155,52 @@ pub struct Lent {
     /// When the current transaction began.
     #[serde(default)]
     pub transaction_since: Option<Moment>,
+}
+
+impl Lent {
+    /// A connection that has just been lent.
+    pub(super) fn new(backend: Box<Backend>, now: Moment) -> Lent {
+        Lent {
+            at_ready: Arc::clone(&backend.reported),
+            reset_names: Vec::new(),
+            deallocating: VecDeque::new(),
+            backend,
+            side: Side::default(),
+            expected: VecDeque::new(),
+            unsettled: Unsettled::default(),
+            conversation: Conversation::Between,
+            client_waits: false,
+            flushed: false,
+            bound_effects: BoundEffects::default(),
+            unnamed_parsed: false,
+            changes: Changes::None,
+            epoch: 0,
+            defining: false,
+            bound: None,
+            kept: Kept::default(),
+            ended: false,
+            spoiled: None,
+            cancelled: None,
+            since: now,
+            served: false,
+            reset_seen: false,
+            asked: Vec::new(),
+            answers: Vec::new(),
+            query_since: now,
+            transaction_since: None,
+        }
+    }
+
+    /// Where the conversation with the server stands.
+    pub fn conversation(&self) -> Conversation {
+        self.conversation
+    }
+
+    /// Lets the conversation stand elsewhere: the only way to.
+    pub(super) fn converse(&mut self, to: Conversation) {
+        self.conversation = to;
+        self.client_waits = false;
+    }
 }
 
 /// What the plan of the session's pool says of the protocol; refreshed whenever a connection is lent.
@@ -276,9 +316,6 @@ pub struct Session {
     /// Whether and how the client has ended its requests.
     #[serde(default, skip_serializing_if = "is_default")]
     pub client_end: ClientEnd,
-    /// The replies to its last batch, which has no Sync, have been asked for.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub flushed: bool,
     /// A request was refused: what the client sends is dropped up to its next Sync.
     #[serde(default, skip_serializing_if = "is_default")]
     pub refusing: bool,
@@ -332,7 +369,6 @@ impl Session {
             lent: None,
             abandoned: false,
             client_end: ClientEnd::Open,
-            flushed: false,
             refusing: false,
             deferred: Deferred::Nothing,
             under: Under::default(),

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use ciborium::Value;
 
 use super::messages::{self, APART, Message, VERSION};
+use crate::session::relay::conversation::Conversation;
 use crate::session::session::Phase;
 
 /// A frame: how many descriptors came with it, and its body.
@@ -94,8 +95,8 @@ fn every_recorded_hand_over_is_understood() {
         let piece = |message: &Message| matches!(message, Message::Piece(piece) if piece.size > APART as u64);
         assert!(said.iter().any(piece));
         let lent = || sessions.iter().filter_map(|session| session.lent.as_ref());
-        assert!(lent().any(|lent| lent.copying_in));
-        assert!(lent().any(|lent| lent.batch_open));
+        assert!(lent().any(|lent| matches!(lent.conversation(), Conversation::CopyingIn { .. })));
+        assert!(lent().any(|lent| lent.conversation() == Conversation::InBatch));
         assert!(lent().any(|lent| !lent.expected.is_empty()));
         assert!(lent().any(|lent| lent.backend.in_transaction()));
         let answers = understood(&recording.join("successor"));

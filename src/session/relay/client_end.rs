@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::conversation::Conversation;
 use super::expected::Expected;
 use super::pieces::Output;
 use crate::net::clock::Moment;
@@ -63,17 +64,22 @@ impl Session {
             (Phase::Serving, Some(lent)) => {
                 // The last reply is to the half message, and never comes.
                 let due = lent.expected.len() - usize::from(half_sent).min(lent.expected.len());
-                if lent.expected.iter().take(due).any(Expected::ends_batch) {
-                    // PostgreSQL waits for the data of a copy.
-                    return lent.copying_in;
-                }
-                if half_sent || lent.copying_in || due == 0 {
+                let waits_for_client = match lent.conversation() {
+                    Conversation::CopyingIn { ended: false } => true,
+                    // The mark cannot be put into the middle of a message.
+                    Conversation::CopyFailed { asked, .. } => !asked,
+                    _ => false,
+                };
+                if waits_for_client || due == 0 {
                     return true;
                 }
-                if !std::mem::replace(&mut self.flushed, true) {
-                    out.server.write(|own| frontend::bare(own, frontend::FLUSH));
+                if lent.expected.iter().take(due).any(Expected::ends_batch) {
+                    return false;
                 }
-                false
+                if !half_sent {
+                    self.ask_for_replies(out);
+                }
+                half_sent
             }
             _ => false,
         }

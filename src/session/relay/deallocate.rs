@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::conversation::Conversation;
 use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
 use super::pieces::Output;
 use super::requests::Step;
@@ -55,7 +56,7 @@ impl Session {
         if !self.rules.follow_statements || self.refusing {
             return None;
         }
-        let busy = |lent: &Lent| lent.skipping || lent.batch_open;
+        let busy = |lent: &Lent| lent.conversation() != Conversation::Between;
         if self.lent.as_ref().is_some_and(busy) {
             return None;
         }
@@ -73,10 +74,9 @@ impl Session {
             // A request under way that has closed it may be skipped.
             Target::One(name) if self.hangs_on(Some(&name), None) => return Some(Step::MustWait),
             Target::One(name) if self.statements.contains_key(&name) => {
-                let under_way = |lent: &&mut Lent| !lent.expected.is_empty();
-                if let Some(lent) = self.lent.as_mut().filter(under_way) {
+                let under_way = |lent: &Lent| !lent.expected.is_empty();
+                if self.lent.as_ref().is_some_and(under_way) {
                     // What comes of them decides whether there is such a name, and a transaction.
-                    lent.barrier = true;
                     return Some(Step::MustWait);
                 }
                 let lent = self.lent.as_ref();

@@ -4,9 +4,10 @@
 //! The invariant: after an error the client's names, and what the server is known to have, are what they
 //! would be had the requests it skipped never been sent.
 
+use super::conversation::Conversation;
 use super::expected::{Expected, Refusal, Reply};
 use super::pieces::Output;
-use super::replies::Fate;
+use super::replies::{Desync, Fate};
 use crate::pool::statements::Statements;
 use crate::server::prepared::PREFIX;
 use crate::session::session::{Phase, Session};
@@ -23,14 +24,17 @@ impl Session {
         body: Option<&[u8]>,
         statements: &Statements,
         out: &mut Output,
-    ) -> Fate {
+    ) -> Result<Fate, Desync> {
         let phase = self.phase();
         let fields = body.map(ErrorFields::parse).unwrap_or_default();
         let stale = self.finds_stale(&fields);
         let awaited = self.fails_deferred() && !fields.is_fatal();
         let Some(lent) = &mut self.lent else {
-            return Fate::Drop;
+            return Ok(Fate::Drop);
         };
+        if !fields.is_fatal() {
+            lent.pass_over_uncertain();
+        }
         let pid = lent.backend.key.process_id;
         lent.deallocating.clear();
         // After a FATAL PostgreSQL closes the connection.
@@ -54,14 +58,16 @@ impl Session {
                 sqlstate::INVALID_STATEMENT_NAME | sqlstate::IN_FAILED_TRANSACTION
             )
         });
-        self.take_back();
+        self.copy_in_fails();
+        self.take_back(fields.is_fatal())?;
+        self.ask_for_mark(out);
         if let Some((number, place)) = stale {
             self.retire(number);
             statements.begin_epoch();
             if let Some(place) = place {
                 log::debug!("{} prepared anew pid={pid}: {fields}", self.tag());
                 self.begin_again(place, out);
-                return Fate::Drop;
+                return Ok(Fate::Drop);
             }
         }
         // Only these speak of statements by their names; anywhere else such a word is somebody's own.
@@ -97,7 +103,7 @@ impl Session {
             self.work.errors += 1;
         }
         if !for_client {
-            return Fate::Drop;
+            return Ok(Fate::Drop);
         }
         match in_clients_words {
             Some(body) => {
@@ -106,32 +112,35 @@ impl Session {
                         out.extend_from_slice(&body);
                     });
                 });
-                Fate::Replaced
+                Ok(Fate::Replaced)
             }
-            None => Fate::Pass,
+            None => Ok(Fate::Pass),
         }
     }
 
     /// Drops what is expected before the next Sync and undoes what was assumed of it.
-    fn take_back(&mut self) {
-        let Some(lent) = &mut self.lent else { return };
-        if matches!(
-            lent.expected.front(),
-            Some(Expected {
-                reply: Reply::UntilReady { .. } | Reply::Ready,
-                ..
-            }) | None
-        ) {
+    fn take_back(&mut self, fatal: bool) -> Result<(), Desync> {
+        let Some(lent) = &mut self.lent else {
+            return Ok(());
+        };
+        match lent.expected.front() {
             // The simple protocol goes on to its ReadyForQuery by itself.
-            return;
+            Some(front) if front.ends_batch() => return Ok(()),
+            Some(_) => {}
+            None if fatal => return Ok(()),
+            // A statement's time can be up while PostgreSQL waits for the rest of its batch.
+            None if lent.conversation() == Conversation::InBatch => {}
+            None => return Err(Desync("an error where no reply is due".into())),
         }
         let end = lent
             .expected
             .iter()
             .position(|expected| expected.reply == Reply::Ready);
         // Without a Sync among what was sent, the server skips all that comes before one.
-        lent.skipping |= end.is_none();
-        lent.copying_in = false;
+        if end.is_none() && !matches!(lent.conversation(), Conversation::CopyFailed { .. }) {
+            lent.converse(Conversation::SkippingToSync);
+        }
+        lent.client_waits = false;
         let mut skipped: Vec<Expected> = lent
             .expected
             .drain(..end.unwrap_or(lent.expected.len()))
@@ -173,6 +182,7 @@ impl Session {
                 };
             }
         }
+        Ok(())
     }
 
     /// What to add to the error that there is no such statement, if the client has prepared one by the

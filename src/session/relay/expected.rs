@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::server::prepared::Statement;
 use crate::server::reading::Changes;
+use crate::session::session::is_default;
 
 /// The reply to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +96,9 @@ pub struct Expected {
     /// The statement that it is about, if it is one that follows its client.
     #[serde(default)]
     pub statement: Option<u64>,
+    /// Of `Ready`, if not 0: it stands for so many Syncs that PostgreSQL may have ignored while it copied in.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub uncertain: u32,
     /// The statement whose rows it describes, if that is to be noted.
     #[serde(default)]
     pub describes: Option<Arc<Statement>>,
@@ -113,6 +117,7 @@ impl Expected {
             deliver: Deliver::Forward,
             undo: None,
             statement: None,
+            uncertain: 0,
             describes: None,
         }
     }
@@ -124,7 +129,16 @@ impl Expected {
             deliver,
             undo: Some(Box::new(undo)),
             statement: None,
+            uncertain: 0,
             describes: None,
+        }
+    }
+
+    /// Replies to so many Syncs that may have been ignored.
+    pub fn uncertain(syncs: u32) -> Expected {
+        Expected {
+            uncertain: syncs,
+            ..Expected::forward(Reply::Ready)
         }
     }
 
@@ -135,6 +149,7 @@ impl Expected {
             deliver: Deliver::Swallow,
             undo: None,
             statement: None,
+            uncertain: 0,
             describes: None,
         }
     }

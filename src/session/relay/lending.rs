@@ -9,15 +9,12 @@ use std::sync::Arc;
 use super::begin::Deferred;
 use super::expected::{Expected, Reply};
 use super::pieces::Output;
-use super::stale::Kept;
-use super::unsettled::Unsettled;
 use crate::pool::plan::Mode;
 use crate::server::backend::Backend;
 use crate::server::parameters::literal;
 use crate::server::parameters::{Parameters, set_statement};
-use crate::server::reading::Changes;
 use crate::server::traces::Traces;
-use crate::session::session::{Frame, Lent, Phase, Rules, Session, Side};
+use crate::session::session::{Frame, Lent, Phase, Rules, Session};
 use crate::wire::backend;
 use crate::wire::frontend;
 use crate::wire::write;
@@ -48,37 +45,7 @@ impl Session {
     ) {
         self.follow(rules);
         let now = self.now;
-        self.lent = Some(Lent {
-            at_ready: Arc::clone(&backend.reported),
-            reset_names: Vec::new(),
-            deallocating: std::collections::VecDeque::new(),
-            backend,
-            side: Side::default(),
-            expected: std::collections::VecDeque::new(),
-            unsettled: Unsettled::default(),
-            skipping: false,
-            copying_in: false,
-            barrier: false,
-            forgetting: false,
-            changing: false,
-            unnamed_parsed: false,
-            batch_open: false,
-            changes: Changes::None,
-            epoch: 0,
-            defining: false,
-            bound: None,
-            kept: Kept::default(),
-            ended: false,
-            spoiled: None,
-            cancelled: None,
-            since: now,
-            served: false,
-            reset_seen: false,
-            asked: Vec::new(),
-            answers: Vec::new(),
-            query_since: now,
-            transaction_since: None,
-        });
+        self.lent = Some(Lent::new(backend, now));
         if check {
             self.ask(b";", out);
         }
@@ -190,13 +157,14 @@ impl Session {
         let phase = self.phase();
         let leaves = self.abandoned || self.rules.mode == Mode::Transaction;
         let Some(lent) = &mut self.lent else { return };
-        let quiet = lent.expected.is_empty()
-            && lent.side.frame.left == 0
-            && lent.side.owed.is_empty()
-            && lent.side.unread.is_empty();
-        if !quiet || lent.ended {
+        let idle = !lent.backend.in_transaction();
+        if self.abandoned && phase == Phase::Serving && lent.expected.is_empty() && !lent.ended {
+            self.end_for_client(out);
+        }
+        if !self.is_between_requests() {
             return;
         }
+        let Some(lent) = &mut self.lent else { return };
         match phase {
             Phase::Tuning if lent.spoiled.is_none() => {
                 self.serve(out);
@@ -205,10 +173,7 @@ impl Session {
                 }
             }
             Phase::Serving => {
-                let between_messages =
-                    self.client.frame.left == 0 && !lent.batch_open && !lent.copying_in;
-                let idle = !lent.backend.in_transaction();
-                if !between_messages || !(idle || self.abandoned) {
+                if !(idle || self.abandoned) {
                     return;
                 }
                 let reset = std::mem::take(&mut lent.reset_seen);
@@ -360,45 +325,6 @@ impl Session {
         self.end_for_client(out);
         self.end_turn(out);
         true
-    }
-
-    /// Ends what the client has begun and, being gone, cannot end: a copy, a batch.
-    pub(super) fn end_for_client(&mut self, out: &mut Output) {
-        let Some(lent) = &mut self.lent else { return };
-        // The last word of an open batch may turn out to copy, and nothing but this would end that.
-        // Outside of a copy the server passes it over.
-        let may_copy = lent.batch_open
-            && lent
-                .expected
-                .iter()
-                .any(|expected| expected.reply == Reply::Execute);
-        if lent.copying_in || may_copy {
-            lent.copying_in = false;
-            out.server
-                .write(|own| frontend::copy_fail(own, "the client is gone"));
-        }
-        if lent.batch_open || lent.skipping {
-            let undone = lent.skipping;
-            lent.batch_open = false;
-            lent.skipping = false;
-            if !undone {
-                // Its batch was not ended with a Sync, so it must not be committed by one. If it has
-                // failed in the meantime the server skips this.
-                self.ask(b"ROLLBACK", out);
-            }
-            out.server.write(|own| frontend::bare(own, frontend::SYNC));
-            if let Some(lent) = &mut self.lent {
-                lent.expected.push_back(Expected::swallow(Reply::Ready));
-            }
-        }
-    }
-
-    /// Gives the server connection up: the session has none and is idle.
-    pub fn give_up_connection(&mut self) -> Option<Box<Backend>> {
-        let lent = self.lent.take()?;
-        self.client.frame = Frame::default();
-        self.enter(Phase::Idle);
-        Some(lent.backend)
     }
 
     /// Sends the server a statement that does nothing, so that whatever was on its way to the backend has

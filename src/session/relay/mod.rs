@@ -5,6 +5,8 @@
 //! | [`expected`] | the queue of replies a client still expects |
 //! | [`unsettled`] | what is known only when a batch under way has been answered |
 //! | [`pieces`] | what a step wants written, without copying what is only passed on |
+//! | [`conversation`] | where the conversation with the server stands, and what follows from that |
+//! | [`copying`] | COPY FROM STDIN |
 //! | [`requests`] | a step over what the client sent |
 //! | [`begin`] | a BEGIN that PostgreSQL hears of with the request behind it |
 //! | [`statements`] | prepared statements that follow their client |
@@ -23,6 +25,8 @@
 pub mod begin;
 pub mod check;
 pub mod client_end;
+pub mod conversation;
+pub mod copying;
 pub mod deallocate;
 pub mod errors;
 pub mod expected;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::conversation::BoundEffects;
 use super::expected::Undo;
 use crate::pool::statements::Statements;
 use crate::server::parameters::Parameters;
@@ -67,7 +68,7 @@ impl Session {
         match status {
             TransactionStatus::Idle => {
                 lent.changes = Changes::None;
-                lent.changing = false;
+                lent.bound_effects = BoundEffects::default();
             }
             TransactionStatus::InTransaction => {
                 if let Some(undo) = undo {

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::conversation::{Conversation, is_due};
 use super::expected::{Deliver, Expected, Reply};
 use super::pieces::Output;
 use super::stale::is_stale_plan;
@@ -73,7 +74,7 @@ impl Session {
             expected.len() <= FEW
                 && expected.back().is_some_and(Expected::ends_batch)
                 && expected.iter().filter(|one| one.ends_batch()).count() == 1
-                && !lent.copying_in
+                && lent.conversation() == Conversation::Between
                 && self.client.frame.left == 0
         })
     }
@@ -193,14 +194,14 @@ impl Session {
                 return;
             };
             if head.reply == Reply::CopyEnd {
-                lent.expected.pop_front();
+                lent.answered();
                 continue;
             }
             if head.deliver != Deliver::Produce {
                 return;
             }
             let reply = head.reply;
-            lent.expected.pop_front();
+            lent.answered();
             if self.abandoned {
                 continue;
             }
@@ -222,6 +223,26 @@ impl Session {
         let Some(lent) = &mut self.lent else {
             return Ok(Fate::Drop);
         };
+        let at_any_time = matches!(
+            head.kind,
+            backend::NOTICE_RESPONSE
+                | backend::NOTIFICATION_RESPONSE
+                | backend::PARAMETER_STATUS
+                | backend::ERROR_RESPONSE
+        );
+        if !at_any_time {
+            if head.kind != backend::READY_FOR_QUERY {
+                lent.pass_over_uncertain();
+            }
+            let front = lent.expected.front();
+            if !is_due(head.kind, front) {
+                return Err(Desync(format!(
+                    "a message of type \"{}\" where the reply due is {:?}",
+                    head.kind.escape_ascii(),
+                    front.map(|front| front.reply)
+                )));
+            }
+        }
         let front = lent.expected.front();
         let fate = match front.map(|front| front.deliver) {
             Some(Deliver::Swallow) => Fate::Drop,
@@ -253,30 +274,33 @@ impl Session {
                 })
             }
             backend::COMMAND_COMPLETE => {
+                self.copy_in_ends()?;
                 if let Some(body) = body {
                     let tag = body.strip_suffix(b"\0").unwrap_or(body);
                     self.command_complete(tag);
                     self.note_definition(tag, statements);
                 }
-                self.advance(head, until_ready, &[Reply::Execute])
-                    .map(|()| fate)
+                self.advance(until_ready);
+                Ok(fate)
             }
             backend::READY_FOR_QUERY => self.ready(body, statements).map(|()| fate),
-            backend::ERROR_RESPONSE => Ok(self.error(body, statements, out)),
-            backend::PARSE_COMPLETE => self.advance(head, false, &[Reply::Parse]).map(|()| fate),
-            backend::BIND_COMPLETE => self.advance(head, false, &[Reply::Bind]).map(|()| fate),
-            backend::CLOSE_COMPLETE => self.advance(head, false, &[Reply::Close]).map(|()| fate),
+            backend::ERROR_RESPONSE => self.error(body, statements, out),
+            backend::PARSE_COMPLETE
+            | backend::BIND_COMPLETE
+            | backend::CLOSE_COMPLETE
+            | backend::EMPTY_QUERY_RESPONSE
+            | backend::PORTAL_SUSPENDED => {
+                self.advance(until_ready);
+                Ok(fate)
+            }
             backend::PARAMETER_DESCRIPTION => Ok(fate),
             backend::ROW_DESCRIPTION | backend::NO_DATA => {
                 self.note_description(head.kind, body);
-                self.advance(head, until_ready, &[Reply::Describe])
-                    .map(|()| fate)
+                self.advance(until_ready);
+                Ok(fate)
             }
-            backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => self
-                .advance(head, until_ready, &[Reply::Execute])
-                .map(|()| fate),
             backend::COPY_IN_RESPONSE => {
-                self.copy_in_begins();
+                self.copy_in_begins()?;
                 if self.abandoned {
                     self.end_for_client(out);
                 }
@@ -290,25 +314,10 @@ impl Session {
         }
     }
 
-    /// Takes the head off the queue if its reply is complete with this message. `within` says that the
-    /// message is part of a longer reply.
-    fn advance(&mut self, head: Header, within: bool, ends: &[Reply]) -> Result<(), Desync> {
-        if within {
-            return Ok(());
-        }
-        let Some(lent) = &mut self.lent else {
-            return Ok(());
-        };
-        match lent.expected.front() {
-            Some(front) if ends.contains(&front.reply) && front.deliver != Deliver::Produce => {
-                lent.expected.pop_front();
-                Ok(())
-            }
-            other => Err(Desync(format!(
-                "a message of type \"{}\" where the reply due is {:?}",
-                head.kind.escape_ascii(),
-                other.map(|front| front.reply)
-            ))),
+    /// Takes the head off the queue: its reply is complete, unless the message is part of a longer one.
+    fn advance(&mut self, within: bool) {
+        if let Some(lent) = self.lent.as_mut().filter(|_| !within) {
+            lent.answered();
         }
     }
 
@@ -364,25 +373,17 @@ impl Session {
                 "a ReadyForQuery without a transaction status".into(),
             ));
         };
-        while let Some(front) = lent.expected.front() {
-            if front.reply == Reply::CopyEnd {
-                lent.expected.pop_front();
-            } else {
-                break;
+        let (swallowed, undo) = match lent.expected.front_mut() {
+            // One of several.
+            Some(front) if front.uncertain > 1 => {
+                front.uncertain -= 1;
+                (false, None)
             }
-        }
-        let (swallowed, undo) = match lent.expected.pop_front() {
-            Some(Expected {
-                reply: Reply::UntilReady { .. } | Reply::Ready,
-                deliver,
-                undo,
-                ..
-            }) => (deliver == Deliver::Swallow, undo),
-            other => {
-                return Err(Desync(format!(
-                    "a ReadyForQuery where the reply due is {:?}",
-                    other.map(|front| front.reply)
-                )));
+            _ => {
+                let answered = lent.answered();
+                let deliver = answered.as_ref().map(|answered| answered.deliver);
+                let undo = answered.and_then(|answered| answered.undo);
+                (deliver == Some(Deliver::Swallow), undo)
             }
         };
         lent.unsettled.batch_answered();
@@ -390,7 +391,6 @@ impl Session {
         if status == TransactionStatus::Idle {
             lent.backend.prepared.end_passing();
         }
-        lent.copying_in = false;
         if lent.reset_seen {
             // Only what has changed with this request can have been reset by it.
             for (name, chosen) in self.chosen.iter() {
@@ -418,6 +418,7 @@ impl Session {
                 }
             }
         }
+        self.settle_failed_copy(swallowed);
         self.note_changes(undo, status);
         self.publish_definitions(status, statements);
         Ok(())
@@ -452,34 +453,6 @@ impl Session {
             name.escape_ascii(),
             String::from_utf8_lossy(value).escape_debug()
         );
-    }
-
-    /// The server waits for copy data. Sync and Flush mean nothing to it until the copy has ended, so no
-    /// reply to a Sync that was sent before that will come.
-    fn copy_in_begins(&mut self) {
-        let Some(lent) = &mut self.lent else { return };
-        lent.copying_in = true;
-        let extended =
-            matches!(lent.expected.front(), Some(front) if front.reply == Reply::Execute);
-        // The head is the request that copies.
-        let mut unsynced = false;
-        while let Some(next) = lent.expected.get(1) {
-            match next.reply {
-                Reply::Ready => {
-                    lent.expected.remove(1);
-                    lent.unsettled.batch_answered();
-                    unsynced = extended;
-                }
-                Reply::CopyEnd => {
-                    lent.expected.remove(1);
-                    lent.copying_in = false;
-                    break;
-                }
-                _ => break,
-            }
-        }
-        let synced = |expected: &Expected| expected.reply == Reply::Ready;
-        lent.batch_open |= unsynced && !lent.expected.iter().any(synced);
     }
 }
 

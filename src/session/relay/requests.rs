@@ -4,6 +4,7 @@
 //! buffer passes in parts. Only Parse, and the names in Bind, Describe and Close, are looked into, to give
 //! the statements the names they have on servers.
 
+use super::conversation::{Conversation, Treatment};
 use super::expected::{Expected, Reply, Undo};
 use super::pieces::Output;
 use super::statements::LONGEST_STATEMENT;
@@ -50,29 +51,12 @@ pub(super) enum Step {
     Took(usize),
     NeedsMore,
     NeedsServer,
-    /// What the request means is known when the batches under way have been answered.
+    /// What the request means is known when replies have come that are due.
     MustWait,
     Terminated,
 }
 
 impl Session {
-    /// Whether the session takes bytes from its client now.
-    pub fn reads_client(&self) -> bool {
-        match (self.phase(), &self.lent) {
-            (Phase::Idle, _) => true,
-            (Phase::Serving, Some(lent)) => {
-                // Never in the middle of a message: the server waits for the rest of it.
-                let between = self.client.frame.left == 0;
-                let barred = lent.barrier && between && !lent.expected.is_empty();
-                lent.side.owed.is_empty()
-                    && lent.expected.len() < MOST_EXPECTED
-                    && !lent.unsettled.is_awaited()
-                    && !barred
-            }
-            _ => false,
-        }
-    }
-
     /// Takes up bytes the client sent. Returns how many were consumed, and what is wanted now; bytes
     /// that were not consumed are to be offered again, with more behind them.
     ///
@@ -96,12 +80,24 @@ impl Session {
             let Some(head) = frame::header(&input[at..])? else {
                 break;
             };
-            match self.request(head, at, &input[at..], statements, out)? {
+            let step = match self.request(head, at, &input[at..], statements, out) {
+                Ok(step) => step,
+                Err(violation) => {
+                    // The replies that are due come before the complaint.
+                    self.ask_for_replies(out);
+                    return Err(violation);
+                }
+            };
+            match step {
                 Step::Took(n) => {
                     self.keep(&input[at..at + n]);
                     at += n;
                 }
-                Step::NeedsMore | Step::MustWait => break,
+                Step::NeedsMore => break,
+                Step::MustWait => {
+                    self.wait_for_reply(out);
+                    break;
+                }
                 Step::NeedsServer => return Ok((at, Wants::Server)),
                 Step::Terminated => return Ok((at + HEADER, Wants::End)),
             }
@@ -138,7 +134,7 @@ impl Session {
             lent.backend.traces.add(found);
             if found.has(Traces::FORGETTING) {
                 lent.unsettled.everything_in_last();
-                lent.barrier = true;
+                lent.unsettled.hold_up();
             }
         }
         if last {
@@ -146,6 +142,9 @@ impl Session {
         }
         if !frame.dropped {
             out.server.pass(at..at + n);
+        }
+        if last {
+            self.ask_for_mark(out);
         }
         n
     }
@@ -197,6 +196,11 @@ impl Session {
                 )));
             }
         }
+        match self.lent.as_ref().map(|lent| lent.treatment(head.kind)) {
+            None | Some(Treatment::Pass) => {}
+            Some(Treatment::Discard) => return Ok(self.begin(head, at, rest, true, out)),
+            Some(Treatment::Wait) => return Ok(Step::MustWait),
+        }
         if head.kind == frontend::QUERY {
             // What it speaks of is known when it is whole.
             let awaited = self.rules.follow_statements && head.whole() <= PATIENCE;
@@ -209,11 +213,8 @@ impl Session {
                 return Ok(step);
             }
         }
-        let Some(lent) = &self.lent else {
+        if self.lent.is_none() {
             return Ok(self.request_without_server(head, at, rest, out));
-        };
-        if lent.skipping && head.kind != frontend::SYNC {
-            return Ok(self.begin(head, at, rest, true, out));
         }
         let Some(lent) = &mut self.lent else {
             return Ok(Step::NeedsServer);
@@ -224,7 +225,7 @@ impl Session {
             | frontend::DESCRIBE
             | frontend::EXECUTE
             | frontend::CLOSE
-                if !lent.batch_open =>
+                if lent.conversation() == Conversation::Between =>
             {
                 let alone = lent.expected.is_empty() && !lent.backend.in_transaction();
                 lent.kept.begin(alone && self.rules.follow_statements);
@@ -237,7 +238,6 @@ impl Session {
         }
         match head.kind {
             frontend::QUERY => {
-                lent.batch_open = false;
                 let text = rest.get(HEADER..).unwrap_or_default();
                 let text = &text[..text.len().min(head.body)];
                 let whole = text.len() == head.body;
@@ -274,7 +274,6 @@ impl Session {
                 Ok(self.begin(head, at, rest, false, out))
             }
             frontend::FUNCTION_CALL => {
-                lent.batch_open = false;
                 self.expect(Expected::forward(Reply::UntilReady { tame: false }), out);
                 Ok(self.begin(head, at, rest, false, out))
             }
@@ -282,50 +281,30 @@ impl Session {
                 self.sync(out);
                 Ok(self.begin(head, at, rest, false, out))
             }
-            frontend::FLUSH | frontend::COPY_DATA => Ok(self.begin(head, at, rest, false, out)),
-            frontend::COPY_DONE | frontend::COPY_FAIL => {
-                if lent.copying_in {
-                    lent.copying_in = false;
-                } else if !lent.expected.is_empty() {
-                    self.expect(Expected::forward(Reply::CopyEnd), out);
-                }
+            frontend::FLUSH => Ok(self.begin(head, at, rest, false, out)),
+            frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {
+                self.copy_message(head.kind, out);
                 Ok(self.begin(head, at, rest, false, out))
             }
             frontend::EXECUTE => {
-                let asks = lent.forgetting || lent.changing;
-                if asks && rest.len() < head.whole().min(PATIENCE) {
-                    // A Flush goes behind it.
-                    return Ok(Step::NeedsMore);
-                }
-                lent.batch_open = true;
-                let mut forgetting = std::mem::take(&mut lent.forgetting);
-                if std::mem::take(&mut lent.changing) {
+                let changes = lent.bound_effects.may(Traces::READING);
+                if changes {
                     lent.changes = Changes::Unknown(None);
-                    forgetting = true;
                 }
+                // What comes next in the batch depends on whether this has run.
+                let bar = changes || lent.bound_effects.may(Traces::FORGETTING);
                 self.expect(Expected::forward(Reply::Execute), out);
-                let step = self.begin(head, at, rest, false, out);
-                let asks = forgetting && self.client.frame.left == 0;
-                if let Some(lent) = self.lent.as_mut().filter(|_| asks) {
-                    // What comes next in the batch depends on whether this has run: ask for the reply now
-                    // and wait for it.
-                    lent.barrier = true;
-                    out.server.write(|own| frontend::bare(own, frontend::FLUSH));
-                }
-                Ok(step)
+                self.bar_if(bar);
+                Ok(self.begin(head, at, rest, false, out))
             }
             frontend::PARSE => {
-                lent.batch_open = true;
                 if self.rules.follow_statements {
                     self.parse(head, at, rest, statements, out)
                 } else {
                     self.parse_unfollowed(head, at, rest, out)
                 }
             }
-            _ => {
-                lent.batch_open = true;
-                self.name_statement(head, at, rest, statements, out)
-            }
+            _ => self.name_statement(head, at, rest, statements, out),
         }
     }
 
@@ -362,7 +341,9 @@ impl Session {
     /// way must not be taken to undo what they leave.
     pub(super) fn bar_if(&mut self, bar: bool) {
         if let Some(lent) = &mut self.lent {
-            lent.barrier |= bar;
+            if bar {
+                lent.unsettled.hold_up();
+            }
         }
     }
 
@@ -392,13 +373,15 @@ impl Session {
     pub(super) fn expect(&mut self, expected: Expected, out: &mut Output) {
         if let Some(lent) = &mut self.lent {
             if lent.expected.is_empty() {
-                lent.barrier = false;
+                lent.unsettled.nothing_under_way();
                 lent.query_since = self.now;
                 lent.transaction_since.get_or_insert(lent.query_since);
             }
             if expected.ends_batch() {
                 lent.unsettled.batch_sent();
             }
+            lent.flushed = false;
+            lent.sent(expected.reply);
             lent.expected.push_back(expected);
         }
         self.produce_own(out);
@@ -406,13 +389,9 @@ impl Session {
 
     fn sync(&mut self, out: &mut Output) {
         let Some(lent) = &mut self.lent else { return };
-        // In copy-in mode PostgreSQL ignores Sync (CopyGetData).
-        if lent.copying_in {
-            return;
+        if lent.conversation() == (Conversation::CopyingIn { ended: false }) {
+            return self.sync_in_copy(out);
         }
-        lent.skipping = false;
-        lent.batch_open = false;
-        lent.forgetting = false;
         let bar = lent.backend.prepared.has_much_surplus() || lent.changes.are_any();
         self.expect(Expected::forward(Reply::Ready), out);
         self.bar_if(bar);

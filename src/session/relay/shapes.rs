@@ -55,7 +55,6 @@ impl Session {
                 body.push(b'S');
                 write::c_string(body, name.as_bytes());
             });
-            frontend::bare(own, frontend::FLUSH);
         });
         let mut described = Expected::swallow(Reply::Describe);
         described.statement = Some(number);

@@ -179,9 +179,6 @@ impl Session {
         match lent.expected.front_mut() {
             Some(end) => end.deliver = Deliver::Swallow,
             None => {
-                lent.skipping = false;
-                lent.batch_open = false;
-                lent.forgetting = false;
                 out.server.write(|own| frontend::bare(own, frontend::SYNC));
                 self.expect(Expected::swallow(Reply::Ready), out);
             }

@@ -235,11 +235,11 @@ impl Session {
         lent.backend.traces.add(statement.traces);
         if statement.traces.has(Traces::FORGETTING) {
             lent.unsettled.add(Open::Everything);
-            lent.forgetting = true;
         }
-        if statement.traces.has(Traces::READING) {
-            lent.changing = true;
-        } else if lent.changes.are_any() && reading::may_take_back(&statement.definition) {
+        if !statement.traces.has(Traces::READING)
+            && lent.changes.are_any()
+            && reading::may_take_back(&statement.definition)
+        {
             lent.changes = Changes::Unknown(None);
         }
         if lent.backend.has_statement(statement, limit) {
@@ -415,10 +415,12 @@ impl Session {
         self.client.frame.dropped = false;
         let mut expected = Expected::forward(reply);
         expected.statement = Some(statement.number);
+        let effects = statement.traces;
         let untold = Some(statement).filter(|one| one.shape.is_unknown());
         match (head.kind, &mut self.lent) {
             (frontend::DESCRIBE, _) => expected.describes = untold,
             (_, Some(lent)) => {
+                lent.bound_effects.bind(&there[..before - 1], effects);
                 let portal = || there[..before - 1].to_vec();
                 lent.bound = untold.map(|statement| (portal(), statement));
             }

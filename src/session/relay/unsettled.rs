@@ -39,8 +39,8 @@ pub struct Unsettled {
     sent: u64,
     /// Batches whose end has been answered, or will not be.
     answered: u64,
-    /// A request waits until all that have been sent are answered.
-    awaited: bool,
+    /// No request is sent before all replies have come: what they say decides what it means.
+    holds_up: bool,
 }
 
 impl Unsettled {
@@ -80,9 +80,19 @@ impl Unsettled {
         self.answered = (self.answered + 1).min(self.sent);
     }
 
-    /// Whether a request waits for replies.
-    pub fn is_awaited(&self) -> bool {
-        self.awaited && self.answered < self.sent
+    /// Holds up all requests until nothing is under way.
+    pub fn hold_up(&mut self) {
+        self.holds_up = true;
+    }
+
+    /// Nothing is under way.
+    pub fn nothing_under_way(&mut self) {
+        self.holds_up = false;
+    }
+
+    /// Whether all requests are held up, as long as something is under way.
+    pub fn holds_up(&self) -> bool {
+        self.holds_up
     }
 
     /// Whether it is open what the client's unnamed statement is, for the batch that is being sent too.
@@ -90,19 +100,18 @@ impl Unsettled {
         self.unnamed.is_some_and(|batch| batch >= self.answered)
     }
 
-    /// Whether a request that speaks of these has to wait. If so, it is awaited from now on. What the
-    /// request's own batch has changed is as good as settled for it.
-    pub fn concerns(&mut self, name: Option<&[u8]>, number: Option<u64>) -> bool {
+    /// Whether a request that speaks of these has to wait. What the request's own batch has changed is as
+    /// good as settled for it.
+    pub fn concerns(&self, name: Option<&[u8]>, number: Option<u64>) -> bool {
         let of_name = name.and_then(|name| match name {
             b"" => self.unnamed,
             name => self.names.get(name).copied(),
         });
         let of_number = number.and_then(|number| self.statements.get(&number).copied());
         let under_way = self.answered..self.sent;
-        self.awaited = [of_name, of_number, self.everything]
+        [of_name, of_number, self.everything]
             .into_iter()
             .flatten()
-            .any(|batch| under_way.contains(&batch));
-        self.awaited
+            .any(|batch| under_way.contains(&batch))
     }
 }

@@ -69,6 +69,22 @@ pub fn flush() -> Bytes {
     message(b'H', b"")
 }
 
+/// What the pooler sends behind Syncs of which it is not known whether they are answered.
+pub fn mark() -> Bytes {
+    [close("DOORMAN_refuses"), sync()].concat()
+}
+
+/// The same where the server may be discarding everything up to a Sync.
+pub fn mark_behind_skipping() -> Bytes {
+    [sync(), mark()].concat()
+}
+
+/// What the pooler ends a batch with whose client is gone.
+pub fn fail_batch() -> Bytes {
+    let nobodys = [&strings(&["DOORMAN_refuses"])[..], &[0; 4]].concat();
+    [message(b'E', &nobodys), sync()].concat()
+}
+
 pub fn terminate() -> Bytes {
     message(b'X', b"")
 }

@@ -231,7 +231,7 @@ impl Between {
 
     fn put_aside(&mut self) {
         if self.session.phase() == Phase::Returning {
-            self.idle = self.session.give_up_connection();
+            self.idle = Some(self.session.give_back_connection().expect("it is at rest"));
         }
     }
 

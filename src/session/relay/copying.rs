@@ -1,0 +1,221 @@
+//! COPY FROM STDIN, as far as it changes where the conversation stands.
+//!
+//! While PostgreSQL copies in it ignores Sync and Flush. When the copy fails it stops to read data at a place
+//! that the pooler cannot see: a Sync that it had read before is never answered, one that it reads later is.
+//! So each Sync that was sent behind the copying request and before its CopyDone or CopyFail is uncertain.
+//! If the copy succeeds, all of them were ignored. If it fails, the pooler asks for a mark behind them (a
+//! Close of what does not exist, which changes nothing), and those that have no reply before the mark's
+//! were ignored. The client gets exactly the replies that PostgreSQL gave.
+//!
+//! The invariant: the queue holds no uncertain reply that nothing behind it will tell.
+
+use super::conversation::Conversation;
+use super::expected::{Expected, Reply};
+use super::pieces::Output;
+use super::replies::Desync;
+use crate::server::prepared::NOBODYS;
+use crate::session::session::{Lent, Session};
+use crate::wire::{frontend, write};
+
+impl Session {
+    /// CopyData, CopyDone or CopyFail is passed on.
+    pub(super) fn copy_message(&mut self, kind: u8, out: &mut Output) {
+        let Some(lent) = &mut self.lent else { return };
+        if lent.expected.is_empty() {
+            // PostgreSQL passes it over.
+            return;
+        }
+        let ends = kind != frontend::COPY_DATA;
+        match lent.conversation() {
+            Conversation::CopyingIn { ended: false } if ends => {
+                lent.converse(Conversation::CopyingIn { ended: true });
+            }
+            Conversation::CopyingIn { .. } => {}
+            Conversation::Between
+            | Conversation::InBatch
+            | Conversation::SkippingToSync
+            | Conversation::CopyFailed { .. } => {
+                // It is for a request that is not known to copy yet. What it ends by decides what becomes of
+                // a request behind.
+                lent.unsettled.hold_up();
+            }
+        }
+        if ends {
+            self.expect(Expected::forward(Reply::CopyEnd), out);
+        }
+    }
+
+    /// The server waits for copy data.
+    pub(super) fn copy_in_begins(&mut self) -> Result<(), Desync> {
+        let Some(lent) = &mut self.lent else {
+            return Ok(());
+        };
+        match lent.conversation() {
+            Conversation::Between | Conversation::InBatch => {}
+            other => {
+                return Err(Desync(format!(
+                    "a copy begins where it stands at {other:?}"
+                )));
+            }
+        }
+        // The head is the request that copies.
+        let mut syncs = 0;
+        while let Some(next) = lent.expected.get(1) {
+            match next.reply {
+                Reply::Ready => {
+                    syncs += next.uncertain.max(1);
+                    lent.expected.remove(1);
+                }
+                _ => break,
+            }
+        }
+        let ended = (lent.expected.get(1)).is_some_and(|next| next.reply == Reply::CopyEnd);
+        if syncs > 0 {
+            lent.expected.insert(1, Expected::uncertain(syncs));
+        }
+        lent.converse(Conversation::CopyingIn { ended });
+        Ok(())
+    }
+
+    /// A Sync is passed on to a server that copies in, and the client has not ended the copy.
+    pub(super) fn sync_in_copy(&mut self, out: &mut Output) {
+        let Some(lent) = &mut self.lent else { return };
+        match lent.expected.back_mut() {
+            Some(last) if last.uncertain > 0 => {
+                last.uncertain = last.uncertain.saturating_add(1);
+                lent.unsettled.batch_sent();
+            }
+            _ => self.expect(Expected::uncertain(1), out),
+        }
+    }
+
+    /// A command is complete. If that was a copy in, it has read everything up to the client's CopyDone.
+    pub(super) fn copy_in_ends(&mut self) -> Result<(), Desync> {
+        let Some(lent) = &mut self.lent else {
+            return Ok(());
+        };
+        match lent.conversation() {
+            Conversation::CopyingIn { ended: true } => {}
+            Conversation::CopyingIn { ended: false } => {
+                return Err(Desync("a copy is complete that nobody has ended".into()));
+            }
+            _ => return Ok(()),
+        }
+        loop {
+            match lent.expected.get(1).map(|next| next.reply) {
+                Some(Reply::CopyEnd) => break,
+                Some(Reply::Ready) => lent.forget_uncertain(1),
+                other => return Err(Desync(format!("the end of a copy where {other:?} is due"))),
+            }
+        }
+        lent.expected.remove(1);
+        let stands = lent.behind_what_was_sent();
+        lent.converse(stands);
+        Ok(())
+    }
+
+    /// A copy in has failed: what was sent behind it is put in the order in which replies may come. The
+    /// request itself is still the head.
+    pub(super) fn copy_in_fails(&mut self) {
+        let Some(lent) = &mut self.lent else { return };
+        if !matches!(lent.conversation(), Conversation::CopyingIn { .. }) {
+            return;
+        }
+        let executed = lent.expected.front().map(|head| head.reply) == Some(Reply::Execute);
+        let (mut at, mut uncertain) = (1, 0);
+        while let Some(next) = lent.expected.get(at) {
+            match next.reply {
+                Reply::CopyEnd => {
+                    lent.expected.remove(at);
+                }
+                Reply::Ready if next.uncertain > 0 => {
+                    uncertain += next.uncertain;
+                    lent.expected.remove(at);
+                }
+                Reply::Ready => at += 1,
+                _ => break,
+            }
+        }
+        if uncertain > 0 {
+            lent.expected.insert(at, Expected::uncertain(uncertain));
+        }
+        // A request behind them tells by its own reply how many of them were ignored.
+        let told = uncertain == 0 || lent.expected.get(at + 1).is_some();
+        let behind = lent.behind_what_was_sent();
+        lent.converse(match told {
+            true => behind,
+            false => Conversation::CopyFailed {
+                asked: false,
+                skips: executed,
+            },
+        });
+    }
+
+    /// Asks for the mark behind uncertain Syncs, if that is due and no message of the client's is cut by it.
+    pub(super) fn ask_for_mark(&mut self, out: &mut Output) {
+        let between = self.client.frame.left == 0;
+        let Some(lent) = &mut self.lent else { return };
+        let Conversation::CopyFailed {
+            asked: false,
+            skips,
+        } = lent.conversation()
+        else {
+            return;
+        };
+        if !between || lent.ended {
+            return;
+        }
+        lent.converse(Conversation::CopyFailed { asked: true, skips });
+        if skips {
+            // PostgreSQL may be discarding everything up to a Sync. The replies to Syncs are all the same, so
+            // the first behind those that are certain can stand for this one's.
+            out.server.write(|own| frontend::bare(own, frontend::SYNC));
+            lent.unsettled.batch_sent();
+            let uncertain = |one: &Expected| one.uncertain > 0;
+            let behind = lent.expected.iter().position(uncertain).unwrap_or(0);
+            lent.expected
+                .insert(behind, Expected::swallow(Reply::Ready));
+        }
+        out.server.write(|own| {
+            write::message(own, frontend::CLOSE, |body| {
+                body.push(b'S');
+                write::c_string(body, NOBODYS.as_bytes());
+            });
+            frontend::bare(own, frontend::SYNC);
+        });
+        self.expect(Expected::swallow(Reply::Close), out);
+        self.expect(Expected::swallow(Reply::Ready), out);
+    }
+
+    /// A Sync has been answered while a failed copy is being settled.
+    pub(super) fn settle_failed_copy(&mut self, swallowed: bool) {
+        let Some(lent) = &mut self.lent else { return };
+        let Conversation::CopyFailed { asked, skips } = lent.conversation() else {
+            return;
+        };
+        let skips = skips && swallowed;
+        lent.converse(match (lent.expected.is_empty(), skips) {
+            (false, _) => Conversation::CopyFailed { asked, skips },
+            // For the client it goes on to skip: its own Sync is still to come.
+            (true, true) => Conversation::SkippingToSync,
+            (true, false) => Conversation::Between,
+        });
+    }
+}
+
+impl Lent {
+    /// The Syncs at this place in the queue were ignored.
+    pub(super) fn forget_uncertain(&mut self, at: usize) {
+        let ignored = self.expected.remove(at);
+        for _ in 0..ignored.map_or(0, |one| one.uncertain.max(1)) {
+            self.unsettled.batch_answered();
+        }
+    }
+
+    /// Something else has been answered than the uncertain Syncs that are due: they were ignored.
+    pub(super) fn pass_over_uncertain(&mut self) {
+        while (self.expected.front()).is_some_and(|front| front.uncertain > 0) {
+            self.forget_uncertain(0);
+        }
+    }
+}
