@@ -357,9 +357,9 @@ fn scans(bench: &Bench) {
         ("traces: 16 KiB of text", 16 * 1024),
     ] {
         let text = harmless_sql(length);
-        assert!(traces::scan(&text).is_clean());
+        assert!(traces::of_text(&text).is_clean());
         bench.measure(name, || {
-            black_box(traces::scan(black_box(&text)));
+            black_box(traces::of_text(black_box(&text)));
         });
     }
 }

@@ -177,7 +177,7 @@ impl Statements {
         let text_end = definition.iter().position(|&b| b == 0);
         // A text may be long: it is looked through and copied without the lock.
         let text = &definition[..text_end.unwrap_or(definition.len())];
-        let mut traces = traces::scan(text);
+        let mut traces = traces::of_text(text);
         if reading::changes(text, traces).are_any() {
             traces.add(Traces::READING);
         }

@@ -1,19 +1,26 @@
 //! Parts a text in SQL into its statements, and these into words, as PostgreSQL's own lexer does (manual, "Lexical
 //! Structure").
 //!
-//! Follows it as far as is needed to find where a statement ends and what its words are: constants and what stands in
-//! parentheses are passed over. Invariant: where an end cannot be told, the rest is not read.
+//! Follows it as far as is needed to find where a statement ends, what its words are and what its simple constants
+//! say. Invariant: where an end cannot be told, the rest is not read.
 
 /// Words of a statement in which a name is looked for. Of those that speak of one none needs as many before it.
 const FIRST_WORDS: usize = 64;
 
-/// A part of a statement, outside of parentheses.
-#[derive(Debug, PartialEq, Eq)]
+/// Longer constants say nothing that is looked for, in bytes.
+const LONGEST_CONSTANT: usize = 1024;
+
+/// A part of a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Token {
     /// A keyword or an identifier, as PostgreSQL folds it.
     Word(Vec<u8>),
     /// An identifier in quotes.
     Quoted(Vec<u8>),
+    /// A constant in single quotes without a prefix, as far as it says the same whatever the settings are.
+    Constant(Vec<u8>),
+    /// A byte that stands for itself, in most cases.
+    Symbol(u8),
     /// Anything else.
     Other,
 }
@@ -25,6 +32,8 @@ pub(super) struct Lexer<'a> {
     conforming: bool,
     /// The part before was a constant with escapes; one that follows it is more of the same.
     escaped: bool,
+    /// A constant would end elsewhere if it were read with the other value of `conforming`.
+    pub(super) ambiguous: bool,
 }
 
 impl Lexer<'_> {
@@ -34,13 +43,26 @@ impl Lexer<'_> {
             rest,
             conforming,
             escaped: false,
+            ambiguous: false,
         }
     }
 
-    /// The first parts of the next statement that is not empty. `None` within if there is no more, `None` at
-    /// all if it cannot be told where it ends.
+    /// The first parts, outside of parentheses, of the next statement that is not empty. `None` within if there
+    /// is no more, `None` at all if it cannot be told where it ends.
     pub(super) fn statement(&mut self) -> Option<Option<Vec<Token>>> {
         let mut tokens = Vec::new();
+        let found = self.next_statement(&mut |token, depth| {
+            if depth == 0 && tokens.len() < FIRST_WORDS {
+                tokens.push(token);
+            }
+        })?;
+        Some(found.then_some(tokens))
+    }
+
+    /// Shows all parts of the next statement that is not empty, each with the number of parentheses around it.
+    /// Whether there is one, `None` if it cannot be told where it ends.
+    pub(super) fn next_statement(&mut self, show: &mut dyn FnMut(Token, usize)) -> Option<bool> {
+        let mut empty = true;
         let mut depth = 0_usize;
         let mut body = Body::default();
         loop {
@@ -48,15 +70,15 @@ impl Lexer<'_> {
             let goes_on = std::mem::take(&mut self.escaped);
             let Some(&first) = self.rest.first() else {
                 let whole = depth == 0 && body.open == 0;
-                return whole.then(|| (!tokens.is_empty()).then_some(tokens));
+                return whole.then_some(!empty);
             };
             let token = match first {
                 b';' if depth == 0 && body.open == 0 => {
                     self.rest = &self.rest[1..];
-                    if tokens.is_empty() {
+                    if empty {
                         continue;
                     }
-                    return Some(Some(tokens));
+                    return Some(true);
                 }
                 b'\'' => self.constant(goes_on || !self.conforming)?,
                 b'"' => Token::Quoted(self.quoted()?),
@@ -69,15 +91,14 @@ impl Lexer<'_> {
                         _ => {}
                     }
                     self.rest = &self.rest[1..];
-                    Token::Other
+                    Token::Symbol(byte)
                 }
             };
             if depth == 0 {
                 body.note(&token);
-                if tokens.len() < FIRST_WORDS {
-                    tokens.push(token);
-                }
             }
+            empty = false;
+            show(token, depth);
         }
     }
 
@@ -124,18 +145,29 @@ impl Lexer<'_> {
     /// Passes over a constant in single quotes.
     fn constant(&mut self, escapes: bool) -> Option<Token> {
         self.rest = &self.rest[1..];
+        let whole = self.rest;
         loop {
             let end = self.rest.iter().position(|&b| matches!(b, b'\'' | b'\\'))?;
             let (step, over) = match &self.rest[end..] {
                 [b'\\', _, ..] if escapes => (2, false),
-                [b'\\', ..] => (1, false),
+                [b'\\', next @ ..] => {
+                    self.ambiguous |= next.first() == Some(&b'\'');
+                    (1, false)
+                }
                 [b'\'', b'\'', ..] => (2, false),
                 _ => (1, true),
             };
             self.rest = &self.rest[end + step..];
             if over {
                 self.escaped = escapes;
-                return Some(Token::Other);
+                let said = &whole[..whole.len() - self.rest.len() - step];
+                return Some(
+                    if escapes || said.len() > LONGEST_CONSTANT || said.contains(&b'\\') {
+                        Token::Other
+                    } else {
+                        Token::Constant(unquoted(said))
+                    },
+                );
             }
         }
     }
@@ -214,6 +246,19 @@ impl Body {
         }
         self.begins = is("begin");
     }
+}
+
+/// What a constant says, whose quotes are doubled.
+fn unquoted(said: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(said.len());
+    let mut quotes = 0;
+    for &byte in said {
+        quotes += usize::from(byte == b'\'');
+        if byte != b'\'' || quotes % 2 == 1 {
+            plain.push(byte);
+        }
+    }
+    plain
 }
 
 fn begins_word(byte: u8) -> bool {

@@ -32,7 +32,21 @@ const NOT_SETTABLE: [&str; 7] = [
     "session_authorization",
 ];
 
+/// The settings that decide as whom statements run. Only they are set last and reset first: the rights to set the
+/// others depend on them.
+const IDENTITY: [&str; 2] = ["session_authorization", "role"];
+
 impl Parameters {
+    /// Whether `name` decides as whom statements run.
+    pub fn is_identity(name: &str) -> bool {
+        IDENTITY.iter().any(|one| one.eq_ignore_ascii_case(name))
+    }
+
+    /// Who is to run the statements, in the order in which it has to be set.
+    pub fn identity(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        (IDENTITY.iter()).filter_map(|name| self.get(name).map(|value| (*name, value)))
+    }
+
     /// Whether a session can set `name` at all.
     pub fn is_settable(name: &str) -> bool {
         !NOT_SETTABLE
@@ -50,6 +64,11 @@ impl Parameters {
             Some(before) => before.value != value,
             None => true,
         }
+    }
+
+    /// Takes `name` out.
+    pub fn remove(&mut self, name: &str) {
+        self.0.remove(&name.to_ascii_lowercase());
     }
 
     /// The value of `name`.

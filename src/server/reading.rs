@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::parameters::Parameters;
+use super::set_commands::{Change, SetCommands, To};
 use super::traces::Traces;
 
 /// The settings that matter, as far as a session can change them, in the spelling they compare in.
@@ -99,42 +100,43 @@ impl Changes {
 pub fn changes(text: &[u8], traces: Traces) -> Changes {
     let text = text.strip_suffix(b"\0").unwrap_or(text).trim_ascii();
     let text = text.strip_suffix(b";").unwrap_or(text);
-    if !text.contains(&b';') {
-        return changes_of_one(text, traces);
+    let bare = without_comment(text);
+    let calls = traces.has(Traces::SETTINGS) || traces.has(Traces::EVERYTHING);
+    if !calls && !bare.contains(&b';') && !may_change(bare) {
+        return Changes::None;
     }
-    // A semicolon in a constant parts it too, which finds too much and never too little.
-    let harmless = |one| changes_of_one(one, traces) == Changes::None;
-    if text.split(|&b| b == b';').all(harmless) {
-        Changes::None
-    } else {
-        Changes::Unknown(None)
+    if traces.has(Traces::EVERYTHING) {
+        return Changes::Unknown(None);
+    }
+    let read = SetCommands::read(bare);
+    let known = |change: &Change| matches!(change, Change::One { to: To::Value, .. });
+    match read.changes.as_slice() {
+        [] => Changes::None,
+        [only] if !matters(only) => Changes::None,
+        [only] if known(only) && read.is_plain() && read.statements == 1 => {
+            if bare.len() < MOST_KNOWN {
+                Changes::Known(bare.to_vec())
+            } else {
+                Changes::Unknown(None)
+            }
+        }
+        changes if changes.iter().any(matters) => Changes::Unknown(None),
+        _ => Changes::None,
     }
 }
 
-fn changes_of_one(text: &[u8], traces: Traces) -> Changes {
-    let text = without_comment(text.trim_ascii());
-    let (word, rest) = first_word(text);
-    let is = |wanted: &str| word.eq_ignore_ascii_case(wanted.as_bytes());
-    if is("set") {
-        if !sets_what_matters(rest) {
-            return Changes::None;
-        }
-        let lower = text.to_ascii_lowercase();
-        let says = |word: &str| lower.windows(word.len()).any(|w| w == word.as_bytes());
-        // What these mean is not in the text: SET TIME ZONE LOCAL, TO DEFAULT, FROM CURRENT.
-        let elsewhere = says("default") || says("current") || says("time zone");
-        return if text.len() < MOST_KNOWN && !elsewhere {
-            Changes::Known(text.to_vec())
-        } else {
-            Changes::Unknown(None)
-        };
-    }
-    let resets = is("reset") && (sets_what_matters(rest) || is_all(rest));
-    let calls = traces.has(Traces::SETTINGS) && calls_set_config(text);
-    if resets || is("do") || is("call") || calls {
-        Changes::Unknown(None)
-    } else {
-        Changes::None
+/// Whether one statement, without the comment before it, may change a setting otherwise than by a function.
+fn may_change(text: &[u8]) -> bool {
+    let (word, _) = first_word(text);
+    ["set", "reset", "discard", "do", "call"]
+        .iter()
+        .any(|one| word.eq_ignore_ascii_case(one.as_bytes()))
+}
+
+fn matters(change: &Change) -> bool {
+    match change {
+        Change::One { name, .. } => MATTERING.contains(&name.as_str()),
+        Change::ResetAll | Change::DiscardAll | Change::Unnamed | Change::Anything => true,
     }
 }
 
@@ -144,48 +146,6 @@ pub fn may_take_back(text: &[u8]) -> bool {
     [&b"commit"[..], b"end", b"rollback", b"abort", b"prepare"]
         .iter()
         .any(|ends| word.eq_ignore_ascii_case(ends))
-}
-
-fn is_all(rest: &[u8]) -> bool {
-    rest.trim_ascii().eq_ignore_ascii_case(b"all")
-}
-
-/// Whether what follows SET or RESET names a setting that matters.
-fn sets_what_matters(rest: &[u8]) -> bool {
-    let (mut name, after) = first_word(rest);
-    let qualifies =
-        |name: &[u8]| name.eq_ignore_ascii_case(b"local") || name.eq_ignore_ascii_case(b"session");
-    if qualifies(name) {
-        (name, _) = first_word(after);
-    }
-    let spoken = [&b"time"[..], b"names", b"schema", b"authorization"];
-    matters(name) || spoken.iter().any(|word| name.eq_ignore_ascii_case(word))
-}
-
-fn matters(name: &[u8]) -> bool {
-    MATTERING
-        .iter()
-        .any(|matters| name.eq_ignore_ascii_case(matters.as_bytes()))
-}
-
-/// Whether `set_config` is called for anything but settings that do not matter, named in place.
-fn calls_set_config(text: &[u8]) -> bool {
-    const CALL: &[u8] = b"set_config";
-    let lower = text.to_ascii_lowercase();
-    let calls = lower
-        .windows(CALL.len())
-        .enumerate()
-        .filter(|(_, window)| *window == CALL);
-    for (at, _) in calls {
-        let after = lower[at + CALL.len()..].trim_ascii_start();
-        let argument = after.strip_prefix(b"(").map(<[u8]>::trim_ascii_start);
-        let literal = argument.and_then(|argument| argument.strip_prefix(b"'"));
-        let name = literal.and_then(|literal| literal.split(|&b| b == b'\'').next());
-        if name.is_none_or(matters) {
-            return true;
-        }
-    }
-    false
 }
 
 /// Without the comments it begins with: drivers put their marks there.
@@ -218,7 +178,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> Changes {
-        changes(text.as_bytes(), traces::scan(text.as_bytes()))
+        changes(text.as_bytes(), traces::of_text(text.as_bytes()))
     }
 
     #[test]
@@ -252,6 +212,7 @@ mod tests {
             "begin; set local search_path = a",
             "do $$ begin end $$",
             "call tidy_up()",
+            "/* unended set search_path = a",
             "select set_config('search_path', $1, true)",
             "select set_config($1, $2, true)",
             "select set_config('app.user', 'x', true), pg_catalog.SET_CONFIG ( 'role', 'y', true)",
@@ -277,7 +238,7 @@ mod tests {
             "begin; set local work_mem = '1MB'; commit",
             "dolphin",
             "--",
-            "/* unended set search_path = a",
+            "/* unended select a",
         ] {
             assert_eq!(of(text), Changes::None, "{text}");
         }

@@ -36,7 +36,7 @@ fn deallocation(statement: &[Token]) -> Option<Target> {
     match name {
         Token::Word(name) if name == b"all" => Some(Target::All),
         Token::Word(name) | Token::Quoted(name) => Some(Target::One(name.clone())),
-        Token::Other => None,
+        _ => None,
     }
 }
 

@@ -1,16 +1,19 @@
 //! What a client leaves behind on a server connection, how that is noticed, and the smallest statement
 //! that undoes it.
 //!
-//! Two things are watched, and neither costs a round trip: the tag of every CommandComplete, and a few
-//! words in the text of every Query and Parse. When in doubt a trace is assumed. What this cannot see is
-//! a change made by a function or procedure somebody else wrote, called by a name that says nothing:
-//! `SELECT my_function()` that calls `set_config` inside. A `DO` block or a `CALL` is assumed to have
-//! done everything. Sequence state (`currval`) and loaded libraries are left as they are.
+//! Three things are watched, and none costs a round trip: the tag of every CommandComplete, a few words in
+//! the text of every Query and Parse, and which function a FunctionCall calls. When in doubt a trace is assumed.
+//! What this cannot see is a change made by a function or procedure somebody else wrote, called in SQL by a name
+//! that says nothing: `SELECT my_function()` that calls `set_config` inside. A `DO` block or a `CALL` is assumed
+//! to have done everything, and so is a FunctionCall of a function that is not known to be harmless. Sequence
+//! state (`currval`), the seed of `random()` and loaded libraries are left as they are.
 
 use std::sync::OnceLock;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde::{Deserialize, Serialize};
+
+use super::set_commands::{Change, SetCommands, To};
 
 /// The kinds of traces, as a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -33,14 +36,20 @@ impl Traces {
     pub const TEMPORARY: Traces = Traces(1 << 5);
     /// Advisory locks of the session.
     pub const LOCKS: Traces = Traces(1 << 6);
-    /// The text spoke of a default: a SET may have gone back to one.
-    pub const DEFAULTING: Traces = Traces(1 << 8);
+    /// Running it may bring a setting back to its default.
+    pub const RESETTING: Traces = Traces(1 << 8);
     /// The text spoke of discarding or deallocating: prepared statements may be gone when it has run.
     pub const FORGETTING: Traces = Traces(1 << 9);
     /// Running it may change how texts are read (`reading`).
     pub const READING: Traces = Traces(1 << 10);
     /// Could be anything.
     pub const EVERYTHING: Traces = Traces(1 << 7);
+
+    /// A setting may be changed of which the text does not tell which.
+    const SETTING_ANYTHING: Traces = Traces(Traces::EVERYTHING.0 | Traces::RESETTING.0);
+
+    /// All statements may be gone, and all settings at their defaults.
+    const DISCARDING: Traces = Traces(Traces::FORGETTING.0 | Traces::RESETTING.0);
 
     /// What is assumed where nothing is known.
     pub fn everything() -> Traces {
@@ -66,7 +75,7 @@ impl Traces {
     pub fn is_clean(self) -> bool {
         let mut harmless = Traces::HOLDING;
         harmless.add(Traces::CURSORS);
-        harmless.add(Traces::DEFAULTING);
+        harmless.add(Traces::RESETTING);
         harmless.add(Traces::FORGETTING);
         harmless.add(Traces::READING);
         self.0 & !harmless.0 == 0 && !self.holds_cursors()
@@ -74,6 +83,16 @@ impl Traces {
 
     fn holds_cursors(self) -> bool {
         self.has(Traces::CURSORS) && self.has(Traces::HOLDING)
+    }
+
+    /// Notes a FunctionCall, whose message has this `body` or more. Whether it may do anything.
+    pub fn note_function_call(&mut self, body: &[u8]) -> bool {
+        let oid = body.first_chunk().map(|oid| u32::from_be_bytes(*oid));
+        let harmless = oid.is_some_and(|oid| HARMLESS_FUNCTIONS.contains(&oid));
+        if !harmless {
+            self.add(Traces::EVERYTHING);
+        }
+        !harmless
     }
 
     /// Notes a CommandComplete with `tag` (without its NUL). `tame` says that the statement was seen to
@@ -94,22 +113,26 @@ impl Traces {
             Some(b'C') => match tag {
                 b"CALL" => self.add(Traces::EVERYTHING),
                 b"CLOSE CURSOR ALL" => self.remove(Traces::CURSORS),
+                // Where search_path begins with pg_temp there need not be a word of it.
+                _ if tag.starts_with(b"CREATE ") => self.add(Traces::TEMPORARY),
                 _ => {}
             },
             _ => {}
         }
     }
 
-    /// The statement that undoes all of this outside a transaction block. `None` if there is nothing.
+    /// The statements that undo all of this outside a transaction block, each a Query of its own. Empty if
+    /// there is nothing.
     ///
     /// With `DISCARD ALL`, PostgreSQL forgets the statements prepared on the connection; so it does with
     /// `DEALLOCATE ALL`. [`Traces::forgets_statements`] says so.
-    pub fn undo(self) -> Option<String> {
+    pub fn undo(self) -> Vec<String> {
         if self.is_clean() {
-            return None;
+            return Vec::new();
         }
         if self.has(Traces::EVERYTHING) {
-            return Some("DISCARD ALL".to_owned());
+            // Older servers leave the role at "none", also where ALTER ROLE has set another.
+            return vec!["DISCARD ALL".to_owned(), "RESET ROLE".to_owned()];
         }
         // In the order of DISCARD ALL's own parts (manual, DISCARD).
         let mut parts = Vec::new();
@@ -117,8 +140,7 @@ impl Traces {
             parts.push("CLOSE ALL");
         }
         if self.has(Traces::SETTINGS) {
-            // RESET ALL leaves the role alone, and SET SESSION AUTHORIZATION resets both.
-            parts.extend(["SET SESSION AUTHORIZATION DEFAULT", "RESET ALL"]);
+            parts.push(RESET_SETTINGS);
         }
         if self.has(Traces::STATEMENTS) {
             parts.push("DEALLOCATE ALL");
@@ -132,7 +154,7 @@ impl Traces {
         if self.has(Traces::TEMPORARY) {
             parts.push("DISCARD TEMP");
         }
-        Some(parts.join(";"))
+        vec![parts.join(";")]
     }
 
     /// Whether [`Traces::undo`] makes PostgreSQL forget all prepared statements.
@@ -146,18 +168,59 @@ impl Traces {
     }
 }
 
-/// Words in a statement's text and what they are taken for.
-const WORDS: [(&str, Traces); 7] = [
-    ("set_config", Traces::SETTINGS),
+/// The functions for large objects, which libpq and JDBC's driver call by FunctionCall, by their numbers in every
+/// PostgreSQL's `pg_proc.dat`. What they leave ends with the transaction.
+const HARMLESS_FUNCTIONS: [u32; 13] = [
+    715,  // lo_create
+    952,  // lo_open
+    953,  // lo_close
+    954,  // loread
+    955,  // lowrite
+    956,  // lo_lseek
+    957,  // lo_creat
+    958,  // lo_tell
+    964,  // lo_unlink
+    1004, // lo_truncate
+    3170, // lo_lseek64
+    3171, // lo_tell64
+    3172, // lo_truncate64
+];
+
+/// Resets every setting, and who runs the statements. RESET ALL leaves that alone, and is told as the user that has
+/// logged in.
+pub const RESET_SETTINGS: &str = "SET SESSION AUTHORIZATION DEFAULT;RESET ROLE;RESET ALL";
+
+/// Resets who runs the statements. The role comes second: with the session's user PostgreSQL changes it too.
+pub const RESET_IDENTITY: &str = "SET SESSION AUTHORIZATION DEFAULT;RESET ROLE";
+
+/// Words in a statement's text and what they are taken for where it is not read closer. One that may change a setting
+/// in a way of which its tag does not tell has one of these that mean RESETTING.
+const WORDS: [(&str, Traces); 14] = [
+    ("set_config", Traces::SETTING_ANYTHING),
+    // A view by which settings can be changed: UPDATE pg_settings.
+    ("pg_settings", Traces::SETTING_ANYTHING),
+    // An identifier with escapes can be any of these words.
+    ("u&\"", Traces::SETTING_ANYTHING),
+    // Where tables are made, and whether they are temporary.
+    ("search_path", Traces::RESETTING),
+    ("schema", Traces::RESETTING),
+    // SET TIME ZONE LOCAL.
+    ("zone", Traces::RESETTING),
+    ("reset", Traces::RESETTING),
     // pg_advisory_lock and its kin; those with _xact_ end with the transaction and do not match.
     ("advisory_lock", Traces::LOCKS),
     // CREATE TEMP, CREATE TEMPORARY, SELECT INTO TEMP, the schema pg_temp.
     ("temp", Traces::TEMPORARY),
     ("hold", Traces::HOLDING),
-    ("default", Traces::DEFAULTING),
-    ("discard", Traces::FORGETTING),
+    ("default", Traces::RESETTING),
+    // SET NAMES without one.
+    ("names", Traces::RESETTING),
+    ("discard", Traces::DISCARDING),
     ("deallocate", Traces::FORGETTING),
 ];
+
+/// Longer texts are not read closer, in bytes.
+const LONGEST_READ: usize = 64 * 1024;
 
 /// Bytes of the longest word, less one: what has to be remembered between two chunks of a text.
 const OVERLAP: usize = 12;
@@ -175,8 +238,68 @@ fn words() -> Option<&'static AhoCorasick> {
         .as_ref()
 }
 
-/// The traces a text speaks of.
-pub fn scan(text: &[u8]) -> Traces {
+/// The traces of a whole text, without its NUL.
+pub fn of_text(text: &[u8]) -> Traces {
+    let mut found = scan(text);
+    if !found.has(Traces::RESETTING) || text.len() > LONGEST_READ {
+        return found;
+    }
+    let calls = found.has(Traces::EVERYTHING);
+    found.remove(Traces::SETTING_ANYTHING);
+    if calls || may_begin_with_set(text) {
+        found.add(read(text));
+    }
+    found
+}
+
+/// Whether one of the statements may be a SET, RESET or DISCARD.
+fn may_begin_with_set(text: &[u8]) -> bool {
+    let text = text.trim_ascii();
+    let one = text.strip_suffix(b";").unwrap_or(text);
+    let begins = |word: &[u8]| {
+        let first = one.get(..word.len());
+        first.is_some_and(|first| first.eq_ignore_ascii_case(word))
+    };
+    let words: [&[u8]; 6] = [b"set", b"reset", b"discard", b"/*", b"--", b"\x0b"];
+    one.contains(&b';') || words.iter().any(|word| begins(word))
+}
+
+/// What a text that may change settings leaves, as far as its CommandComplete will not tell.
+fn read(text: &[u8]) -> Traces {
+    let mut found = Traces::NONE;
+    let updates = found_in(text, "pg_settings") && found_in(text, "update");
+    if updates || found_in(text, "u&\"") {
+        found.add(Traces::SETTING_ANYTHING);
+    }
+    let calls = found_in(text, "set_config");
+    for change in SetCommands::read(text).changes {
+        match change {
+            Change::One { name, to, .. } => {
+                if calls {
+                    found.add(Traces::SETTINGS);
+                }
+                if to != To::Value {
+                    found.add(Traces::RESETTING);
+                }
+                if name == "search_path" && to == To::Unknown {
+                    // Tables may be temporary from here on without a word of it.
+                    found.add(Traces::TEMPORARY);
+                }
+            }
+            Change::ResetAll | Change::DiscardAll => found.add(Traces::RESETTING),
+            Change::Unnamed | Change::Anything => found.add(Traces::SETTING_ANYTHING),
+        }
+    }
+    found
+}
+
+/// Whether a word is in the text, in whatever letters.
+fn found_in(text: &[u8], word: &str) -> bool {
+    (text.windows(word.len())).any(|window| window.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+/// The traces a text speaks of by its words alone.
+fn scan(text: &[u8]) -> Traces {
     let Some(automaton) = words() else {
         return Traces::EVERYTHING;
     };
@@ -252,6 +375,8 @@ pub fn is_tame_set(text: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    const NOTHING: [&str; 0] = [];
+
     fn after(tags: &[&str]) -> Traces {
         let mut traces = Traces::NONE;
         for tag in tags {
@@ -269,37 +394,73 @@ mod tests {
             "DECLARE CURSOR",
             "COMMIT",
         ]);
-        assert_eq!(traces.undo(), None);
+        assert_eq!(traces.undo(), NOTHING);
     }
 
     #[test]
     fn each_trace_is_undone_by_its_own_part() {
+        assert_eq!(after(&["SET"]).undo(), [RESET_SETTINGS]);
+        assert_eq!(after(&["PREPARE"]).undo(), ["DEALLOCATE ALL"]);
+        assert_eq!(after(&["LISTEN"]).undo(), ["UNLISTEN *"]);
+        assert_eq!(after(&["DO"]).undo(), ["DISCARD ALL", "RESET ROLE"]);
+        assert_eq!(scan(b"create Temp table t ()").undo(), ["DISCARD TEMP"]);
         assert_eq!(
-            after(&["SET"]).undo().as_deref(),
-            Some("SET SESSION AUTHORIZATION DEFAULT;RESET ALL")
+            scan(b"select pg_try_advisory_lock(1)").undo(),
+            ["SELECT pg_catalog.pg_advisory_unlock_all()"]
         );
-        assert_eq!(
-            after(&["PREPARE"]).undo().as_deref(),
-            Some("DEALLOCATE ALL")
-        );
-        assert_eq!(after(&["LISTEN"]).undo().as_deref(), Some("UNLISTEN *"));
-        assert_eq!(after(&["DO"]).undo().as_deref(), Some("DISCARD ALL"));
-        assert_eq!(
-            scan(b"create Temp table t ()").undo().as_deref(),
-            Some("DISCARD TEMP")
-        );
-        assert_eq!(
-            scan(b"select pg_try_advisory_lock(1)").undo().as_deref(),
-            Some("SELECT pg_catalog.pg_advisory_unlock_all()")
-        );
-        assert_eq!(scan(b"select pg_advisory_xact_lock(1)").undo(), None);
+        assert_eq!(scan(b"select pg_advisory_xact_lock(1)").undo(), NOTHING);
+    }
+
+    #[test]
+    fn a_text_that_changes_settings_is_read() {
+        for (text, traces) in [
+            (
+                "set default_transaction_read_only = off -- reset",
+                Traces::NONE,
+            ),
+            ("set timezone to default", Traces::RESETTING),
+            ("/* x */ set time zone local", Traces::RESETTING),
+            ("select 1; RESET a", Traces::RESETTING),
+            ("discard all", Traces::DISCARDING),
+            ("set search_path = a, \"B\", 'c'", Traces::NONE),
+            ("insert into names default values", Traces::NONE),
+            ("select set_config('a', 'b', false)", Traces::SETTINGS),
+            ("select * from pg_settings", Traces::NONE),
+        ] {
+            assert_eq!(of_text(text.as_bytes()), traces, "{text}");
+        }
+        for text in [
+            "Update PG_Settings set setting = 'x' where name = 'search_path'",
+            "with u as (update pg_settings set setting = 'x' returning 1) select 1",
+            "select set_config($1, $2, false)",
+            "select U&\"set\\005fconfig\"('a', 'b', false)",
+        ] {
+            assert_eq!(of_text(text.as_bytes()), Traces::SETTING_ANYTHING, "{text}");
+        }
+        let mut path = Traces::TEMPORARY;
+        path.add(Traces::SETTINGS);
+        path.add(Traces::RESETTING);
+        let text = b"select set_config('search_path', $1, false)";
+        assert_eq!(of_text(text), path);
+    }
+
+    #[test]
+    fn only_functions_that_are_known_leave_nothing() {
+        let mut traces = Traces::NONE;
+        traces.note_function_call(&[0, 0, 3, 184, 0, 1]);
+        assert!(traces.is_clean(), "lo_open");
+        for body in [&[0, 0, 8, 31][..], &[0, 0, 3], &[]] {
+            let mut traces = Traces::NONE;
+            traces.note_function_call(body);
+            assert_eq!(traces, Traces::EVERYTHING, "{body:?}");
+        }
     }
 
     #[test]
     fn a_cursor_needs_closing_only_if_it_is_held() {
         let mut traces = scan(b"declare c cursor with hold for select 1");
         traces.note_tag(b"DECLARE CURSOR", false);
-        assert_eq!(traces.undo().as_deref(), Some("CLOSE ALL"));
+        assert_eq!(traces.undo(), ["CLOSE ALL"]);
     }
 
     #[test]
@@ -317,7 +478,7 @@ mod tests {
                 let mut found = scan.read(&text[..cut], false);
                 found.add(scan.read(&text[cut..second], false));
                 found.add(scan.read(&text[second..], true));
-                assert!(found.has(Traces::SETTINGS), "cut at {cut} and {second}");
+                assert!(found.has(Traces::EVERYTHING), "cut at {cut} and {second}");
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::pool::waiter::Waiter;
 use crate::server::backend::{Backend, Connection};
 use crate::server::messages;
 use crate::server::parameters::{Parameters, set_statement};
+use crate::server::traces::RESET_SETTINGS;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::ErrorFields;
 use crate::wire::startup::LONGEST_IDENTIFIER;
@@ -175,10 +176,13 @@ fn try_settings(
         .iter()
         .cloned()
         .partition(|(name, _)| is_encoding(name));
+    let (identity, others): (Settings, Settings) =
+        (others.into_iter()).partition(|(name, _)| Parameters::is_identity(name));
     stages.push(encoding);
     stages.push(others);
+    stages.push(identity);
     // What an earlier client's settings were is of no matter to this one.
-    let mut sql = vec![b"RESET ALL".to_vec()];
+    let mut sql = vec![RESET_SETTINGS.as_bytes().to_vec()];
     sql.extend(stages.iter().filter_map(|stage| {
         set_statement(
             stage
@@ -192,7 +196,7 @@ fn try_settings(
     }
     let mut unreported = Parameters::default();
     for (name, value) in settings {
-        if backend.reported.get(name).is_none() {
+        if backend.reported.get(name).is_none() || Parameters::is_identity(name) {
             unreported.set(name, value);
         }
     }

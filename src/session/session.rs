@@ -13,6 +13,7 @@ use super::relay::check::Overheard;
 use super::relay::client_end::ClientEnd;
 use super::relay::conversation::{self, BoundEffects, Conversation};
 use super::relay::expected::Queue;
+use super::relay::going_back::GoingBack;
 use super::relay::reading::Under;
 use super::relay::stale::Kept;
 use super::relay::unsettled::Unsettled;
@@ -131,15 +132,9 @@ pub struct Lent {
     pub since: Moment,
     /// It has been used for the client: what it does can no longer be done on another.
     pub served: bool,
-    /// The client has gone back to defaults: those of its startup packet are to be in effect again.
+    /// What the client has brought back to a default.
     #[serde(default)]
-    pub reset_seen: bool,
-    /// What PostgreSQL reported at the last ReadyForQuery.
-    #[serde(default)]
-    pub at_ready: Arc<Parameters>,
-    /// Settings that a RESET has brought back to the server's default.
-    #[serde(default)]
-    pub reset_names: Vec<String>,
+    pub going_back: GoingBack,
     /// Statements a client is deallocating in SQL: its own name, and the number.
     #[serde(default, with = "crate::wire::bytes::pairs")]
     pub deallocating: VecDeque<(Vec<u8>, u64)>,
@@ -161,8 +156,6 @@ impl Lent {
     /// A connection that has just been lent.
     pub(super) fn new(backend: Box<Backend>, now: Moment) -> Lent {
         Lent {
-            at_ready: Arc::clone(&backend.reported),
-            reset_names: Vec::new(),
             deallocating: VecDeque::new(),
             backend,
             side: Side::default(),
@@ -183,7 +176,7 @@ impl Lent {
             cancelled: None,
             since: now,
             served: false,
-            reset_seen: false,
+            going_back: GoingBack::default(),
             asked: Vec::new(),
             answers: Vec::new(),
             query_since: now,
@@ -322,6 +315,9 @@ pub struct Session {
     /// The transaction block that it has begun and no server knows of.
     #[serde(default, skip_serializing_if = "is_default")]
     pub deferred: Deferred,
+    /// It has set a setting of its startup packet otherwise since.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub departs: bool,
     /// The settings that the texts of its statements are read under.
     #[serde(skip)]
     pub under: Under,
@@ -371,6 +367,7 @@ impl Session {
             client_end: ClientEnd::Open,
             refusing: false,
             deferred: Deferred::Nothing,
+            departs: false,
             under: Under::default(),
             overheard: Overheard::default(),
             begins_again: false,

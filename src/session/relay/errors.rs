@@ -42,7 +42,11 @@ impl Session {
         // While the client is being served it hears of every error, also of that of a Parse which the
         // pooler added: its own would have failed alike.
         let for_client = phase == Phase::Serving && !self.abandoned;
-        if phase != Phase::Serving && !awaited {
+        lent.going_back.note_error();
+        // In a block it is the client's own error: its RESET is undone with the block.
+        let own = lent.going_back.is_restoring() && !lent.backend.in_transaction();
+        let for_client = for_client && !own;
+        if (phase != Phase::Serving || own) && !awaited {
             lent.spoiled = Some(fields.to_string());
             if fields.code == QUERY_CANCELED {
                 lent.cancelled = Some(fields.message.clone());

@@ -13,7 +13,7 @@ use crate::pool::plan::Mode;
 use crate::server::backend::Backend;
 use crate::server::parameters::literal;
 use crate::server::parameters::{Parameters, set_statement};
-use crate::server::traces::Traces;
+use crate::server::traces::{self, RESET_IDENTITY, Traces};
 use crate::session::session::{Frame, Lent, Phase, Rules, Session};
 use crate::wire::backend;
 use crate::wire::frontend;
@@ -29,6 +29,9 @@ const FOLLOWED: [&str; 5] = [
     "default_transaction_deferrable",
     "jit",
 ];
+
+/// The setting that decides where a table is made, and so whether it is a temporary one.
+const SEARCH_PATH: &str = "search_path";
 
 /// The setting that decides how the others' bytes are read.
 const CLIENT_ENCODING: &str = "client_encoding";
@@ -116,15 +119,40 @@ impl Session {
             let others = differing.iter().filter(|(name, _)| !is_encoding(name));
             statements.extend(set_statement(others.copied()));
         }
+        if self.departs {
+            // Where it is the server's default it is set all the same: only so a RESET can be told from none.
+            let default = |(name, chosen): (_, &[u8])| {
+                let own = told.get(name).filter(|own| *own != chosen)?;
+                (reported.get(name) == Some(own)).then_some((name, Some(own)))
+            };
+            let plain = |(name, _): &(&str, _)| Parameters::is_settable(name);
+            let defaults = self.chosen.iter().filter(plain).filter_map(default);
+            statements.extend(set_statement(defaults));
+        }
         let applied = &lent.backend.applied;
         let wanted = &self.unreported;
         if !Arc::ptr_eq(applied, wanted) {
+            if applied.identity().next().is_some() {
+                // Nobody sets anything as somebody else.
+                statements.insert(0, RESET_IDENTITY.as_bytes().to_vec());
+            }
             let set = wanted
                 .differing_from(applied)
                 .map(|(name, value)| (name, Some(value)));
             let reset = applied.missing_in(wanted).map(|name| (name, None));
-            statements.extend(set_statement(set.chain(reset)));
+            let plain = |(name, _): &(&str, _)| !Parameters::is_identity(name);
+            statements.extend(set_statement(set.chain(reset).filter(plain)));
+            let identity = wanted.identity().map(|(name, value)| (name, Some(value)));
+            statements.extend(set_statement(identity));
             lent.backend.applied = Arc::clone(wanted);
+        }
+        if wanted.identity().next().is_some() {
+            // It stays on no connection that somebody else may get.
+            lent.backend.traces.add(Traces::SETTINGS);
+        }
+        let path = wanted.get(SEARCH_PATH).or(told.get(SEARCH_PATH));
+        if path.is_some_and(|path| traces::of_text(path).has(Traces::TEMPORARY)) {
+            lent.backend.traces.add(Traces::TEMPORARY);
         }
         for statement in statements {
             self.ask(&statement, out);
@@ -172,23 +200,17 @@ impl Session {
                     self.end_turn(out);
                 }
             }
-            Phase::Serving => {
+            Phase::Serving if lent.spoiled.is_none() => {
                 if !(idle || self.abandoned) {
                     return;
                 }
-                let reset = std::mem::take(&mut lent.reset_seen);
-                self.told = Arc::clone(&lent.backend.reported);
-                if reset && !self.abandoned {
-                    self.restore_chosen(out);
+                if !Arc::ptr_eq(&self.told, &lent.backend.reported) {
+                    self.told = Arc::clone(&lent.backend.reported);
+                    self.departs = departs(&self.chosen, &self.told);
                 }
                 if leaves {
-                    self.ask_for_unreported(reset);
+                    self.ask_for_unreported();
                     self.clean(out);
-                } else if reset {
-                    self.write_settings(out);
-                    if self.awaits_server() {
-                        self.enter(Phase::Tuning);
-                    }
                 }
             }
             Phase::Cleaning if lent.spoiled.is_none() => {
@@ -209,13 +231,13 @@ impl Session {
             self.enter(Phase::Cleaning);
             return;
         }
-        let undo = backend.traces.undo().filter(|_| undo_traces);
+        let undo = backend.traces.undo();
         let question = question(&lent.asked);
-        let Some(undo) = undo else {
+        if undo.is_empty() || !undo_traces {
             backend.traces = Traces::NONE;
             self.enter(Phase::Returning);
             return;
-        };
+        }
         let traces = std::mem::take(&mut backend.traces);
         if traces.forgets_statements() {
             backend.prepared.clear();
@@ -226,41 +248,22 @@ impl Session {
         if let Some(question) = &question {
             self.ask(question, out);
         }
-        self.ask(undo.as_bytes(), out);
+        for statement in undo {
+            self.ask(statement.as_bytes(), out);
+        }
         if let Some(question) = &question {
             self.ask(question, out);
         }
         self.enter(Phase::Cleaning);
     }
 
-    /// The client has gone back to defaults, and its defaults are what its startup packet asked for.
-    /// PostgreSQL reports this connection's defaults instead; what the client chose takes their place.
-    fn restore_chosen(&mut self, out: &mut Output) {
-        let Some(lent) = &mut self.lent else { return };
-        let backend = &mut lent.backend;
-        for name in &std::mem::take(&mut lent.reset_names) {
-            let (now, chosen) = (backend.reported.get(name), self.chosen.get(name));
-            let Some(chosen) = chosen else { continue };
-            if now != Some(chosen) && now == backend.fresh.get(name) {
-                Arc::make_mut(&mut self.told).set(name, chosen);
-                out.client
-                    .write(|own| backend::parameter_status(own, name.as_bytes(), chosen));
-            }
-        }
-        if self.rules.mode == Mode::Session {
-            // Whatever became of them, they are made once more.
-            backend.applied = Arc::default();
-        }
-    }
-
     /// Before the settings are reset: which of the client's does PostgreSQL not report, and so cannot be
     /// known without asking? Those it set at startup, and those that are followed however they are set.
-    fn ask_for_unreported(&mut self, reset: bool) {
+    fn ask_for_unreported(&mut self) {
         let Some(lent) = &mut self.lent else { return };
         if self.abandoned || !self.rules.clean || !lent.backend.traces.resets_settings() {
             return;
         }
-        lent.reset_seen = reset;
         let is_followed = |name: &str| FOLLOWED.iter().any(|one| one.eq_ignore_ascii_case(name));
         let reported = &lent.backend.reported;
         lent.asked = self
@@ -288,19 +291,11 @@ impl Session {
         };
         let mut own = Parameters::default();
         for (name, (before, after)) in names.iter().zip(before.iter().zip(after)) {
-            let chosen = self.chosen.get(name).filter(|_| lent.reset_seen);
-            match before {
-                Some(value) if Some(value) != after.as_ref() => {
-                    own.set(name, value);
-                }
-                _ => {
-                    if let Some(chosen) = chosen {
-                        own.set(name, chosen);
-                    }
-                }
+            let differs = before != after || self.chosen.get(name).is_some();
+            if let Some(value) = before.as_ref().filter(|_| differs) {
+                own.set(name, value);
             }
         }
-        lent.reset_seen = false;
         if own != *self.unreported {
             self.unreported = Arc::new(own);
         }
@@ -333,6 +328,12 @@ impl Session {
         self.ask(b";", out);
         self.enter(Phase::Cleaning);
     }
+}
+
+/// Whether settings that were chosen at startup are told to be others.
+fn departs(chosen: &Parameters, told: &Parameters) -> bool {
+    let is_other = |(name, value): (&str, &[u8])| told.get(name).is_some_and(|own| own != value);
+    chosen.iter().any(is_other)
 }
 
 /// The statement that asks for the values of settings.

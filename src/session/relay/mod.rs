@@ -18,6 +18,7 @@
 //! | [`stale`] | statements that have to be parsed anew |
 //! | [`replies`] | a step over what the server sent |
 //! | [`errors`] | what an error takes back, and in whose words it is told |
+//! | [`going_back`] | a client's startup settings, once more behind its RESET |
 //! | [`lending`] | a server connection comes to the session and leaves it |
 //!
 //! All of them are methods of [`Session`](super::session::Session), which is all the state there is.
@@ -30,6 +31,7 @@ pub mod copying;
 pub mod deallocate;
 pub mod errors;
 pub mod expected;
+pub mod going_back;
 pub mod lending;
 pub mod pieces;
 pub mod reading;

@@ -5,7 +5,6 @@
 //! means that pooler and server no longer understand each other, and ends the server connection.
 
 use std::fmt;
-use std::sync::Arc;
 
 use super::conversation::{Conversation, is_due};
 use super::expected::{Deliver, Expected, Reply};
@@ -283,7 +282,10 @@ impl Session {
                 self.advance(until_ready);
                 Ok(fate)
             }
-            backend::READY_FOR_QUERY => self.ready(body, statements).map(|()| fate),
+            backend::READY_FOR_QUERY => {
+                self.ready(body, statements)?;
+                Ok(self.restore(fate, out))
+            }
             backend::ERROR_RESPONSE => self.error(body, statements, out),
             backend::PARSE_COMPLETE
             | backend::BIND_COMPLETE
@@ -331,17 +333,16 @@ impl Session {
                 ..
             })
         );
-        lent.backend.traces.note_tag(tag, tame);
-        let back_to_default = match tag {
-            b"RESET" | b"DISCARD ALL" => true,
-            b"SET" => lent.backend.traces.has(Traces::DEFAULTING),
-            _ => false,
-        };
-        if back_to_default && phase == Phase::Serving {
-            lent.reset_seen = true;
-            if !self.unreported.is_empty() {
-                lent.backend.traces.add(Traces::SETTINGS);
-            }
+        let front = lent.expected.front();
+        let extended = front.is_some_and(|front| front.reply == Reply::Execute);
+        // What stands behind it in the batch has left its traces already.
+        if !(extended && tag == b"DISCARD ALL") {
+            lent.backend.traces.note_tag(tag, tame);
+        }
+        let resets = matches!(tag, b"RESET" | b"DISCARD ALL");
+        if resets && phase == Phase::Serving && !self.unreported.is_empty() {
+            // What the pooler had made for it is not in effect any more.
+            lent.backend.traces.add(Traces::SETTINGS);
         }
         if tag == b"DEALLOCATE" && lent.deallocating.is_empty() {
             // In a query of several statements, by whatever name.
@@ -364,6 +365,7 @@ impl Session {
                 self.statements.retain(|name, _| name.is_empty());
             }
         }
+        self.note_going_back_by(tag, extended);
     }
 
     fn ready(&mut self, body: Option<&[u8]>, statements: &Statements) -> Result<(), Desync> {
@@ -391,17 +393,6 @@ impl Session {
         if status == TransactionStatus::Idle {
             lent.backend.prepared.end_passing();
         }
-        if lent.reset_seen {
-            // Only what has changed with this request can have been reset by it.
-            for (name, chosen) in self.chosen.iter() {
-                let now = lent.backend.reported.get(name);
-                let changed = now != lent.at_ready.get(name);
-                if changed && now != Some(chosen) && now == lent.backend.fresh.get(name) {
-                    lent.reset_names.push(name.to_owned());
-                }
-            }
-        }
-        lent.at_ready = Arc::clone(&lent.backend.reported);
         if !swallowed {
             let now = self.now;
             self.work.queries += 1;

@@ -25,6 +25,9 @@ const PATIENCE: usize = 64 * 1024;
 /// Replies that may be outstanding before no more requests are read.
 pub const MOST_EXPECTED: usize = 32 * 1024;
 
+/// Bytes of a FunctionCall that tell which function it calls.
+const FUNCTION: usize = 4;
+
 /// What the client did that the protocol does not allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation(pub String);
@@ -136,6 +139,10 @@ impl Session {
                 lent.unsettled.everything_in_last();
                 lent.unsettled.hold_up();
             }
+            if found.has(Traces::RESETTING) && !self.chosen.is_empty() {
+                lent.going_back.note_anything();
+                lent.unsettled.hold_up();
+            }
         }
         if last {
             frame.scan = None;
@@ -241,20 +248,29 @@ impl Session {
                 let text = rest.get(HEADER..).unwrap_or_default();
                 let text = &text[..text.len().min(head.body)];
                 let whole = text.len() == head.body;
+                let bare = text.strip_suffix(b"\0").unwrap_or(text);
                 let mut scan = Scan::default();
-                let found = scan.read(text, whole);
+                let found = match whole {
+                    true => traces::of_text(bare),
+                    false => scan.read(text, false),
+                };
                 lent.backend.traces.add(found);
                 if found.has(Traces::FORGETTING) {
                     lent.unsettled.add(Open::Everything);
                 }
                 self.client.frame.scan = (!whole).then_some(scan);
-                let tame = whole && traces::is_tame_set(text.strip_suffix(b"\0").unwrap_or(text));
+                let tame = whole && traces::is_tame_set(bare);
                 let changes = match whole && self.rules.follow_statements {
                     true => reading::changes(text, found),
                     false => Changes::None,
                 };
                 let bar = found.has(Traces::FORGETTING) || changes.are_any();
                 let bar = bar || lent.changes.are_any();
+                self.note_going_back(whole.then_some(bare), found, false);
+                let Some(lent) = &mut self.lent else {
+                    return Ok(Step::NeedsServer);
+                };
+                let bar = bar || lent.going_back.is_open();
                 // PostgreSQL drops the unnamed statement when a Query comes.
                 let unnamed = self.statements.remove(&b""[..]);
                 let dropped = unnamed.is_some() || lent.unsettled.unnamed_is_open();
@@ -274,7 +290,17 @@ impl Session {
                 Ok(self.begin(head, at, rest, false, out))
             }
             frontend::FUNCTION_CALL => {
+                let body = rest.get(HEADER..).unwrap_or_default();
+                if body.len() < head.body.min(FUNCTION) {
+                    return Ok(Step::NeedsMore);
+                }
+                let anything = lent.backend.traces.note_function_call(body);
+                let anything = anything && !self.chosen.is_empty();
+                if anything {
+                    lent.going_back.note_anything();
+                }
                 self.expect(Expected::forward(Reply::UntilReady { tame: false }), out);
+                self.bar_if(anything);
                 Ok(self.begin(head, at, rest, false, out))
             }
             frontend::SYNC => {
@@ -393,6 +419,7 @@ impl Session {
             return self.sync_in_copy(out);
         }
         let bar = lent.backend.prepared.has_much_surplus() || lent.changes.are_any();
+        let bar = bar || lent.going_back.is_open();
         self.expect(Expected::forward(Reply::Ready), out);
         self.bar_if(bar);
     }

@@ -15,7 +15,7 @@ use super::unsettled::Open;
 use crate::pool::statements::Statements;
 use crate::server::prepared::{NOBODYS, PREFIX, Statement};
 use crate::server::reading::{self, Changes};
-use crate::server::traces::{Scan, Traces};
+use crate::server::traces::{self, Scan, Traces};
 use crate::session::session::{Lent, Session};
 use crate::wire::frame::{self, HEADER, Header};
 use crate::wire::sqlstate;
@@ -88,6 +88,11 @@ impl Session {
             let mut scan = Scan::default();
             lent.backend.traces.add(scan.read(text, whole));
             self.client.frame.scan = (!whole).then_some(scan);
+            let bare =
+                frame::c_string(text).and_then(|(_, definition)| frame::c_string(definition));
+            if let Some((bare, _)) = bare.filter(|_| whole) {
+                self.note_going_back(Some(bare), traces::of_text(bare), true);
+            }
         }
         self.expect(Expected::forward(Reply::Parse), out);
         Ok(self.begin(head, at, rest, false, out))
@@ -231,6 +236,8 @@ impl Session {
     /// Puts a Parse in front of a request whose statement this server connection lacks.
     fn ensure_prepared(&mut self, statement: &Statement, out: &mut Output) {
         let limit = self.rules.prepared_per_server;
+        let text = frame::c_string(&statement.definition).map(|(text, _)| text);
+        self.note_going_back(text, statement.traces, true);
         let Some(lent) = &mut self.lent else { return };
         lent.backend.traces.add(statement.traces);
         if statement.traces.has(Traces::FORGETTING) {

@@ -15,7 +15,9 @@ fn undone(sql: &str, tag: &str) -> Bytes {
     if !undo.is_empty() {
         assert_eq!(between.session.phase(), Phase::Cleaning);
         assert!(!between.session.reads_client());
-        between.server(&[&notice("x"), &complete("X"), &ready()]);
+        for _ in 0..undo.iter().filter(|&&byte| byte == b'Q').count() {
+            between.server(&[&notice("x"), &complete("X"), &ready()]);
+        }
         between.client_gets(&[]);
     }
     assert!(between.is_back());
@@ -24,7 +26,7 @@ fn undone(sql: &str, tag: &str) -> Bytes {
 
 #[test]
 fn each_thing_left_behind_is_undone_by_the_smallest_statement() {
-    let settings = query("SET SESSION AUTHORIZATION DEFAULT;RESET ALL");
+    let settings = query("SET SESSION AUTHORIZATION DEFAULT;RESET ROLE;RESET ALL");
     assert_eq!(undone("set x = 1", "SET"), settings);
     assert_eq!(
         undone("select set_config('x','1',false)", "SELECT 1"),
@@ -39,7 +41,16 @@ fn each_thing_left_behind_is_undone_by_the_smallest_statement() {
         undone("create temp table t()", "CREATE TABLE"),
         query("DISCARD TEMP")
     );
-    assert_eq!(undone("do 'x'", "DO"), query("DISCARD ALL"));
+    let all = [query("DISCARD ALL"), query("RESET ROLE")].concat();
+    assert_eq!(undone("do 'x'", "DO"), all);
+    assert_eq!(
+        undone("update pg_settings set setting = 1", "UPDATE 1"),
+        all
+    );
+    assert_eq!(
+        undone("create table t()", "CREATE TABLE"),
+        query("DISCARD TEMP")
+    );
     assert_eq!(undone("select 1", "SELECT 1"), b"");
     assert_eq!(undone("set local x = 1", "SET"), b"");
     assert_eq!(undone("discard all", "DISCARD ALL"), b"");
@@ -122,7 +133,7 @@ fn what_is_not_reported_is_asked_for_before_it_is_undone() {
     );
     between.server_gets(&[
         &query(ASK),
-        &query("SET SESSION AUTHORIZATION DEFAULT;RESET ALL"),
+        &query("SET SESSION AUTHORIZATION DEFAULT;RESET ROLE;RESET ALL"),
         &query(ASK),
     ]);
     between.server(&[&selected("shop")]);

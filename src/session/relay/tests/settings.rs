@@ -129,7 +129,9 @@ fn a_setting_the_client_changes_is_told_and_made_again_elsewhere() {
     .concat();
     between.passes(&[&query("set timezone = 'Asia/Tokyo'")], &[&reply]);
     assert_eq!(between.session.phase(), Phase::Cleaning);
-    between.server_gets(&[&query("SET SESSION AUTHORIZATION DEFAULT;RESET ALL")]);
+    between.server_gets(&[&query(
+        "SET SESSION AUTHORIZATION DEFAULT;RESET ROLE;RESET ALL",
+    )]);
     between.server(&[
         &complete("SET"),
         &complete("RESET"),
@@ -142,40 +144,189 @@ fn a_setting_the_client_changes_is_told_and_made_again_elsewhere() {
     between.server_gets(&[&set("TimeZone", "'Asia/Tokyo'")]);
 }
 
+/// A client that has chosen a time zone at startup, and a connection that has it.
+fn with_chosen(mode: Mode) -> Between {
+    let chosen = parameters(&[("TimeZone", "Asia/Tokyo"), ("work_mem", "1MB")]);
+    let mut told = (*parameters(&REPORTED)).clone();
+    told.set("TimeZone", b"Asia/Tokyo");
+    let told = Arc::new(told);
+    let own = parameters(&[("work_mem", "1MB")]);
+    let session = session(Arc::clone(&told), Arc::clone(&own), chosen);
+    let mut between = Between::with(session, rules());
+    between.rules.mode = mode;
+    let mut tuned = backend();
+    tuned.reported = told;
+    tuned.applied = own;
+    between.idle = Some(tuned);
+    between
+}
+
 #[test]
-fn reset_goes_back_to_what_the_client_chose_at_startup() {
+fn reset_goes_back_to_what_the_client_chose_at_startup_before_it_can_ask() {
     for mode in [Mode::Transaction, Mode::Session] {
-        let chosen = parameters(&[("TimeZone", "Asia/Tokyo")]);
-        let mut told = (*parameters(&REPORTED)).clone();
-        told.set("TimeZone", b"Europe/Rome");
-        let session = session(Arc::new(told), Arc::default(), chosen);
-        let mut between = Between::with(session, rules());
-        between.rules.mode = mode;
-        let mut tuned = backend();
-        Arc::make_mut(&mut tuned.reported).set("TimeZone", b"Europe/Rome");
-        between.idle = Some(tuned);
-        between.client(&[&query("reset all")]);
-        between.server_gets(&[&query("reset all")]);
-        let reply = [complete("RESET"), parameter("TimeZone", "UTC"), ready()].concat();
-        between.server(&[&reply]);
-        between.client_gets(&[&reply, &parameter("TimeZone", "Asia/Tokyo")]);
-        if mode == Mode::Transaction {
-            assert!(between.is_back());
-            between.client(&[&query("select 1")]);
-        } else {
-            assert_eq!(between.session.phase(), Phase::Tuning);
-        }
-        between.server_gets(&[&set("TimeZone", "'Asia/Tokyo'")]);
-        between.server(&[
-            &columns(),
-            &row(&["Asia/Tokyo"]),
-            &complete("SELECT 1"),
-            &parameter("TimeZone", "Asia/Tokyo"),
-            &ready(),
-        ]);
-        between.client_gets(&[]);
-        assert_eq!(between.session.phase(), Phase::Serving);
+        let mut between = with_chosen(mode);
+        between.client(&[&query("reset timezone"), &query("select 1")]);
+        between.server_gets(&[&query("reset timezone")]);
+        let reply = [complete("RESET"), parameter("TimeZone", "UTC")].concat();
+        between.server(&[&reply, &ready()]);
+        between.client_gets(&[&reply]);
+        between.server_gets(&[&query("SET \"timezone\" TO 'Asia/Tokyo'")]);
+        let restored = parameter("TimeZone", "Asia/Tokyo");
+        between.server(&[&complete("SET"), &restored, &ready()]);
+        between.client_gets(&[&restored, &ready()]);
     }
+}
+
+#[test]
+fn in_a_block_it_goes_back_in_the_block() {
+    for (text, own) in [
+        (
+            "reset all",
+            "SET \"timezone\" TO 'Asia/Tokyo';SET \"work_mem\" TO '1MB'",
+        ),
+        (
+            "set local work_mem to default",
+            "SET LOCAL \"work_mem\" TO '1MB'",
+        ),
+    ] {
+        let mut between = with_chosen(Mode::Session);
+        between.client(&[&query("begin")]);
+        between.server(&[&complete("BEGIN"), &ready_in_transaction()]);
+        between.to_server.clear();
+        between.client(&[&query(text)]);
+        between.server(&[&complete("RESET"), &ready_in_transaction()]);
+        between.server_gets(&[&query(text), &query(own)]);
+        between.server(&[&complete("SET"), &ready_in_transaction()]);
+        between.to_client.clear();
+        between.passes(
+            &[&query("select 1")],
+            &[&complete("SELECT 1"), &ready_in_transaction()],
+        );
+        between.client(&[&query("rollback to a")]);
+        between.to_server.clear();
+        between.to_client.clear();
+        // It may have been behind the savepoint, and the RESET before it.
+        between.server(&[&complete("ROLLBACK"), &ready_in_transaction()]);
+        between.client_gets(&[&complete("ROLLBACK")]);
+        assert!(!between.to_server.is_empty());
+        between.to_server.clear();
+        between.server(&[&columns(), &complete("SELECT 2"), &ready_in_transaction()]);
+        between.client_gets(&[&ready_in_transaction()]);
+        between.passes(&[&query("commit")], &[&complete("COMMIT"), &ready()]);
+    }
+}
+
+#[test]
+fn discard_all_goes_back_to_all_of_it() {
+    let mut between = with_chosen(Mode::Session);
+    between.client(&[&query("discard all")]);
+    between.to_server.clear();
+    between.server(&[&complete("DISCARD ALL"), &ready()]);
+    between.client_gets(&[&complete("DISCARD ALL")]);
+    between.server_gets(&[&query(
+        "SET \"timezone\" TO 'Asia/Tokyo';SET \"work_mem\" TO '1MB'",
+    )]);
+}
+
+#[test]
+fn what_the_client_sets_to_the_servers_default_is_set_again() {
+    let mut between = with_chosen(Mode::Transaction);
+    between.client(&[&query("set timezone = 'UTC'")]);
+    between.server(&[&complete("SET"), &parameter("TimeZone", "UTC"), &ready()]);
+    between.server(&[&row(&["1MB"]), &complete("SELECT 1"), &ready()]);
+    between.server(&[&complete("RESET"), &ready()]);
+    between.server(&[&row(&["4MB"]), &complete("SELECT 1"), &ready()]);
+    assert!(between.is_back());
+    between.to_server.clear();
+    between.client(&[&query("do 'x'")]);
+    between.server_gets(&[&set("TimeZone", "'UTC'"), &set("work_mem", "'1MB'")]);
+}
+
+#[test]
+fn a_set_is_not_taken_for_a_reset() {
+    for text in [
+        "set work_mem = '2MB' -- default",
+        "reset statement_timeout",
+        "reset timezone; set timezone = 'UTC'",
+        "set local time zone 'UTC'",
+        "select set_config('app.user', $1, true)",
+    ] {
+        let mut between = with_chosen(Mode::Session);
+        between.client(&[&query(text)]);
+        between.server(&[&complete("SET"), &ready()]);
+        between.client_gets(&[&complete("SET"), &ready()]);
+        between.server_gets(&[&query(text)]);
+    }
+}
+
+#[test]
+fn what_may_have_gone_back_is_asked_for() {
+    for (text, tag) in [
+        ("do $$ begin reset all; end $$", "DO"),
+        ("call tidy()", "CALL"),
+        ("reset all; select 1", "RESET"),
+        ("select set_config('work_mem', null, false)", "SELECT 1"),
+        ("select set_config($1, $2, false)", "SELECT 1"),
+    ] {
+        for extended in [false, true] {
+            let mut between = with_chosen(Mode::Session);
+            if extended {
+                between.client(&[&parse("", text), &bind(""), &execute(), &sync()]);
+                between.server(&[&parsed(), &bound(), &complete(tag)]);
+            } else {
+                between.client(&[&query(text)]);
+                between.server(&[&complete(tag)]);
+            }
+            between.to_server.clear();
+            between.to_client.clear();
+            between.server(&[&ready()]);
+            between.client_gets(&[]);
+            let own = String::from_utf8_lossy(&between.to_server).into_owned();
+            assert!(
+                own.contains("source OPERATOR(pg_catalog.<>) 'session'"),
+                "{own}"
+            );
+            between.to_server.clear();
+            between.server(&[&columns(), &complete("SELECT 0"), &ready()]);
+            between.client_gets(&[&ready()]);
+        }
+    }
+}
+
+#[test]
+fn a_role_of_the_clients_own_is_made_last_and_stays_on_no_connection() {
+    let own = parameters(&[("role", "team"), ("work_mem", "1MB")]);
+    let session = session(parameters(&REPORTED), Arc::clone(&own), own);
+    let mut between = Between::with(session, rules());
+    let mut used = backend();
+    used.applied = parameters(&[("role", "other")]);
+    between.idle = Some(used);
+    between.client(&[&query("select 1")]);
+    between.server_gets(&[
+        &query("SET SESSION AUTHORIZATION DEFAULT;RESET ROLE"),
+        &set("work_mem", "'1MB'"),
+        &set("role", "'team'"),
+    ]);
+    let done = [complete("SET"), ready()].concat();
+    between.server(&[&done, &done, &done]);
+    between.server_gets(&[&query("select 1")]);
+    between.server(&[&selected("1")]);
+    let question = "SELECT pg_catalog.current_setting('role',true), pg_catalog.current_setting('work_mem',true)";
+    let undo = query("SET SESSION AUTHORIZATION DEFAULT;RESET ROLE;RESET ALL");
+    between.server_gets(&[&query(question), &undo, &query(question)]);
+    let answer = |role, memory| {
+        [
+            columns(),
+            row(&[role, memory]),
+            complete("SELECT 1"),
+            ready(),
+        ]
+        .concat()
+    };
+    between.server(&[&answer("team", "1MB"), &done, &answer("none", "4MB")]);
+    assert!(between.is_back());
+    assert_eq!(between.session.unreported.get("role"), Some(&b"team"[..]));
+    assert!(between.idle.as_ref().unwrap().applied.is_empty());
 }
 
 #[test]

@@ -217,6 +217,7 @@ fn what_was_told_under_settings_that_were_not_known_holds_as_well() {
     between.client(&[&query("end")]);
     between.server(&[&complete("COMMIT"), &ready()]);
     // What the DO may have left is undone.
+    between.server(&[&complete("DISCARD ALL"), &ready()]);
     between.server(&[&complete("RESET"), &ready()]);
     assert!(between.is_back());
     between.to_client.clear();

@@ -1,0 +1,244 @@
+//! A client that goes back to a default (RESET, SET ... TO DEFAULT, DISCARD ALL) goes back to what its startup packet
+//! asked for. PostgreSQL goes back to what the pooler's own packet asked for, so the client's settings are made once
+//! more before the client can ask.
+//!
+//! The ReadyForQuery behind a request that may have gone back is kept; the pooler's statement follows, and *its*
+//! ReadyForQuery is the client's. In a block it is undone with what it follows.
+//!
+//! The invariant: a request behind one that may go back is not sent before the settings are made. This does not
+//! reach what stands behind it in the same text or batch, and does not see into functions.
+
+use serde::{Deserialize, Serialize};
+
+use super::conversation::Conversation;
+use super::pieces::Output;
+use super::replies::Fate;
+use crate::server::parameters::Parameters;
+use crate::server::restore::Restore;
+use crate::server::set_commands::{Change, SetCommands, To};
+use crate::server::traces::Traces;
+use crate::session::session::{Phase, Session};
+use crate::wire::backend::TransactionStatus;
+
+/// What has gone back to a default since the settings were last made.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GoingBack {
+    /// Requests under way may have.
+    seen: bool,
+    /// The names of what they bring back, if they are known.
+    names: Vec<String>,
+    /// No other setting can have gone back, and these have.
+    exact: bool,
+    /// They have gone back for the transaction only.
+    local: bool,
+    /// A request of the extended protocol may, and it is not known whether it runs.
+    bound: bool,
+    /// The open transaction has.
+    in_block: bool,
+    /// The pooler's own statement is under way, whose ReadyForQuery is the client's.
+    restoring: bool,
+}
+
+impl GoingBack {
+    /// Whether a request that is under way may go back.
+    pub fn is_open(&self) -> bool {
+        self.seen
+    }
+
+    /// Whether there is anything to be done.
+    fn concerns(&self) -> bool {
+        self.seen || self.in_block || self.restoring
+    }
+
+    /// Whether the pooler's own statement is under way.
+    pub fn is_restoring(&self) -> bool {
+        self.restoring
+    }
+
+    /// Notes a request that may bring anything back.
+    pub fn note_anything(&mut self) {
+        self.seen = true;
+        self.exact = false;
+        self.local = false;
+    }
+
+    /// Notes a text that is run, or bound (`bound`), by a client that has `chosen` these settings at startup.
+    fn note(&mut self, commands: &SetCommands, chosen: &Parameters, bound: bool) {
+        let (mut names, mut certain) = (Vec::new(), commands.is_plain());
+        let all = || chosen.iter().map(|(name, _)| name.to_ascii_lowercase());
+        let (mut concerned, mut lasts) = (false, false);
+        for change in &commands.changes {
+            let (back, to): (Vec<String>, To) = match change {
+                Change::One { name, local, to } => {
+                    // With the session's user the role changes.
+                    let of_user = (name == "session_authorization").then(|| "role".to_owned());
+                    let names = of_user.into_iter().chain([name.clone()]);
+                    let back: Vec<_> = names.filter(|name| chosen.get(name).is_some()).collect();
+                    if back.is_empty() {
+                        continue;
+                    }
+                    lasts |= !local && *to != To::Value;
+                    (back, *to)
+                }
+                Change::ResetAll => {
+                    lasts = true;
+                    let plain = |name: &String| !Parameters::is_identity(name);
+                    (all().filter(plain).collect(), To::Default)
+                }
+                Change::DiscardAll => {
+                    lasts = true;
+                    (all().collect(), To::Default)
+                }
+                Change::Unnamed | Change::Anything => {
+                    lasts = true;
+                    (Vec::new(), To::Unknown)
+                }
+            };
+            names.retain(|name| !back.contains(name));
+            match to {
+                To::Value => {}
+                To::Default => names.extend(back),
+                To::Unknown => certain = false,
+            }
+            concerned |= to != To::Value;
+        }
+        if !concerned {
+            return;
+        }
+        self.exact = certain && !self.seen;
+        self.local = !lasts && (self.local || !self.seen);
+        self.seen = true;
+        self.bound = bound;
+        self.names.extend(names);
+    }
+
+    /// Notes that a RESET or DISCARD ALL of the extended protocol has run.
+    pub fn note_run(&mut self) {
+        self.exact &= self.seen;
+        self.seen = true;
+        self.bound = false;
+    }
+
+    /// Notes a ROLLBACK, perhaps to a savepoint behind which the settings had been made.
+    pub fn note_rollback(&mut self) {
+        if self.in_block {
+            self.note_anything();
+        }
+    }
+
+    /// Notes an error: what the request had brought back is as before.
+    pub fn note_error(&mut self) {
+        self.exact = false;
+        self.names.clear();
+    }
+
+    /// Notes how the server connection stands behind the requests. What is to be made now, if anything is.
+    fn settle(&mut self, status: TransactionStatus) -> Option<Restore> {
+        let seen = std::mem::take(&mut self.seen);
+        let restore = Restore {
+            names: std::mem::take(&mut self.names),
+            exact: std::mem::take(&mut self.exact) && !self.bound,
+            local: std::mem::take(&mut self.local),
+            in_block: status != TransactionStatus::Idle,
+        };
+        self.bound = false;
+        match status {
+            TransactionStatus::Idle => {
+                self.in_block = false;
+                // Outside of a block nothing goes back for a transaction.
+                (seen && !restore.local).then_some(restore)
+            }
+            TransactionStatus::InTransaction => {
+                self.in_block |= seen;
+                seen.then_some(restore)
+            }
+            TransactionStatus::Failed => {
+                self.in_block |= seen;
+                None
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Notes what a text brings back to a default, where `found` are its traces; `bound` says that it may be run by
+    /// an Execute. `text` is without its NUL, and `None` if it cannot be read.
+    pub(super) fn note_going_back(&mut self, text: Option<&[u8]>, found: Traces, bound: bool) {
+        let Some(lent) = &mut self.lent else { return };
+        if !found.has(Traces::RESETTING) || self.chosen.is_empty() {
+            return;
+        }
+        match text.filter(|_| !found.has(Traces::EVERYTHING)) {
+            Some(text) => (lent.going_back).note(&SetCommands::read(text), &self.chosen, bound),
+            None => lent.going_back.note_anything(),
+        }
+    }
+
+    /// Notes by a CommandComplete that the client has gone back to a default. `extended` says that it answers an
+    /// Execute.
+    pub(super) fn note_going_back_by(&mut self, tag: &[u8], extended: bool) {
+        let unread = extended && !self.rules.follow_statements;
+        if self.phase() != Phase::Serving || self.chosen.is_empty() {
+            return;
+        }
+        let Some(lent) = &mut self.lent else { return };
+        let going_back = &mut lent.going_back;
+        match tag {
+            b"DO" | b"CALL" => going_back.note_anything(),
+            b"RESET" | b"DISCARD ALL" | b"SET" if unread && !going_back.bound => {
+                going_back.note_anything();
+                let identity = self.chosen.identity().map(|(name, _)| name.to_owned());
+                going_back.names.extend(identity.filter(|_| tag != b"SET"));
+            }
+            b"RESET" | b"DISCARD ALL" if extended => going_back.note_run(),
+            b"ROLLBACK" => going_back.note_rollback(),
+            _ => {}
+        }
+    }
+
+    /// A ReadyForQuery has come, with which would be done what `fate` says. If the client has gone back to a
+    /// default, its settings are made first.
+    pub(super) fn restore(&mut self, fate: Fate, out: &mut Output) -> Fate {
+        let serving = self.phase() == Phase::Serving && !self.abandoned;
+        let Some(lent) = self.lent.as_mut().filter(|_| serving) else {
+            return fate;
+        };
+        if !lent.going_back.concerns() {
+            return fate;
+        }
+        if lent.going_back.restoring {
+            if !lent.expected.is_empty() {
+                return fate;
+            }
+            lent.going_back.restoring = false;
+            return match lent.spoiled {
+                Some(_) => Fate::Drop,
+                None => Fate::Pass,
+            };
+        }
+        let between = lent.conversation() == Conversation::Between;
+        let quiet = between && lent.expected.is_empty() && self.client.frame.left == 0;
+        if fate != Fate::Pass || !quiet || lent.ended {
+            return fate;
+        }
+        let status = lent.backend.status;
+        let Some(restore) = lent.going_back.settle(status) else {
+            return fate;
+        };
+        let user = lent.backend.fresh.get("session_authorization");
+        let user = user.unwrap_or(self.user.as_bytes());
+        let statements = restore.statements(&self.chosen, user);
+        if statements.is_empty() {
+            return fate;
+        }
+        // It stays on no connection that somebody else may get.
+        lent.backend.traces.add(Traces::SETTINGS);
+        lent.going_back.restoring = true;
+        lent.unsettled.hold_up();
+        for sql in statements {
+            self.ask(&sql, out);
+        }
+        Fate::Drop
+    }
+}
