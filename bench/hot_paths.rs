@@ -19,7 +19,7 @@ use pg_doorman::net::address::Address;
 use pg_doorman::net::clock::Moment;
 use pg_doorman::net::passing::Passage;
 use pg_doorman::net::stream::SocketOptions;
-use pg_doorman::pool::plan::{Login, Mode, Plan};
+use pg_doorman::pool::plan::{Login, Mode, Plan, Timeouts};
 use pg_doorman::pool::pool::{Pool, Request};
 use pg_doorman::pool::statements::Statements;
 use pg_doorman::pool::totals::Work;
@@ -492,6 +492,7 @@ fn plan(port: u16) -> Plan {
         min_size: 0,
         mode: Mode::Transaction,
         query_wait_timeout: Duration::from_secs(5),
+        timeouts: Timeouts::default(),
         idle_timeout: Some(Duration::from_secs(600)),
         server_lifetime: Some(Duration::from_secs(3600)),
         idle_check: None,

@@ -13,6 +13,8 @@ pub enum Unit {
     Milliseconds,
     /// The TCP keys of the `[general]` table.
     Seconds,
+    /// It must be written: PgBouncer has keys of the same names, in seconds.
+    Named,
 }
 
 /// The longest duration accepted: a hundred years. `Instant + Duration` cannot
@@ -34,6 +36,8 @@ pub fn parse(text: &str, unit: Unit) -> Result<Duration, String> {
         "" => match unit {
             Unit::Milliseconds => 1,
             Unit::Seconds => 1000,
+            Unit::Named if number.bytes().all(|digit| digit == b'0') => 1,
+            Unit::Named => return Err(lacks_unit(number)),
         },
         "ms" => 1,
         "s" => 1000,
@@ -62,6 +66,8 @@ pub fn from_number(number: i128, unit: Unit) -> Result<Duration, String> {
     let factor = match unit {
         Unit::Milliseconds => 1,
         Unit::Seconds => 1000,
+        Unit::Named if number > 0 => return Err(lacks_unit(&number.to_string())),
+        Unit::Named => 1,
     };
     bounded(
         u64::try_from(number)
@@ -77,9 +83,16 @@ fn bounded(milliseconds: Option<u64>) -> Result<Duration, String> {
     }
 }
 
+fn lacks_unit(number: &str) -> String {
+    format!(
+        "{number} has no unit; write \"{number}s\" for seconds, as PgBouncer counts, or \"{number}ms\" for milliseconds"
+    )
+}
+
 fn refuse(text: &str, unit: Unit) -> String {
     let unit = match unit {
         Unit::Milliseconds => "milliseconds",
+        Unit::Named => "a number and its unit",
         Unit::Seconds => "seconds",
     };
     let text = super::problem::quote(text);

@@ -115,6 +115,14 @@ pub const fn duration_or_off() -> Kind {
     }
 }
 
+/// A duration that names its unit; 0 means off.
+pub const fn duration_with_unit() -> Kind {
+    Kind::Duration {
+        unit: Unit::Named,
+        zero: Zero::Off,
+    }
+}
+
 /// A duration in seconds.
 pub const fn seconds(zero: Zero) -> Kind {
     Kind::Duration {
@@ -181,6 +189,12 @@ impl Kind {
                 zero,
             } => {
                 format!("duration, a bare number counts seconds{}", zero.describe())
+            }
+            Kind::Duration {
+                unit: Unit::Named,
+                zero,
+            } => {
+                format!("duration with its unit{}", zero.describe())
             }
             Kind::Size { zero } => format!("size{}", zero.describe()),
             Kind::Text | Kind::Name => "text".into(),
@@ -388,6 +402,17 @@ mod tests {
         );
         assert_eq!(read(duration(), "0"), Err("must be > 0".into()));
         assert_eq!(read(duration_or_off(), "\"0s\""), Ok("off".into()));
+    }
+
+    #[test]
+    fn a_time_that_other_poolers_count_in_seconds_names_its_unit() {
+        assert_eq!(read(duration_with_unit(), "\"30s\""), Ok("30s".into()));
+        assert_eq!(read(duration_with_unit(), "0"), Ok("off".into()));
+        for bare in ["30", "\"30\""] {
+            let why = read(duration_with_unit(), bare).unwrap_err();
+            assert!(why.contains("write \"30s\" for seconds"), "{why}");
+        }
+        assert!(read(duration_with_unit(), "-1").is_err());
     }
 
     #[test]

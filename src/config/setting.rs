@@ -96,6 +96,9 @@ impl Setting for Duration {
                 unit: Unit::Seconds,
                 ..
             } => self.as_secs().to_string(),
+            Kind::Duration {
+                unit: Unit::Named, ..
+            } => format!("{}ms", self.as_millis()),
             _ => self.as_millis().to_string(),
         }
     }

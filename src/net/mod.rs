@@ -3,6 +3,7 @@
 //! Knows nothing of PostgreSQL's messages. All sockets are used with `MSG_DONTWAIT`, so the only call in
 //! which a thread of this program blocks on a peer is [`wait::wait`], which [`stream::wait`] stands before.
 
+mod acknowledged;
 pub mod address;
 pub mod buffer;
 pub mod clock;

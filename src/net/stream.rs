@@ -37,7 +37,8 @@ pub struct SocketOptions {
     pub keepalive_interval: Option<Duration>,
     /// `TCP_KEEPCNT`; `None` leaves the kernel's.
     pub keepalive_count: Option<u32>,
-    /// `TCP_USER_TIMEOUT`; `None` leaves the kernel's.
+    /// How long the other side's host may acknowledge nothing of what was sent; `None`: as long as the kernel tries.
+    /// Whoever waits for the peer asks for that: [`Stream::is_unacknowledged_for`].
     pub user_timeout: Option<Duration>,
     /// `SO_LINGER`; `None` leaves the kernel's, which delivers the last words.
     pub linger: Option<Duration>,
@@ -165,9 +166,6 @@ impl Stream {
                 }
                 let _ = socket.set_tcp_keepalive(&keepalive);
             }
-            if options.user_timeout.is_some() {
-                let _ = socket.set_tcp_user_timeout(options.user_timeout);
-            }
             if options.linger.is_some() {
                 let _ = socket.set_linger(options.linger);
             }
@@ -189,6 +187,10 @@ impl Stream {
     pub fn inherit(fd: OwnedFd, peer: &Address, tls: Option<Encrypted>) -> Stream {
         let socket = Socket::from(fd);
         bound_reads(&socket);
+        if !matches!(peer, Address::Unix(_)) {
+            // An older version has set it.
+            let _ = socket.set_tcp_user_timeout(None);
+        }
         Stream {
             fd: socket.into(),
             unix: matches!(peer, Address::Unix(_)),

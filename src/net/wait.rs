@@ -186,12 +186,12 @@ impl Watch {
         Watch(socket.as_raw_fd())
     }
 
-    /// Waits until there is something to read, or somebody wakes this thread.
+    /// Waits until there is something to read, somebody wakes this thread, or the deadline has passed.
     ///
     /// # Errors
     /// Those of `ppoll`.
-    pub fn wait(self) -> io::Result<Woken> {
-        poll(Some((self.0, Interest::READ)), None, None)
+    pub fn wait(self, deadline: Option<Moment>) -> io::Result<Woken> {
+        poll(Some((self.0, Interest::READ)), None, deadline)
     }
 }
 

@@ -80,6 +80,19 @@ pub struct DatabaseLimit {
     pub guaranteed: usize,
 }
 
+/// How long clients may take for what; `None`: as long as they like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To send something, without a server connection.
+    pub client_idle: Option<Duration>,
+    /// To send something, in a transaction.
+    pub idle_transaction: Option<Duration>,
+    /// For a query.
+    pub query: Option<Duration>,
+    /// For a transaction.
+    pub transaction: Option<Duration>,
+}
+
 /// How one pool is to be run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -91,6 +104,8 @@ pub struct Plan {
     pub mode: Mode,
     /// How long a client may wait for a connection, all in all.
     pub query_wait_timeout: Duration,
+    /// How long clients may take for what.
+    pub timeouts: Timeouts,
     /// How long a connection may lie idle.
     pub idle_timeout: Option<Duration>,
     /// How old a connection may get.

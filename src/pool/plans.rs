@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::{DatabaseLimit, Login, Mode, Plan};
+use super::plan::{DatabaseLimit, Login, Mode, Plan, Timeouts};
 use super::pools::Key;
 use crate::auth::{Password, ServerCredentials, ServerSecret, Verifier};
 use crate::config::{General, Pool, PoolMode, Settings, User};
@@ -65,6 +65,12 @@ fn plan(
         min_size: user.min_pool_size,
         mode,
         query_wait_timeout: pool.query_wait_timeout,
+        timeouts: Timeouts {
+            client_idle: user.client_idle_timeout,
+            idle_transaction: user.idle_transaction_timeout,
+            query: user.query_timeout,
+            transaction: user.transaction_timeout,
+        },
         idle_timeout: pool.idle_timeout,
         server_lifetime: user.server_lifetime,
         idle_check: pool.server_idle_check_timeout,

@@ -429,6 +429,11 @@ impl Pool {
         self.connect(state, allowed);
     }
 
+    /// Whether anybody waits for a connection.
+    pub fn is_waited_for(&self) -> bool {
+        !self.lock().queue.is_empty()
+    }
+
     /// Whether the pool has ended.
     pub fn is_closed(&self) -> bool {
         self.lock().closed

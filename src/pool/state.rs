@@ -60,6 +60,7 @@ pub(super) struct State {
     /// Those who have something in their slot and have not been told. They are once the lock is free:
     /// a thread that wakes up must not find it taken by the one that woke it.
     pub(super) to_ring: Bells,
+    pub(super) to_close: Expired,
     pub(super) totals: Totals,
     pub(super) failures: Failures,
     /// What clients were told who got no connection.
@@ -80,11 +81,22 @@ impl Drop for Bells {
     }
 }
 
+/// Idle connections that nobody gets any more, to be closed once the lock is free.
+#[derive(Debug, Default)]
+pub(super) struct Expired(Vec<Connection>);
+
+impl Drop for Expired {
+    fn drop(&mut self) {
+        close_all(std::mem::take(&mut self.0), "server_lifetime");
+    }
+}
+
 /// The lock on a pool's state. The order of the parts is the order in which they are dropped: the lock is
 /// released before the bells ring.
 pub(super) struct Locked<'a> {
     state: MutexGuard<'a, State>,
     bells: Bells,
+    expired: Expired,
 }
 
 impl Deref for Locked<'_> {
@@ -105,6 +117,7 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.state.wish.set(self.state.lacks_seat_since());
         std::mem::swap(&mut self.bells, &mut self.state.to_ring);
+        std::mem::swap(&mut self.expired, &mut self.state.to_close);
     }
 }
 
@@ -114,6 +127,7 @@ impl<'a> Locked<'a> {
         Locked {
             state: state.lock(),
             bells: Bells::default(),
+            expired: Expired::default(),
         }
     }
 }
@@ -141,6 +155,7 @@ impl State {
             known: HashMap::new(),
             shared: HashSet::new(),
             to_ring: Bells::default(),
+            to_close: Expired::default(),
             totals: Totals::default(),
             failures: Failures::default(),
             refusals: Repeats::default(),
@@ -168,11 +183,19 @@ impl State {
         }
     }
 
+    /// Takes an idle connection that is fit to be lent. Those past their lifetime on the way are closed when the
+    /// lock is free.
     pub(super) fn take_idle(&mut self) -> Option<Connection> {
-        if self.plan.round_robin {
-            self.idle.pop_front()
-        } else {
-            self.idle.pop_back()
+        loop {
+            let connection = match self.plan.round_robin {
+                true => self.idle.pop_front(),
+                false => self.idle.pop_back(),
+            }?;
+            let expires = self.plan.server_lifetime.is_some();
+            if !expires || !self.has_expired(&connection.backend, Moment::now()) {
+                return Some(connection);
+            }
+            self.to_close.0.push(connection);
         }
     }
 
@@ -288,8 +311,7 @@ impl State {
             Some("PAUSE")
         } else if self.total() >= self.plan.size {
             Some("the pool has become smaller")
-        } else if self.has_expired(&connection.backend, now) && self.queue.is_empty() {
-            // With clients in the queue the moment is bad for making a new one.
+        } else if self.has_expired(&connection.backend, now) {
             Some("server_lifetime")
         } else {
             None

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::plan::{Login, Mode, Plan};
+use super::plan::{Login, Mode, Plan, Timeouts};
 use super::pool::{NoConnection, Pool, Request, Snapshot};
 use super::totals::Work;
 use super::waiter::Waiter;
@@ -203,6 +203,7 @@ pub(crate) fn plan(server: &Server, size: usize) -> Plan {
         min_size: 0,
         mode: Mode::Transaction,
         query_wait_timeout: LONG,
+        timeouts: Timeouts::default(),
         idle_timeout: None,
         server_lifetime: None,
         idle_check: None,

@@ -8,6 +8,7 @@
 use parking_lot::Mutex;
 
 use super::guest::Guest;
+use crate::net::clock::Moment;
 use crate::net::wait::Watch;
 
 /// What lies in a bed.
@@ -27,12 +28,12 @@ enum Lies {
 pub struct Bed(Mutex<Lies>);
 
 impl Bed {
-    /// Lets the guest sleep until its client speaks, is gone, or the thread is woken. `None` if it was lifted
+    /// Lets the guest sleep until its client speaks, is gone, the thread is woken, or it is time. `None` if it was lifted
     /// out: it is no longer this thread's.
-    pub fn sleep(&self, guest: Guest, client: Watch) -> Option<Guest> {
+    pub fn sleep(&self, guest: Guest, client: Watch, until: Option<Moment>) -> Option<Guest> {
         *self.0.lock() = Lies::Asleep(guest);
         // However the wait ended, what there is to notice is noticed when the session is driven on.
-        let _ = client.wait();
+        let _ = client.wait(until);
         match std::mem::take(&mut *self.0.lock()) {
             Lies::Asleep(guest) => Some(guest),
             Lies::Lifted | Lies::Nobody => None,

@@ -29,7 +29,9 @@ impl Driver {
         self.asked_since = spoke.unwrap_or(self.session.now);
         if let Some(since) = spoke {
             let kept = match std::mem::replace(&mut self.given_back, GivenBack::Free) {
-                GivenBack::Kept(spare) if !self.moves_by_itself() => self.claim.take_spare(spare),
+                GivenBack::Kept(spare) if !self.moves_by_itself() && !self.client.has_hung_up() => {
+                    self.claim.take_spare(spare)
+                }
                 _ => None,
             };
             if let Some(connection) = kept {
@@ -147,12 +149,17 @@ impl Driver {
                 ClientEnd::EndOfStream { .. } => client.readiness().gone,
                 ClientEnd::Terminate => false,
             };
-            let late = limit.is_some_and(|(end, _)| end <= Moment::now());
+            let late = limit.is_some_and(|(end, ..)| end <= Moment::now());
             news || late || handle.told() & told_to_leave != 0
         };
         match self.claim.wait(deadline, &look_up) {
             Ok(connection) => {
                 self.session.now = Moment::now();
+                // Who has waited may have given up; a request that nobody waits for is not run.
+                if let Err(ending) = self.look_for_end() {
+                    self.decline(connection);
+                    return Err(ending);
+                }
                 self.lend_after_wait(connection, since)
             }
             Err(NotLent::Told) => {
@@ -182,11 +189,6 @@ impl Driver {
     fn lend_after_wait(&mut self, connection: Connection, since: Moment) -> Result<(), Ending> {
         let waited = self.session.now.since(since);
         self.session.work.wait_micros += u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
-        // Who has waited may have given up; a request that nobody waits for is not run.
-        if let Err(ending) = self.look_for_end() {
-            self.decline(connection);
-            return Err(ending);
-        }
         if waited >= Duration::from_millis(500) {
             log::warn!(
                 "{} slow checkout: {waited:?} pid={}",

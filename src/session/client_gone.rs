@@ -37,10 +37,8 @@ impl Driver {
     pub(super) fn look_from_queue(&mut self) -> Result<(), Ending> {
         self.session.now = Moment::now();
         self.look_for_end()?;
-        match self.client_gone_limit() {
-            Some((end, limit)) if end <= self.session.now => self.limit_reached(limit),
-            _ => Ok(()),
-        }
+        let limit = self.client_gone_limit();
+        self.heed_limit(limit)
     }
 
     /// The client sends nothing more. What it has sent is looked at, though it may not be its turn.

@@ -11,6 +11,7 @@ use super::ending::Ending;
 use super::guest::Resting;
 use super::house::House;
 use super::lend::{Claim, GivenBack, Spare};
+use super::limits::Progress;
 use super::pace::{Pace, Peer};
 use super::registry::Handle;
 use super::relay::client_end::ClientEnd;
@@ -57,9 +58,12 @@ pub struct Driver {
     pub(super) asked_since: Moment,
     /// When a server connection that is being tried, set up or cleaned must have answered.
     pub(super) server_deadline: Option<Moment>,
-    /// Since when the client has taken nothing of a huge row, and how much it has yet to take of what was
-    /// sent.
-    pub(super) standing_still: Option<(Moment, usize)>,
+    /// How the client takes what it is owed, and sends half a message.
+    pub(super) client_progress: Progress,
+    /// How the server takes a request.
+    pub(super) server_progress: Progress,
+    /// When it was last looked whether the peers' hosts acknowledge what they are sent.
+    pub(super) looked_at_hosts: Moment,
     /// How soon its peers speak.
     pub(super) pace: Pace,
     /// Nobody has looked yet whether the client has spoken.
@@ -92,17 +96,22 @@ impl Driver {
         }
         let plan = (0, resting.pool.plan());
         let lent = resting.session.lent.is_some();
+        let mut session = resting.session;
+        if session.active_at == Moment::default() {
+            // It comes from an older version.
+            session.active_at = Moment::now();
+        }
         let claim = Claim::new(resting.pool, Arc::clone(&handle.waiter), lent);
         let mut unfinished = Share::new(&house.unfinished);
         // It may come from another process, where it was counted.
-        unfinished.set(resting.session.client.unread.len());
+        unfinished.set(session.client.unread.len());
         Driver {
             unfinished,
             house,
             handle,
             claim,
             plan,
-            session: resting.session,
+            session,
             client: resting.client,
             server: resting.server,
             out: Output::default(),
@@ -112,7 +121,9 @@ impl Driver {
             broken: None,
             asked_since: Moment::now(),
             server_deadline: resting.server_deadline,
-            standing_still: None,
+            client_progress: Progress::default(),
+            server_progress: Progress::default(),
+            looked_at_hosts: Moment::now(),
             pace,
             fresh: true,
             takes_turns: resting.spoke.is_some(),
@@ -201,6 +212,7 @@ impl Driver {
         let listens =
             !self.deaf && (client.read || client.write || self.session.phase() == Phase::Serving);
         let limit = self.next_limit();
+        self.heed_limit(limit)?;
         if let Some(peer) = self.next_to_speak(client, server) {
             return self.listen_briefly(peer);
         }
@@ -208,6 +220,7 @@ impl Driver {
             if std::mem::take(&mut self.fresh) {
                 return self.look_at_client();
             }
+            self.check_limits()?;
             return Err(Ending::Sleeps);
         }
         let woken = wait(
@@ -217,15 +230,12 @@ impl Driver {
                 .as_ref()
                 .filter(|_| server != Interest::default())
                 .map(|stream| (stream, server)),
-            limit.map(|(end, _)| end),
+            limit.map(|(end, ..)| end),
         );
         self.session.now = Moment::now();
         match woken {
             Ok(Woken::Told) => Ok(()),
-            Ok(Woken::Deadline) => match limit {
-                Some((_, limit)) => self.limit_reached(limit),
-                None => Ok(()),
-            },
+            Ok(Woken::Deadline) => self.check_limits(),
             Ok(Woken::Ready { client, server }) => {
                 if client.readable {
                     self.pace.hear(Peer::Client, self.session.now);
@@ -269,7 +279,10 @@ impl Driver {
 
     pub(super) fn hear_client(&mut self, read: Result<Option<Input>, Lost>) -> Result<(), Ending> {
         match read {
-            Ok(Some(input)) => self.serve_client(input),
+            Ok(Some(input)) => {
+                self.session.active_at = self.session.now;
+                self.serve_client(input)
+            }
             Ok(None) => Ok(()),
             Err(Lost::Ended) => {
                 self.note_end_of_stream();
@@ -302,7 +315,10 @@ impl Driver {
 
     pub(super) fn hear_server(&mut self, read: Result<Option<Input>, Lost>) -> Result<(), Ending> {
         match read {
-            Ok(Some(input)) => self.serve_server(input),
+            Ok(Some(input)) => {
+                self.session.active_at = self.session.now;
+                self.serve_server(input)
+            }
             Ok(None) => Ok(()),
             Err(lost) => self.lose_server(&lost.to_string()),
         }
@@ -449,13 +465,9 @@ impl Driver {
     }
 
     fn write_owed_to_client(&mut self) {
-        let owed = self.session.client.owed.len();
         if let Err(error) = write_owed(&mut self.client, &mut self.session.client.owed) {
             self.deaf = true;
             self.broken = Some(error.to_string());
-        }
-        if self.session.client.owed.len() < owed {
-            self.standing_still = None;
         }
     }
 

@@ -6,6 +6,43 @@ use std::time::Duration;
 use crate::wire::error::{Severity, error_response};
 use crate::wire::sqlstate::{self, SqlState};
 
+/// What an operator may limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timeout {
+    /// How long a client without a server connection may send nothing.
+    ClientIdle,
+    /// How long a client may send nothing in a transaction.
+    IdleTransaction,
+    /// How long a query may take.
+    Query,
+    /// How long a transaction may take.
+    Transaction,
+}
+
+impl Timeout {
+    /// The SQLSTATE, PgBouncer's words, and the setting.
+    fn words(self) -> (SqlState, &'static str, &'static str) {
+        match self {
+            Timeout::ClientIdle => (
+                sqlstate::IDLE_SESSION_TIMEOUT,
+                "client idle timeout",
+                "client_idle_timeout",
+            ),
+            Timeout::IdleTransaction => (
+                sqlstate::IDLE_IN_TRANSACTION_TIMEOUT,
+                "idle transaction timeout",
+                "idle_transaction_timeout",
+            ),
+            Timeout::Query => (sqlstate::QUERY_CANCELED, "query timeout", "query_timeout"),
+            Timeout::Transaction => (
+                sqlstate::TRANSACTION_TIMEOUT,
+                "transaction timeout",
+                "transaction_timeout",
+            ),
+        }
+    }
+}
+
 /// Why a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
@@ -20,6 +57,11 @@ pub enum Ending {
     /// The client took nothing of a huge row for this long, and so kept its server connection from
     /// everybody else.
     StoodStill(Duration),
+    /// The client took nothing of what it is owed, or sent nothing more of half a message, for this long, while others
+    /// waited for its server connection.
+    Stalled(Duration),
+    /// Something took longer than the operator allows for its pool.
+    TimedOut(Timeout, Duration),
     /// The clients' unfinished messages, this client's among them, take more than so many bytes.
     OutOfMemory(u64),
     /// The client broke the protocol.
@@ -55,6 +97,17 @@ impl Ending {
             | Ending::ServerLeft
             | Ending::Moves
             | Ending::Sleeps => return None,
+            Ending::Stalled(limit) => (
+                sqlstate::IDLE_SESSION_TIMEOUT,
+                format!(
+                    "the client read or sent nothing for {limit:?} while others waited for its server connection \
+                     (client_stall_timeout)"
+                ),
+            ),
+            Ending::TimedOut(timeout, limit) => {
+                let (code, words, setting) = timeout.words();
+                (code, format!("{words} ({setting} = {limit:?})"))
+            }
             Ending::ClosedForLong(limit) => (
                 sqlstate::QUERY_CANCELED,
                 format!(
@@ -120,6 +173,8 @@ impl Ending {
                 | Ending::ServerConfused(_)
                 | Ending::SettingsRefused(_)
                 | Ending::StoodStill(_)
+                | Ending::Stalled(_)
+                | Ending::TimedOut(..)
                 | Ending::OutOfMemory(_)
         )
     }

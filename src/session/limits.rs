@@ -1,71 +1,221 @@
 //! The times by which something must have happened in a session, and what follows if it has not.
 //!
 //! Only whether a time has come is decided here, by the session's value and the settings; the driver waits. Invariant:
-//! a time that has come counts only if the wait that it ended brought nothing else.
+//! what a peer brings in the last moment counts, except where a limit is for the whole of what is going on.
 
 use std::time::Duration;
 
 use super::driver::Driver;
-use super::ending::Ending;
+use super::ending::{Ending, Timeout};
+use super::relay::begin::Deferred;
 use super::relay::client_end::ClientEnd;
+use super::session::Phase;
 use crate::net::clock::Moment;
+use crate::net::stream::Stream;
+use crate::pool::plan::Mode;
+
+/// How often it is looked whether anybody waits for the server connection of a client that has stalled.
+const STALL_CHECK: Duration = Duration::from_secs(1);
 
 /// What a time is set for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Limit {
     /// The server must have answered the pooler's own statement.
     Server,
+    /// The server must have taken some of a request.
+    ServerWrite,
+    /// The peers' hosts must have acknowledged something of what was sent to them.
+    Hosts,
     /// The client must have taken some of a huge row.
-    HugeRow(Duration),
+    HugeRow,
+    /// The client must have taken or sent something, if anybody waits for its server connection.
+    Stalled,
     /// The client has closed its side, and what it asked for must be over.
-    ClientGone(Duration),
+    ClientGone,
+    /// One of the limits that the operator sets for a pool.
+    Timeout(Timeout),
+}
+
+impl Limit {
+    /// Whether it holds whatever comes meanwhile.
+    fn is_for_the_whole(self) -> bool {
+        matches!(
+            self,
+            Limit::ClientGone | Limit::Timeout(Timeout::Query | Timeout::Transaction)
+        )
+    }
+}
+
+/// A limit, and when it is reached.
+type Timed = (Moment, Limit, Duration);
+
+/// When a peer last took some of what is there for it.
+#[derive(Debug, Default)]
+pub(super) struct Progress(Option<(Moment, usize)>);
+
+impl Progress {
+    /// So many bytes are left; since when that has been so.
+    fn since(&mut self, left: usize, now: Moment) -> Moment {
+        match self.0 {
+            Some((since, before)) if before == left => since,
+            _ => {
+                self.0 = Some((now, left));
+                now
+            }
+        }
+    }
 }
 
 impl Driver {
-    /// The time that comes next.
-    pub(super) fn next_limit(&mut self) -> Option<(Moment, Limit)> {
+    /// The limit that is reached next.
+    pub(super) fn next_limit(&mut self) -> Option<Timed> {
         let server = self.server_deadline.map(|end| (end, Limit::Server));
-        let limits = [server, self.huge_row_limit(), self.client_gone_limit()];
-        limits.into_iter().flatten().min_by_key(|(end, _)| *end)
+        let limits = [
+            server.map(|(end, limit)| (end, limit, Duration::ZERO)),
+            self.client_gone_limit(),
+            self.server_write_limit(),
+            self.client_progress_limit(),
+            self.hosts_limit(),
+            self.timeout(),
+        ];
+        limits.into_iter().flatten().min_by_key(|(end, ..)| *end)
     }
 
-    /// A time has come.
-    pub(super) fn limit_reached(&mut self, limit: Limit) -> Result<(), Ending> {
+    /// Ends what goes on for longer than it may, whether or not its peers have something to say.
+    pub(super) fn heed_limit(&mut self, limit: Option<Timed>) -> Result<(), Ending> {
+        match limit {
+            Some((end, limit, length)) if end <= self.session.now && limit.is_for_the_whole() => {
+                self.limit_reached(limit, length)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A wait has ended without news from any peer: whether a limit has been reached, and what follows.
+    pub(super) fn check_limits(&mut self) -> Result<(), Ending> {
+        match self.next_limit() {
+            Some((end, limit, length)) if end <= self.session.now => {
+                self.limit_reached(limit, length)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn limit_reached(&mut self, limit: Limit, length: Duration) -> Result<(), Ending> {
         match limit {
             Limit::Server => self.lose_server("it did not answer in time"),
-            Limit::HugeRow(limit) => self.lose_patience(limit),
-            Limit::ClientGone(limit) => Err(Ending::ClosedForLong(limit)),
+            Limit::ServerWrite => self.lose_server(&format!(
+                "it took nothing of a request for {length:?} (server_write_timeout)"
+            )),
+            Limit::Hosts => self.look_at_hosts(length),
+            Limit::HugeRow => Err(Ending::StoodStill(length)),
+            Limit::Stalled => Err(Ending::Stalled(length)),
+            Limit::ClientGone => Err(Ending::ClosedForLong(length)),
+            Limit::Timeout(timeout) => Err(Ending::TimedOut(timeout, length)),
         }
     }
 
     /// When a client that has closed its side, and has not sent a Terminate, is no longer served.
-    pub(super) fn client_gone_limit(&self) -> Option<(Moment, Limit)> {
+    pub(super) fn client_gone_limit(&self) -> Option<Timed> {
         let ClientEnd::EndOfStream { since, .. } = self.session.client_end else {
             return None;
         };
-        let limit = self.house.settings().general.client_gone_timeout;
-        Some((since.after(limit), Limit::ClientGone(limit)))
+        let length = self.house.settings().general.client_gone_timeout;
+        Some((since.after(length), Limit::ClientGone, length))
     }
 
-    /// The time is up for a client that keeps a server connection with a huge row.
-    fn lose_patience(&mut self, limit: Duration) -> Result<(), Ending> {
-        let unsent = self.client.unsent();
-        match self.standing_still.replace((self.session.now, unsent)) {
-            Some((_, before)) if unsent < before => Ok(()),
-            _ => Err(Ending::StoodStill(limit)),
-        }
-    }
-
-    /// Until when a client that keeps a server connection with a huge row has to take some of it.
-    fn huge_row_limit(&mut self) -> Option<(Moment, Limit)> {
-        if !self.session.holds_up_huge_row() {
-            self.standing_still = None;
+    /// Until when the server has to take some of a request, if it has nothing else to do.
+    fn server_write_limit(&mut self) -> Option<Timed> {
+        let (Some(lent), Some(stream)) = (&self.session.lent, &self.server) else {
+            self.server_progress = Progress::default();
+            return None;
+        };
+        let owed = lent.side.owed.len() + usize::from(stream.owes());
+        if owed == 0 || !self.session.server_only_reads() {
+            self.server_progress = Progress::default();
             return None;
         }
-        let (since, _) = *self
-            .standing_still
-            .get_or_insert_with(|| (self.session.now, self.client.unsent()));
-        let limit = self.house.settings().general.proxy_copy_data_timeout;
-        Some((since.after(limit), Limit::HugeRow(limit)))
+        let left = owed + stream.unsent();
+        let since = self.server_progress.since(left, self.session.now);
+        let length = self.house.settings().general.server_write_timeout;
+        Some((since.after(length), Limit::ServerWrite, length))
+    }
+
+    /// Until when a client that keeps a server connection has to take something of what it is owed, or to send
+    /// more of half a message.
+    fn client_progress_limit(&mut self) -> Option<Timed> {
+        let session = &self.session;
+        let Some(left) = session.client_delays(|| self.client.unsent()) else {
+            self.client_progress = Progress::default();
+            return None;
+        };
+        let now = session.now;
+        let since = self.client_progress.since(left, now);
+        if session.holds_up_huge_row() {
+            let length = self.house.settings().general.proxy_copy_data_timeout;
+            return Some((since.after(length), Limit::HugeRow, length));
+        }
+        if session.rules.mode == Mode::Session {
+            return None;
+        }
+        let length = self.house.settings().general.client_stall_timeout?;
+        let end = since.after(length);
+        if end <= now && !self.claim.pool().is_waited_for() {
+            return Some((now.after(STALL_CHECK), Limit::Stalled, length));
+        }
+        Some((end, Limit::Stalled, length))
+    }
+
+    /// When to look whether the peers' hosts still acknowledge what they are sent.
+    fn hosts_limit(&self) -> Option<Timed> {
+        let length = self.plan.1.sockets.user_timeout?;
+        let session = &self.session;
+        let awaited = session.lent.as_ref()?.expected.is_empty() && session.client.owed.is_empty();
+        let since = self.looked_at_hosts.max(session.active_at);
+        (!awaited).then(|| (since.after(length), Limit::Hosts, length))
+    }
+
+    fn look_at_hosts(&mut self, length: Duration) -> Result<(), Ending> {
+        self.looked_at_hosts = self.session.now;
+        let is_gone = |stream: &Stream| stream.is_unacknowledged_for(length);
+        let why = format!("its host has acknowledged nothing for {length:?} (tcp_user_timeout)");
+        if self.server.as_ref().is_some_and(is_gone) {
+            return self.lose_server(&why);
+        }
+        if is_gone(&self.client) {
+            return self.client_is_gone(&why);
+        }
+        Ok(())
+    }
+
+    /// The operator's limit that is reached next.
+    fn timeout(&self) -> Option<Timed> {
+        let limits = self.plan.1.timeouts;
+        let session = &self.session;
+        let timed = |timeout, since: Moment, length: Option<Duration>| {
+            length.map(|length| (since.after(length), Limit::Timeout(timeout), length))
+        };
+        let idle = session.active_at;
+        match (session.phase(), &session.lent) {
+            (Phase::Idle, _) if session.deferred == Deferred::Nothing => {
+                timed(Timeout::ClientIdle, idle, limits.client_idle)
+            }
+            (Phase::Idle, _) => timed(Timeout::IdleTransaction, idle, limits.idle_transaction),
+            (Phase::Serving, Some(lent)) => {
+                let since = lent.transaction_since.unwrap_or(session.now);
+                let transaction = lent.transaction_since.and(limits.transaction);
+                let transaction = timed(Timeout::Transaction, since, transaction);
+                let other = if session.awaits_client_in_transaction() {
+                    timed(Timeout::IdleTransaction, idle, limits.idle_transaction)
+                } else if lent.expected.is_empty() {
+                    None
+                } else {
+                    timed(Timeout::Query, lent.query_since, limits.query)
+                };
+                let both = [transaction, other].into_iter().flatten();
+                both.min_by_key(|(end, ..)| *end)
+            }
+            _ => None,
+        }
     }
 }

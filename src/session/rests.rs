@@ -21,9 +21,9 @@ pub(super) enum Rests {
     Ended(Ending),
     /// It was told to move.
     ToMove(Resting),
-    /// It is silent. Its peers' pace is that of this thread with them, and this has become of the server connection
-    /// that it used.
-    Silent(Resting, Pace, GivenBack),
+    /// It is silent. Its peers' pace is that of this thread with them, this has become of the server connection
+    /// that it used, and it is driven on at this time at the latest.
+    Silent(Resting, Pace, GivenBack, Option<Moment>),
 }
 
 impl Driver {
@@ -90,7 +90,8 @@ impl Driver {
         heard
     }
 
-    pub(super) fn sleep(self) -> Rests {
+    pub(super) fn sleep(mut self) -> Rests {
+        let until = self.next_limit().map(|(end, ..)| end);
         let resting = Resting {
             pool: self.claim.hand_on(),
             session: self.session,
@@ -99,7 +100,7 @@ impl Driver {
             server_deadline: None,
             spoke: None,
         };
-        Rests::Silent(resting, self.pace, self.given_back)
+        Rests::Silent(resting, self.pace, self.given_back, until)
     }
 
     pub(super) fn rest(mut self) -> Resting {

@@ -133,7 +133,7 @@ fn serve_until_parked(house: &Arc<House>, mut guest: Guest, mut spare: Option<Sp
                 let what = What::Pool(resting);
                 return Done::Parked(Guest { entry, place, what });
             }
-            Rests::Silent(resting, so_far, given_back) => {
+            Rests::Silent(resting, so_far, given_back, until) => {
                 pace = so_far;
                 let client = resting.client.watch();
                 let what = What::Pool(resting);
@@ -151,7 +151,7 @@ fn serve_until_parked(house: &Arc<House>, mut guest: Guest, mut spare: Option<Sp
                         Err(back) => guest = *back,
                     }
                 }
-                match handle.bed.sleep(guest, client) {
+                match handle.bed.sleep(guest, client, until) {
                     Some(back) => guest = back,
                     None => return Done::Gone(None),
                 }

@@ -97,6 +97,9 @@ pub struct Lent {
     /// PostgreSQL has been told to send what it keeps back of the replies.
     #[serde(default)]
     pub flushed: bool,
+    /// The kind of the client's last message that was begun to be sent.
+    #[serde(default)]
+    pub last_request: u8,
     /// What the portals that are bound may do when they are executed.
     #[serde(default)]
     pub bound_effects: BoundEffects,
@@ -164,6 +167,7 @@ impl Lent {
             conversation: Conversation::Between,
             client_waits: false,
             flushed: false,
+            last_request: 0,
             bound_effects: BoundEffects::default(),
             unnamed_parsed: false,
             changes: Changes::None,
@@ -276,6 +280,9 @@ pub struct Session {
     /// The time, as of the last wait: the relay looks at no clock.
     #[serde(default)]
     pub now: Moment,
+    /// When its client or its server last sent something.
+    #[serde(default)]
+    pub active_at: Moment,
     /// What it is doing.
     phase: Phase,
     /// The rules it is served by.
@@ -355,6 +362,7 @@ impl Session {
             address,
             connected_at,
             now: connected_at,
+            active_at: Moment::now(),
             phase: Phase::Idle,
             rules,
             told,

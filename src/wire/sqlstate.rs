@@ -11,6 +11,10 @@ pub const PROTOCOL_VIOLATION: SqlState = "08P01";
 pub const FEATURE_NOT_SUPPORTED: SqlState = "0A000";
 /// in_failed_sql_transaction.
 pub const IN_FAILED_TRANSACTION: SqlState = "25P02";
+/// idle_in_transaction_session_timeout.
+pub const IDLE_IN_TRANSACTION_TIMEOUT: SqlState = "25P03";
+/// transaction_timeout.
+pub const TRANSACTION_TIMEOUT: SqlState = "25P04";
 /// invalid_sql_statement_name: no such prepared statement.
 pub const INVALID_STATEMENT_NAME: SqlState = "26000";
 /// invalid_authorization_specification: refused by a host-based rule.
@@ -39,6 +43,8 @@ pub const QUERY_CANCELED: SqlState = "57014";
 pub const CANNOT_CONNECT_NOW: SqlState = "57P03";
 /// admin_shutdown.
 pub const ADMIN_SHUTDOWN: SqlState = "57P01";
+/// idle_session_timeout.
+pub const IDLE_SESSION_TIMEOUT: SqlState = "57P05";
 /// system_error, used for console commands that do not exist.
 pub const SYSTEM_ERROR: SqlState = "58000";
 /// The pooler is being shut down (the code the clients of pg_doorman know).

@@ -66,6 +66,27 @@ keys! {
             /// asked for. After this time, what still runs for it is canceled. What runs for a
             /// client whose connection is reset is canceled at once.
             client_gone_timeout: Duration = is("\"1s\""), duration_from_zero(), Live, Works;
+            /// How long PostgreSQL may read nothing of a request that it has begun to be sent, before
+            /// its connection is closed. The time counts only while PostgreSQL owes no other
+            /// reply and gets no data of a COPY.
+            server_write_timeout: Duration = is("\"5s\""), duration(), Live, Works;
+            /// How long a client that holds a server connection may read nothing of what waits for
+            /// it, or send nothing more of half a message, before its session is cut off. The
+            /// time counts only in transaction mode, and only if another client waits for the
+            /// pool. 0: no limit.
+            client_stall_timeout: Option<Duration> = is("\"60s\""), duration_or_off(), Live, Works;
+            /// How long a client without a server connection may send nothing, before its session
+            /// is ended with 57P05.
+            client_idle_timeout: Option<Duration> = is("0"), duration_with_unit(), Live, Works;
+            /// How long a client may send nothing in a transaction, before its session is ended
+            /// with 25P03 and its transaction rolled back.
+            idle_transaction_timeout: Option<Duration> = is("0"), duration_with_unit(), Live, Works;
+            /// How long a query may take, before it is canceled and its client's session ended with
+            /// 57014. This includes the time in which the client reads the rows.
+            query_timeout: Option<Duration> = is("0"), duration_with_unit(), Live, Works;
+            /// How long a transaction may take, before its client's session is ended with 25P04 and
+            /// the transaction rolled back.
+            transaction_timeout: Option<Duration> = is("0"), duration_with_unit(), Live, Works;
             /// How long transactions may go on after SIGINT or SHUTDOWN.
             shutdown_timeout: Duration = is("\"10s\""), duration_from_zero(), Live, Works;
             /// How long a client may read nothing in the middle of a row of more than 1 MiB,
@@ -113,7 +134,8 @@ keys! {
                 seconds(Zero::Value), NewConnections, Works;
             /// Whether small packets are sent at once.
             tcp_no_delay: bool = is("true"), Kind::Bool, NewConnections, Works;
-            /// How long sent data may stay unacknowledged before TCP gives up.
+            /// How long the other side's host may acknowledge nothing of what was sent, before its
+            /// connection counts as lost. A peer that is busy and reads nothing is not lost.
             tcp_user_timeout: Option<Duration> = is("60"), seconds(Zero::Off), NewConnections, Works;
             /// The kernel's buffer for a TCP socket, each way. 0: the kernel decides.
             tcp_socket_buffer_size: Option<u64> = is("0"), size_or_off(), NewConnections, Works;

@@ -32,8 +32,8 @@ pub const TABLES: &[(&str, &[Definition])] = &[
 mod prelude {
     pub(super) use super::super::definition::{Definition, Effect::*, Preset, Reload, keys};
     pub(super) use super::super::kind::{
-        Kind, MANY, Zero, duration, duration_from_zero, duration_or_off, integer, integer_or_off,
-        seconds, size_or_off,
+        Kind, MANY, Zero, duration, duration_from_zero, duration_or_off, duration_with_unit,
+        integer, integer_or_off, seconds, size_or_off,
     };
     pub(super) use super::super::password::Password;
     pub(super) use super::super::reader::{Reader, default_text};

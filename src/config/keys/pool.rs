@@ -32,6 +32,22 @@ keys! {
             /// As in `[general]`.
             server_lifetime: Option<Duration> = inherited("general.server_lifetime", "\"20m\""),
                 duration_or_off(), Live, Works;
+            /// As in `[general]`.
+            client_idle_timeout: Option<Duration> =
+                inherited("general.client_idle_timeout", "\"1h\""),
+                duration_with_unit(), Live, Works;
+            /// As in `[general]`.
+            idle_transaction_timeout: Option<Duration> =
+                inherited("general.idle_transaction_timeout", "\"5m\""),
+                duration_with_unit(), Live, Works;
+            /// As in `[general]`.
+            query_timeout: Option<Duration> =
+                inherited("general.query_timeout", "\"10m\""),
+                duration_with_unit(), Live, Works;
+            /// As in `[general]`.
+            transaction_timeout: Option<Duration> =
+                inherited("general.transaction_timeout", "\"30m\""),
+                duration_with_unit(), Live, Works;
             /// Whether what a client changed is undone before the next one gets the
             /// connection. False is for clients that change nothing; an open transaction is
             /// rolled back in any case.

@@ -29,6 +29,22 @@ keys! {
             /// As in the pool.
             server_lifetime: Option<Duration> = inherited("pools.NAME.server_lifetime", "\"20m\""),
                 duration_or_off(), Live, Works;
+            /// As in the pool.
+            client_idle_timeout: Option<Duration> =
+                inherited("pools.NAME.client_idle_timeout", "\"1h\""),
+                duration_with_unit(), Live, Works;
+            /// As in the pool.
+            idle_transaction_timeout: Option<Duration> =
+                inherited("pools.NAME.idle_transaction_timeout", "\"5m\""),
+                duration_with_unit(), Live, Works;
+            /// As in the pool.
+            query_timeout: Option<Duration> =
+                inherited("pools.NAME.query_timeout", "\"10m\""),
+                duration_with_unit(), Live, Works;
+            /// As in the pool.
+            transaction_timeout: Option<Duration> =
+                inherited("pools.NAME.transaction_timeout", "\"30m\""),
+                duration_with_unit(), Live, Works;
             /// The PAM service that checks the password.
             auth_pam_service: Option<String> = unset("no PAM", "\"pg_doorman\""),
                 Kind::Name, Live, NotYet("PAM");

@@ -97,7 +97,7 @@ fn what_is_too_old_is_closed_whether_used_or_not() {
         pool.maintain(usize::MAX);
         pool.snapshot().idle == 0
     });
-    // A lent one is closed when it comes back, or is handed on if somebody waits for it.
+    // A lent one is closed when it comes back, also if somebody waits for it: who waits gets a new one.
     let lent = lend(&pool, 2);
     let waiting = client(&pool, |_, got| got.unwrap());
     let old = |connection: &Connection| {
@@ -105,13 +105,35 @@ fn what_is_too_old_is_closed_whether_used_or_not() {
         state.has_expired(&connection.backend, Moment::now())
     };
     until("both are too old", || lent.iter().all(old));
+    let numbers: Vec<_> = lent.iter().map(|one| one.backend.key.id).collect();
     for connection in lent {
         give_back(&pool, connection);
     }
-    let handed_on = waiting.join().unwrap();
+    let new = waiting.join().unwrap();
+    assert!(!numbers.contains(&new.backend.key.id));
     assert_eq!(total(&pool.snapshot()), 1);
-    give_back(&pool, handed_on);
+    until("it is too old", || old(&new));
+    give_back(&pool, new);
     assert_eq!(total(&pool.snapshot()), 0);
+}
+
+#[test]
+fn what_is_too_old_is_not_lent_though_nobody_has_closed_it() {
+    let server = Server::start();
+    let pool = pool_of(Plan {
+        server_lifetime: Some(Duration::from_millis(20)),
+        ..plan(&server, 2)
+    });
+    fill(&pool, 2);
+    let numbers = idle_numbers(&pool);
+    until("both are too old", || {
+        let state = pool.lock();
+        let old = |connection: &Connection| state.has_expired(&connection.backend, Moment::now());
+        state.idle.iter().all(old)
+    });
+    let lent = lend(&pool, 1).remove(0);
+    assert!(!numbers.contains(&lent.backend.key.id));
+    assert_eq!(total(&pool.snapshot()), 1);
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! | [`statements`] | prepared statements that follow their client |
 //! | [`deallocate`] | DEALLOCATE in SQL of statements that follow |
 //! | [`client_end`] | the end of a client's requests |
+//! | [`delays`] | who keeps a session from going on |
 //! | [`check`] | a query that is answered with PostgreSQL's last answer to it |
 //! | [`reading`] | the settings that the texts of statements are read under |
 //! | [`shapes`] | what clients have been told of their statements' rows |
@@ -29,6 +30,7 @@ pub mod client_end;
 pub mod conversation;
 pub mod copying;
 pub mod deallocate;
+pub mod delays;
 pub mod errors;
 pub mod expected;
 pub mod going_back;

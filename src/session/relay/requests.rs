@@ -243,6 +243,7 @@ impl Session {
             frontend::QUERY | frontend::FUNCTION_CALL => lent.kept.begin(false),
             _ => {}
         }
+        lent.last_request = head.kind;
         match head.kind {
             frontend::QUERY => {
                 let text = rest.get(HEADER..).unwrap_or_default();

@@ -1,0 +1,57 @@
+//! Who keeps a session from going on: its client, its server, or neither.
+//!
+//! Says nothing of times. Invariant: a server that may be busy with an earlier request, or waits for a lock with
+//! one, is not said to delay anything.
+
+use super::conversation::Conversation;
+use crate::session::session::{Phase, Session};
+use crate::wire::frontend;
+
+impl Session {
+    /// Whether the server has nothing to do but to read the request that is being sent: it has answered all that
+    /// was sent before, and gets no data of a copy.
+    pub fn server_only_reads(&self) -> bool {
+        self.lent.as_ref().is_some_and(|lent| {
+            // A message without a reply of its own may follow the one that is expected.
+            let has_reply = !matches!(
+                lent.last_request,
+                0 | frontend::FLUSH
+                    | frontend::COPY_DATA
+                    | frontend::COPY_DONE
+                    | frontend::COPY_FAIL
+            );
+            let copies = matches!(
+                lent.conversation(),
+                Conversation::CopyingIn { .. } | Conversation::CopyFailed { .. }
+            );
+            self.phase() == Phase::Serving && has_reply && lent.expected.len() <= 1 && !copies
+        })
+    }
+
+    /// How many bytes the client has yet to take, `unsent` by the kernel among them, or to send of half a message,
+    /// while it keeps a server connection; `None` if it delays nothing.
+    pub fn client_delays(&self, unsent: impl FnOnce() -> usize) -> Option<usize> {
+        let lent = self.lent.as_ref().filter(|_| !self.abandoned)?;
+        let half_sent = if lent.side.owed.is_empty() {
+            self.client.frame.left
+        } else {
+            0
+        };
+        match self.client.owed.len() {
+            0 => (half_sent > 0).then_some(half_sent),
+            owed => Some(owed + unsent() + half_sent),
+        }
+    }
+
+    /// Whether the client has begun a transaction, a batch or a copy, and it is its turn.
+    pub fn awaits_client_in_transaction(&self) -> bool {
+        self.lent.as_ref().is_some_and(|lent| {
+            let begun = match lent.conversation() {
+                Conversation::CopyingIn { ended: false } => return true,
+                Conversation::Between => lent.backend.in_transaction(),
+                _ => true,
+            };
+            begun && lent.expected.is_empty()
+        })
+    }
+}
