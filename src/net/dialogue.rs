@@ -73,6 +73,7 @@ impl Dialogue<'_> {
     pub fn read_more(&mut self) -> Result<(), Broken> {
         let mut chunk = [0; 1024];
         loop {
+            self.check_deadline()?;
             match self.stream.receive(&mut chunk)? {
                 Received::Bytes(n) => {
                     self.inbox.extend_from_slice(&chunk[..n]);
@@ -81,6 +82,14 @@ impl Dialogue<'_> {
                 Received::End => return Err(Broken::Ended),
                 Received::Nothing => self.wait(Interest::READ)?,
             }
+        }
+    }
+
+    /// A peer that always has another byte is not waited for; its time ends all the same.
+    fn check_deadline(&self) -> Result<(), Broken> {
+        match self.deadline {
+            Some(deadline) if deadline <= Moment::now() => Err(Broken::Deadline),
+            _ => Ok(()),
         }
     }
 
@@ -209,6 +218,9 @@ impl Transport<'_, '_> {
 impl Read for Transport<'_, '_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
+            if let Err(broken) = self.dialogue.check_deadline() {
+                return Err(self.note(broken));
+            }
             match self.dialogue.stream.receive_raw(into) {
                 Ok(Received::Bytes(n)) => return Ok(n),
                 Ok(Received::End) => return Ok(0),

@@ -114,6 +114,10 @@ pub struct Channel {
     /// Records of application data in a row that carried none.
     #[serde(default)]
     empty: u32,
+    /// Whether the peer was told that there is no renegotiation. It is told once: a peer that never reads could
+    /// have an answer to each of thousands of messages in a record wait for it.
+    #[serde(default)]
+    renegotiation_refused: bool,
     /// Messages of the handshake layer since data last passed.
     #[serde(default)]
     barren: u32,
@@ -165,6 +169,7 @@ impl Channel {
             closed: false,
             handshake: Vec::new(),
             empty: 0,
+            renegotiation_refused: false,
             barren: 0,
             replies: Vec::new(),
         };
@@ -347,6 +352,10 @@ impl Channel {
                 break;
             };
             rest = &rest[4 + length..];
+            if !rest.is_empty() {
+                // One was counted with its record.
+                self.note_barren()?;
+            }
             match (self.version, self.role, kind) {
                 // After a KeyUpdate the key is another: nothing can follow it in its record.
                 (Version::Tls13, _, KEY_UPDATE) if !rest.is_empty() => {
@@ -356,7 +365,9 @@ impl Channel {
                 (Version::Tls13, Role::Client, NEW_SESSION_TICKET) => {}
                 (Version::Tls12, Role::Client, HELLO_REQUEST)
                 | (Version::Tls12, Role::Server, CLIENT_HELLO) => {
-                    self.alert(WARNING, Alert::NO_RENEGOTIATION);
+                    if !std::mem::replace(&mut self.renegotiation_refused, true) {
+                        self.alert(WARNING, Alert::NO_RENEGOTIATION);
+                    }
                 }
                 _ => return Err(Fault::Ours(Alert::UNEXPECTED_MESSAGE)),
             }

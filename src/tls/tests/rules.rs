@@ -198,6 +198,43 @@ fn renegotiation_is_refused_and_the_connection_goes_on() {
 }
 
 #[test]
+fn a_peer_that_never_reads_makes_no_queue_of_answers() {
+    for (version, aead) in &ALL[3..] {
+        for (role, other, hello) in [
+            (Role::Server, Role::Client, [1, 0, 0, 0]),
+            (Role::Client, Role::Server, [0, 0, 0, 0]),
+        ] {
+            let mut ours = channel(*version, *aead, role);
+            let mut peer = hand(*version, *aead, other);
+            for _ in 0..100 {
+                let mut wire = record(&mut peer, HANDSHAKE, &hello.repeat(1000));
+                wire.extend(record(&mut peer, APPLICATION_DATA, b"x"));
+                assert_eq!(hear(&mut ours, &mut wire).unwrap().0, b"x");
+                ours = moved(ours);
+            }
+            let owed = ours.take_replies().len();
+            assert!(owed < 100, "one alert: {owed}");
+            // Messages are counted, not the records they come in.
+            let mut wire = record(&mut peer, HANDSHAKE, &hello.repeat(1025));
+            let heard = hear(&mut ours, &mut wire);
+            assert_eq!(heard, Err(Fault::Ours(Alert::UNEXPECTED_MESSAGE)));
+        }
+    }
+    for (version, aead) in &ALL[..3] {
+        let mut server = channel(*version, *aead, Role::Server);
+        let mut peer = hand(*version, *aead, Role::Client);
+        for _ in 0..2000 {
+            let mut wire = record(&mut peer, HANDSHAKE, &[24, 0, 0, 1, 1]);
+            peer.update().unwrap();
+            wire.extend(record(&mut peer, APPLICATION_DATA, b"x"));
+            assert_eq!(hear(&mut server, &mut wire).unwrap().0, b"x");
+        }
+        let owed = server.take_replies().len();
+        assert!(owed < 100, "one answer: {owed}");
+    }
+}
+
+#[test]
 fn empty_records_and_messages_without_data_are_borne_only_so_long() {
     for version in [V13, V12] {
         let empty = |hand: &mut Direction| record(hand, APPLICATION_DATA, b"");
