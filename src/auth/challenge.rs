@@ -10,8 +10,9 @@ use std::fmt;
 use super::crypto::CryptoError;
 use super::hba::Verdict;
 use super::md5::Md5Challenge;
-use super::scram::{MockSecret, ServerExchange};
-use super::verifier::Verifier;
+use super::scram::{MOCK_ITERATIONS, MOCK_SALT_LENGTH, MockSecret, ServerExchange};
+use super::verifier::{Md5Hash, Verifier};
+use crate::config::Password;
 
 /// What a client is asked for, and whether it can succeed.
 #[derive(Debug)]
@@ -33,15 +34,63 @@ pub enum Challenge {
     Scram(Box<ServerExchange>),
 }
 
-/// Which challenge stands in for a user who does not exist: the one that the
-/// users who do are asked, or the difference gives them away. Only a rule that
-/// allows MD5 leaves the choice.
+/// What of a stored password a client can see before it proves that it knows it. A user who does not exist is
+/// asked as if it had the one of another user: which, only the mock secret says. So strangers have MD5 hashes,
+/// iteration counts and lengths of salts as often as users do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StandIn {
-    /// All users of this database have an MD5 hash.
+pub enum Kind {
+    /// An MD5 hash.
     Md5,
-    /// Any of them has a SCRAM verifier.
-    Scram,
+    /// A SCRAM verifier.
+    Scram {
+        /// How often the password was hashed.
+        iterations: u32,
+        /// Bytes of its salt.
+        salt: usize,
+    },
+}
+
+impl Kind {
+    /// That of what is stored; `None` if nobody can log in with it.
+    pub fn of(verifier: &Verifier) -> Option<Kind> {
+        match verifier {
+            Verifier::None => None,
+            Verifier::Md5(_) => Some(Kind::Md5),
+            Verifier::Scram(scram) => Some(Kind::Scram {
+                iterations: scram.iterations(),
+                salt: scram.salt().len(),
+            }),
+        }
+    }
+
+    /// That of a password in the configuration.
+    pub fn of_password(password: &Password) -> Option<Kind> {
+        match password {
+            Password::Empty | Password::Jwt => None,
+            Password::Md5(_) => Some(Kind::Md5),
+            Password::Scram(scram) => Some(Kind::Scram {
+                iterations: scram.iterations,
+                salt: scram.salt.len(),
+            }),
+        }
+    }
+
+    /// The one by which `user` is asked, of all that there are.
+    fn stand_in(
+        kinds: impl Iterator<Item = Kind> + Clone,
+        allow_md5: bool,
+        user: &str,
+        secret: &MockSecret,
+    ) -> Result<Kind, CryptoError> {
+        let able = kinds.filter(|kind| allow_md5 || *kind != Kind::Md5);
+        let number = able.clone().count().max(1);
+        let lot = u64::from_be_bytes(secret.bytes("stand-in", user)?);
+        let lot = usize::try_from(lot % number as u64).unwrap_or(0);
+        Ok(able.clone().nth(lot).unwrap_or(Kind::Scram {
+            iterations: MOCK_ITERATIONS,
+            salt: MOCK_SALT_LENGTH,
+        }))
+    }
 }
 
 /// Why a login cannot succeed whatever the client answers.
@@ -72,7 +121,9 @@ impl fmt::Display for Doom {
 /// [`hba::refusal`](super::hba::refusal) is the answer.
 ///
 /// A `trust` verdict holds for unknown users as well: whether there is
-/// anything for them to use is for the caller to say.
+/// anything for them to use is for the caller to say. `kinds` are those of all
+/// users. The work is the same whoever the user is: what stands in for a
+/// verifier is made for everybody.
 ///
 /// # Errors
 /// [`CryptoError`] when there is no entropy.
@@ -80,7 +131,7 @@ pub fn login(
     verdict: &Verdict,
     user: &str,
     verifier: Option<&Verifier>,
-    stand_in: StandIn,
+    kinds: impl Iterator<Item = Kind> + Clone,
     secret: &MockSecret,
 ) -> Result<Option<Login>, CryptoError> {
     let allow_md5 = match *verdict {
@@ -96,33 +147,30 @@ pub fn login(
         }
         Verdict::Password { allow_md5, .. } => allow_md5,
     };
-    let doom = match verifier {
-        Some(Verifier::Md5(hash)) if allow_md5 => {
-            return Ok(Some(Login {
-                challenge: Challenge::Md5(Md5Challenge::new(hash)?),
-                doom: None,
-            }));
-        }
+    // Both kinds, for a user with one may be asked as slowly as a stranger with the other.
+    let kind = Kind::stand_in(kinds, allow_md5, user, secret)?;
+    let (iterations, salt) = match kind {
+        Kind::Md5 => (MOCK_ITERATIONS, MOCK_SALT_LENGTH),
+        Kind::Scram { iterations, salt } => (iterations, salt),
+    };
+    let md5 = Verifier::Md5(Md5Hash::mock(user, secret)?);
+    let scram = Verifier::Scram(secret.verifier(user, iterations, salt)?);
+    let stand_in = if kind == Kind::Md5 { md5 } else { scram };
+    let (asked, doom) = match verifier {
+        Some(own @ Verifier::Md5(_)) if allow_md5 => (own, None),
         // Every rule that asks for a password takes SCRAM.
-        Some(Verifier::Scram(scram)) => {
-            return Ok(Some(Login {
-                challenge: Challenge::Scram(Box::new(ServerExchange::new(scram)?)),
-                doom: None,
-            }));
-        }
-        Some(Verifier::Md5(_)) => Doom::Md5UnderScramRule,
-        Some(Verifier::None) => Doom::NoPassword,
-        None => Doom::UnknownUser,
+        Some(own @ Verifier::Scram(_)) => (own, None),
+        Some(Verifier::Md5(_)) => (&stand_in, Some(Doom::Md5UnderScramRule)),
+        Some(Verifier::None) => (&stand_in, Some(Doom::NoPassword)),
+        None => (&stand_in, Some(Doom::UnknownUser)),
     };
-    let challenge = if allow_md5 && stand_in == StandIn::Md5 {
-        Challenge::Md5(Md5Challenge::mock(user, secret)?)
-    } else {
-        Challenge::Scram(Box::new(ServerExchange::mock(user, secret)?))
+    let doomed = doom.is_some();
+    let challenge = match asked {
+        Verifier::Md5(hash) => Challenge::Md5(Md5Challenge::new(hash, doomed)?),
+        Verifier::Scram(scram) => Challenge::Scram(Box::new(ServerExchange::new(scram, doomed)?)),
+        Verifier::None => return Ok(None),
     };
-    Ok(Some(Login {
-        challenge,
-        doom: Some(doom),
-    }))
+    Ok(Some(Login { challenge, doom }))
 }
 
 #[cfg(test)]
@@ -142,11 +190,12 @@ mod tests {
     fn asked(
         verdict: &Verdict,
         verifier: Option<&str>,
-        stand_in: StandIn,
+        kinds: &[Kind],
     ) -> Option<(&'static str, Option<Doom>)> {
         let verifier = verifier.map(Verifier::of);
         let secret = MockSecret::random().unwrap();
-        let login = login(verdict, "joe", verifier.as_ref(), stand_in, &secret).unwrap()?;
+        let kinds = kinds.iter().copied();
+        let login = login(verdict, "joe", verifier.as_ref(), kinds, &secret).unwrap()?;
         let kind = match login.challenge {
             Challenge::Nothing => "nothing",
             Challenge::Md5(_) => "md5",
@@ -175,16 +224,53 @@ mod tests {
             (SCRAM, None, Some(("scram", Some(Doom::UnknownUser)))),
         ];
         for (verdict, verifier, expected) in table {
-            let got = asked(&verdict, verifier, StandIn::Scram);
+            let got = asked(&verdict, verifier, &[]);
             assert_eq!(got, expected, "{verdict:?} {verifier:?}");
         }
     }
 
     #[test]
     fn where_all_have_md5_hashes_a_stranger_is_asked_for_md5_too() {
-        let stranger = asked(&MD5, None, StandIn::Md5);
+        let stranger = asked(&MD5, None, &[Kind::Md5]);
         assert_eq!(stranger, Some(("md5", Some(Doom::UnknownUser))));
-        let stranger = asked(&SCRAM, None, StandIn::Md5);
+        let stranger = asked(&SCRAM, None, &[Kind::Md5]);
         assert_eq!(stranger, Some(("scram", Some(Doom::UnknownUser))));
+    }
+
+    #[test]
+    fn strangers_are_asked_as_often_as_users_in_every_way() {
+        let secret = MockSecret::random().unwrap();
+        let scram = |iterations, salt| Kind::Scram { iterations, salt };
+        let kinds = [
+            Kind::Md5,
+            scram(4096, 16),
+            scram(4096, 16),
+            scram(99_999, 40),
+        ];
+        let mut seen = [0; 4];
+        for n in 0..1000 {
+            let user = format!("stranger {n}");
+            let ask = || login(&MD5, &user, None, kinds.iter().copied(), &secret);
+            let place = match (
+                ask().unwrap().unwrap().challenge,
+                ask().unwrap().unwrap().challenge,
+            ) {
+                (Challenge::Md5(_), Challenge::Md5(_)) => 0,
+                (Challenge::Scram(one), Challenge::Scram(other)) => {
+                    let (iterations, salt) = one.parameters();
+                    assert_eq!((iterations, salt), other.parameters(), "always the same");
+                    match (iterations, salt.len()) {
+                        (4096, 16) => 1,
+                        (99_999, 40) => 3,
+                        other => panic!("{other:?}"),
+                    }
+                }
+                _ => panic!("not always the same"),
+            };
+            seen[place] += 1;
+        }
+        assert!((150..350).contains(&seen[0]), "{seen:?}");
+        assert!((400..600).contains(&seen[1]), "{seen:?}");
+        assert!((150..350).contains(&seen[3]), "{seen:?}");
     }
 }

@@ -9,7 +9,6 @@
 use zeroize::Zeroizing;
 
 use super::crypto::{self, CryptoError};
-use super::scram::MockSecret;
 use super::verifier::Md5Hash;
 
 /// The hash PostgreSQL stores for `password` of `user`.
@@ -52,27 +51,15 @@ pub struct Md5Challenge {
 }
 
 impl Md5Challenge {
-    /// A challenge that the holder of `stored` can answer.
+    /// A challenge that the holder of `stored` can answer; nobody, if it is `doomed`.
     ///
     /// # Errors
     /// [`CryptoError`] when there is no entropy.
-    pub fn new(stored: &Md5Hash) -> Result<Self, CryptoError> {
+    pub fn new(stored: &Md5Hash, doomed: bool) -> Result<Self, CryptoError> {
         Ok(Md5Challenge {
             stored: stored.clone(),
             salt: crypto::random()?,
-            doomed: false,
-        })
-    }
-
-    /// A challenge that nobody can answer, for a user who does not exist.
-    ///
-    /// # Errors
-    /// [`CryptoError`] when there is no entropy.
-    pub fn mock(user: &str, secret: &MockSecret) -> Result<Self, CryptoError> {
-        Ok(Md5Challenge {
-            stored: Md5Hash::new(secret.bytes("md5", user)?),
-            salt: crypto::random()?,
-            doomed: true,
+            doomed,
         })
     }
 
@@ -104,6 +91,7 @@ fn hex(bytes: &[u8; 16]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::scram::MockSecret;
     use crate::auth::verifier::Verifier;
     use postgres_protocol::authentication::md5_hash;
 
@@ -126,7 +114,7 @@ mod tests {
 
     #[test]
     fn only_the_exact_response_is_right() {
-        let challenge = Md5Challenge::new(&hash("password", "joe").unwrap()).unwrap();
+        let challenge = Md5Challenge::new(&hash("password", "joe").unwrap(), false).unwrap();
         let right = md5_hash(b"joe", b"password", challenge.salt());
         assert!(challenge.check(right.as_bytes()).unwrap());
         for wrong in [
@@ -144,7 +132,8 @@ mod tests {
     #[test]
     fn a_mock_challenge_refuses_even_its_own_answer() {
         let secret = MockSecret::random().unwrap();
-        let challenge = Md5Challenge::mock("nobody", &secret).unwrap();
+        let stored = Md5Hash::mock("nobody", &secret).unwrap();
+        let challenge = Md5Challenge::new(&stored, true).unwrap();
         let answer = challenge_response(&challenge.stored, challenge.salt()).unwrap();
         assert!(!challenge.check(answer.as_bytes()).unwrap());
     }

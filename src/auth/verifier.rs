@@ -13,7 +13,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::crypto::{self, CryptoError};
 use super::keys::{ClientKey, ServerKey, StoredKey};
-use super::scram::{MockSecret, PassThrough};
+use super::scram::{MOCK_ITERATIONS, MOCK_SALT_LENGTH, MockSecret, PassThrough};
 use crate::config::Password;
 
 /// What is stored of a user's password.
@@ -71,6 +71,11 @@ impl Md5Hash {
         Md5Hash(digest)
     }
 
+    /// The hash invented for `user`.
+    pub(crate) fn mock(user: &str, secret: &MockSecret) -> Result<Self, CryptoError> {
+        secret.bytes("md5", user).map(Md5Hash)
+    }
+
     /// The 16 bytes. Only for computing with them.
     pub(crate) fn digest(&self) -> &[u8; 16] {
         &self.0
@@ -117,7 +122,7 @@ impl ScramVerifier {
         user: &str,
         secret: &MockSecret,
     ) -> Result<ScramVerifier, CryptoError> {
-        let mut verifier = secret.verifier(user)?;
+        let mut verifier = secret.verifier(user, MOCK_ITERATIONS, MOCK_SALT_LENGTH)?;
         let keys = PassThrough::of_password(password, &verifier.salt, verifier.iterations)?;
         verifier.stored_key = keys.client_key.stored_key();
         verifier.server_key = keys.server_key;

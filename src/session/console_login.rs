@@ -13,10 +13,10 @@ use super::console::Rights;
 use super::login::{Arrived, LoggedInTo, Login, random_secret};
 use super::refusal::{Refusal, say};
 use super::registry::Identity;
-use crate::auth::challenge::StandIn;
+use crate::auth::challenge::Kind;
 use crate::auth::crypto::CryptoError;
 use crate::auth::{self, MockSecret, ScramVerifier, Verifier};
-use crate::config::{Password, Secret};
+use crate::config::{General, Password, Secret};
 use crate::net::dialogue::Dialogue;
 use crate::server::parameters::Parameters;
 use crate::wire::sqlstate;
@@ -47,6 +47,36 @@ impl ConsoleVerifiers {
         let entry = (text.clone(), Arc::new(verifier.clone()));
         self.known.lock().insert(user.to_owned(), entry);
         Ok(Verifier::Scram(verifier))
+    }
+}
+
+/// A user of the console: its name, what it may do, and what it has to prove.
+type ConsoleUser<'a> = (&'a str, Rights, Verifier);
+
+impl ConsoleVerifiers {
+    /// The users of the console. For each login all of them are looked at, whoever it is that comes.
+    fn all<'a>(
+        &self,
+        general: &'a General,
+        mock: &MockSecret,
+    ) -> Result<Vec<ConsoleUser<'a>>, CryptoError> {
+        let admin = (&general.admin_username, &general.admin_password);
+        let mut users = vec![(
+            &**admin.0,
+            Rights::Everything,
+            self.of(admin.0, admin.1, mock)?,
+        )];
+        if let (Some(name), Some(password)) = (&general.stats_username, &general.stats_password) {
+            users.push((name, Rights::Show, self.of(name, password, mock)?));
+        }
+        Ok(users)
+    }
+
+    /// Computes the verifiers before anybody comes: the first to ask for one would be told by the time it takes.
+    pub(super) fn prepare(&self, general: &General, mock: &MockSecret) {
+        if let Err(error) = self.all(general, mock) {
+            log::warn!("nobody can log in to the console by a password: {error}");
+        }
     }
 }
 
@@ -92,25 +122,18 @@ impl Login<'_> {
     ) -> Result<Rights, Refusal> {
         let general = &self.settings.general;
         let failed = |error: CryptoError| say(sqlstate::INTERNAL_ERROR, error.to_string());
-        let is_looker = general.stats_username.as_deref() == Some(user);
-        let (rights, text) = if user == general.admin_username {
-            (Rights::Everything, Some(&general.admin_password))
-        } else if is_looker {
-            (Rights::Show, general.stats_password.as_ref())
-        } else {
-            (Rights::Everything, None)
-        };
-        let console = &self.house.console_verifiers;
-        let verifier = text
-            .map(|text| console.of(user, text, &self.house.mock))
-            .transpose()
+        let users = self
+            .house
+            .console_verifiers
+            .all(general, &self.house.mock)
             .map_err(failed)?;
-        let is_md5 = matches!(
-            Password::parse(general.admin_password.expose()),
-            Ok(Password::Md5(_))
-        );
-        let stand_in = if is_md5 { StandIn::Md5 } else { StandIn::Scram };
-        let login = auth::login(verdict, user, verifier.as_ref(), stand_in, &self.house.mock)
+        let found = users.iter().find(|(name, ..)| *name == user);
+        let verifier = found.map(|(_, _, verifier)| verifier);
+        let rights = found.map_or(Rights::Everything, |(_, rights, _)| *rights);
+        let kinds = users
+            .iter()
+            .filter_map(|(_, _, verifier)| Kind::of(verifier));
+        let login = auth::login(verdict, user, verifier, kinds, &self.house.mock)
             .map_err(failed)?
             .ok_or_else(|| super::authenticate::refused(user, "no rule lets it in"))?;
         let why = login.doom.map(|doom| match doom {

@@ -158,6 +158,8 @@ impl House {
     pub fn new(settings: Settings, mock: MockSecret) -> Arc<House> {
         let pools = Arc::new(Pools::default());
         pools.apply(plans(&settings));
+        let console_verifiers = ConsoleVerifiers::default();
+        console_verifiers.prepare(&settings.general, &mock);
         let encryption = Encryption::default();
         encryption.apply(&settings);
         Arc::new(House {
@@ -167,7 +169,7 @@ impl House {
             sessions: Arc::default(),
             mock,
             encryption,
-            console_verifiers: ConsoleVerifiers::default(),
+            console_verifiers,
             console: OnceLock::new(),
             lobby: Lobby::default(),
             arrivals: Arrivals::default(),
@@ -192,6 +194,8 @@ impl House {
     pub fn change_settings(&self, settings: Settings) {
         let plans = plans(&settings);
         self.encryption.apply(&settings);
+        self.console_verifiers
+            .prepare(&settings.general, &self.mock);
         *self.settings.write() = Arc::new(settings);
         self.pools.apply(plans);
         for handle in self.sessions.all() {

@@ -20,11 +20,11 @@ use super::refusal::{Refusal, say};
 use super::registry::{CancelKey, Entry, Handle, Identity, told};
 use super::session::{Session, process_id};
 use crate::auth::certificate::PeerCertificate;
-use crate::auth::challenge::StandIn;
+use crate::auth::challenge::Kind;
 use crate::auth::crypto;
 use crate::auth::hba::{self, Client, Transport};
 use crate::auth::{self, Verifier};
-use crate::config::{Password, Settings};
+use crate::config::Settings;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::dialogue::Dialogue;
@@ -254,6 +254,8 @@ impl Login<'_> {
         if self.house.stage() != Stage::Open {
             return Err(say(sqlstate::POOLER_SHUTDOWN, "pooler is shut down now"));
         }
+        // The rules come first: who is kept out by them learns nothing of what databases there are.
+        let verdict = self.verdict(&startup)?;
         let Some(configured) = self.settings.pools.get(&startup.database) else {
             return Err(say(
                 sqlstate::INVALID_CATALOG_NAME,
@@ -263,24 +265,16 @@ impl Login<'_> {
                 ),
             ));
         };
-        let verdict = self.verdict(&startup)?;
         let verifier = configured
             .user(&startup.user)
             .map(|user| Verifier::from(&user.password));
-        let all_md5 = configured
-            .users
-            .iter()
-            .all(|user| matches!(user.password, Password::Md5(_)));
-        let stand_in = if all_md5 && !configured.users.is_empty() {
-            StandIn::Md5
-        } else {
-            StandIn::Scram
-        };
+        let kinds = configured.users.iter();
+        let kinds = kinds.filter_map(|user| Kind::of_password(&user.password));
         let login = auth::login(
             &verdict,
             &startup.user,
             verifier.as_ref(),
-            stand_in,
+            kinds,
             &self.house.mock,
         )
         .map_err(|error| say(sqlstate::INTERNAL_ERROR, error.to_string()))?

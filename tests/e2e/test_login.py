@@ -1,5 +1,6 @@
 """The first packet and the login: who gets in, how, and what the others are told."""
 
+import base64
 import hashlib
 import os
 import stat
@@ -354,6 +355,43 @@ def test_a_wrong_server_password_is_told_to_the_client(doorman):
     told = error(seen)
     assert (told.code, told.fields["S"]) == ("28P01", "FATAL")
     assert "wrong" not in told.text and "pooler's own login" in told.text
+
+
+# What strangers learn
+
+def server_first(one, user: str) -> str:
+    """What SCRAM shows of a user's verifier."""
+    raw = one.raw(login=False)
+    raw.startup(user=user, database="shop")
+    assert raw.read().kind == "R"
+    raw.send(message(b"p", text("SCRAM-SHA-256") + struct.pack("!i", 32) + b"n,,n=,r=abcdefghijklmnopqrstuvwx"))
+    return raw.read().body[4:].decode()
+
+
+def test_strangers_have_the_iteration_counts_of_users(doorman):
+    def stored(iterations: int, salt: bytes) -> str:
+        key = base64.b64encode(b"k" * 32).decode()
+        return f"SCRAM-SHA-256${iterations}:{base64.b64encode(salt).decode()}${key}:{key}"
+
+    users = [{"username": "app", "password": stored(20_000, b"s" * 24), "pool_size": 1},
+             {"username": "other", "password": stored(7_000, b"t" * 10), "pool_size": 1}]
+    one = doorman(users=users, general={"pg_hba": {"content": SCRAM_RULES}})
+
+    def seen(user: str) -> tuple[str, int]:
+        _, salt, iterations = server_first(one, user).split(",")
+        return iterations, len(salt)
+
+    kinds = {seen("app"), seen("other")}
+    assert kinds == {("i=20000", 34), ("i=7000", 18)}
+    assert {seen(f"stranger{n}") for n in range(30)} == kinds
+    assert len({seen("stranger0") for _ in range(3)}) == 1
+
+
+def test_who_is_kept_out_by_the_rules_learns_no_names_of_databases(doorman):
+    one = doorman(general={"pg_hba": {"content": "host shop other 127.0.0.1/32 trust\n"}})
+    for database in ("shop", "nowhere"):
+        seen = one.raw(login=False).login(database=database)
+        assert error(seen).code == "28000", database
 
 
 # Limits

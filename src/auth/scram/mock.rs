@@ -18,7 +18,7 @@ use super::super::verifier::ScramVerifier;
 pub const MOCK_ITERATIONS: u32 = 4096;
 
 /// The length of an invented salt, in bytes: PostgreSQL's.
-const MOCK_SALT_LENGTH: usize = 16;
+pub const MOCK_SALT_LENGTH: usize = 16;
 
 /// What invented verifiers are derived from. One for a process and for its
 /// successors, hence serializable: a salt that changes with an upgrade, where
@@ -46,11 +46,27 @@ impl MockSecret {
         Ok(std::array::from_fn(|i| digest[i]))
     }
 
-    /// The verifier invented for `user`.
-    pub(crate) fn verifier(&self, user: &str) -> Result<ScramVerifier, CryptoError> {
+    /// A salt of this length.
+    fn salt(&self, user: &str, length: usize) -> Result<Vec<u8>, CryptoError> {
+        let mut salt = self.bytes::<DIGEST_LENGTH>("salt", user)?.to_vec();
+        while salt.len() < length {
+            let more = format!("salt {}", salt.len());
+            salt.extend(self.bytes::<DIGEST_LENGTH>(&more, user)?);
+        }
+        salt.truncate(length);
+        Ok(salt)
+    }
+
+    /// The verifier invented for `user`, with what a client can see of it.
+    pub(crate) fn verifier(
+        &self,
+        user: &str,
+        iterations: u32,
+        salt: usize,
+    ) -> Result<ScramVerifier, CryptoError> {
         Ok(ScramVerifier::new(
-            MOCK_ITERATIONS,
-            self.bytes::<MOCK_SALT_LENGTH>("salt", user)?.to_vec(),
+            iterations,
+            self.salt(user, salt)?,
             StoredKey::new(self.bytes("stored key", user)?),
             ServerKey::new(self.bytes("server key", user)?),
         ))

@@ -23,7 +23,7 @@ use std::fmt;
 
 pub use binding::{Binding, Mechanism};
 pub use client::{ClientExchange, PassThrough};
-pub use mock::{MOCK_ITERATIONS, MockSecret};
+pub use mock::{MOCK_ITERATIONS, MOCK_SALT_LENGTH, MockSecret};
 pub use server::{Outcome, ServerExchange};
 
 use super::crypto::CryptoError;

@@ -13,7 +13,6 @@ use super::super::keys::ClientKey;
 use super::super::verifier::ScramVerifier;
 use super::binding::{self, END_POINT, Mechanism};
 use super::message::{ClientFinal, ClientFirst, Flag};
-use super::mock::MockSecret;
 use super::{ScramError, auth_message, nonce};
 use crate::wire::base64;
 
@@ -61,21 +60,19 @@ pub enum Outcome {
 }
 
 impl ServerExchange {
-    /// An exchange with a user of this verifier.
+    /// An exchange with a user of this verifier. If it is `doomed` it goes as
+    /// any other and ends in [`Outcome::Refused`].
     ///
     /// # Errors
     /// [`CryptoError`] when there is no entropy.
-    pub fn new(verifier: &ScramVerifier) -> Result<Self, CryptoError> {
-        Ok(Self::with_nonce(verifier.clone(), false, nonce()?))
+    pub fn new(verifier: &ScramVerifier, doomed: bool) -> Result<Self, CryptoError> {
+        Ok(Self::with_nonce(verifier.clone(), doomed, nonce()?))
     }
 
-    /// An exchange with a user who does not exist: it goes as any other and
-    /// ends in [`Outcome::Refused`].
-    ///
-    /// # Errors
-    /// [`CryptoError`] when there is no entropy.
-    pub fn mock(user: &str, secret: &MockSecret) -> Result<Self, CryptoError> {
-        Ok(Self::with_nonce(secret.verifier(user)?, true, nonce()?))
+    /// What the client will see of the verifier.
+    #[cfg(test)]
+    pub(crate) fn parameters(&self) -> (u32, &[u8]) {
+        (self.verifier.iterations(), self.verifier.salt())
     }
 
     pub(super) fn with_nonce(verifier: ScramVerifier, doomed: bool, our_nonce: String) -> Self {

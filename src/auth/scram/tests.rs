@@ -92,7 +92,7 @@ fn another_clients_library_logs_in_by_its_password() {
     };
     for binding in [ChannelBinding::unsupported(), ChannelBinding::unrequested()] {
         let mut client = ScramSha256::new(b"pen cil", binding);
-        let mut server = ServerExchange::new(&verifier).unwrap();
+        let mut server = ServerExchange::new(&verifier, false).unwrap();
         let server_first = server
             .client_first(Mechanism::Sha256, client.message())
             .unwrap();
@@ -114,7 +114,7 @@ fn another_clients_library_logs_in_by_its_password() {
 fn a_wrong_password_is_refused_and_is_no_error() {
     let (verifier, _) = pencil();
     let mut client = by_password("pencil2");
-    let mut server = ServerExchange::new(&verifier).unwrap();
+    let mut server = ServerExchange::new(&verifier, false).unwrap();
     assert!(matches!(
         run(&mut client, &mut server),
         Ok(Outcome::Refused)
@@ -129,7 +129,7 @@ fn a_wrong_password_is_refused_and_is_no_error() {
 fn what_one_client_proved_logs_the_pooler_in() {
     let (verifier, _) = pencil();
     let mut client = by_password("pencil");
-    let mut pooler = ServerExchange::new(&verifier).unwrap();
+    let mut pooler = ServerExchange::new(&verifier, false).unwrap();
     let Ok(Outcome::Proven {
         server_final,
         client_key,
@@ -146,7 +146,7 @@ fn what_one_client_proved_logs_the_pooler_in() {
     let keys: PassThrough = ciborium::from_reader(&cbor[..]).unwrap();
 
     let mut pooler = ClientExchange::with_keys(keys, Binding::Impossible).unwrap();
-    let mut postgres = ServerExchange::new(&verifier).unwrap();
+    let mut postgres = ServerExchange::new(&verifier, false).unwrap();
     let Ok(Outcome::Proven { server_final, .. }) = run(&mut pooler, &mut postgres) else {
         panic!("the recovered key is refused");
     };
@@ -160,7 +160,7 @@ fn keys_of_another_verifier_are_refused_with_the_reason() {
     let against = |salt: &[u8], iterations| {
         let (theirs, _) = derive("pencil", salt, iterations);
         let mut client = ClientExchange::with_keys(keys.clone(), Binding::Impossible).unwrap();
-        let mut server = ServerExchange::new(&theirs).unwrap();
+        let mut server = ServerExchange::new(&theirs, false).unwrap();
         run(&mut client, &mut server).unwrap_err()
     };
     assert_eq!(against(b"another salt", 4096), ScramError::SaltDiffers);
@@ -248,6 +248,10 @@ fn a_client_that_changes_the_nonce_or_the_header_is_refused() {
     ));
 }
 
+fn mock_of(user: &str, secret: &MockSecret) -> ServerExchange {
+    ServerExchange::new(&secret.verifier(user, 4096, 16).unwrap(), true).unwrap()
+}
+
 #[test]
 fn a_mock_exchange_looks_like_a_real_one_and_fails() {
     let secret = MockSecret::random().unwrap();
@@ -255,8 +259,8 @@ fn a_mock_exchange_looks_like_a_real_one_and_fails() {
     let said = |mut server: ServerExchange| {
         String::from_utf8(server.client_first(Mechanism::Sha256, first).unwrap()).unwrap()
     };
-    let mock = || ServerExchange::mock("nobody", &secret).unwrap();
-    let real = said(ServerExchange::new(&pencil().0).unwrap());
+    let mock = || mock_of("nobody", &secret);
+    let real = said(ServerExchange::new(&pencil().0, false).unwrap());
     let mocked = said(mock());
     let shape = |text: &str| -> Vec<(char, usize)> {
         text.split(',')
@@ -268,10 +272,10 @@ fn a_mock_exchange_looks_like_a_real_one_and_fails() {
 
     let salt = |text: &str| text.split(',').nth(1).unwrap().to_owned();
     assert_eq!(salt(&said(mock())), salt(&mocked), "stable for one user");
-    let other = ServerExchange::mock("nobody2", &secret).unwrap();
+    let other = mock_of("nobody2", &secret);
     assert_ne!(salt(&said(other)), salt(&mocked), "differs between users");
     let elsewhere = MockSecret::random().unwrap();
-    let other = ServerExchange::mock("nobody", &elsewhere).unwrap();
+    let other = mock_of("nobody", &elsewhere);
     assert_ne!(salt(&said(other)), salt(&mocked), "needs the secret");
 
     let mut client = by_password("pencil");
@@ -296,7 +300,7 @@ fn steps_out_of_order_are_errors_and_an_error_is_the_end() {
     let order = ScramError::OutOfOrder;
     let (verifier, client_key) = rfc();
 
-    let mut server = ServerExchange::new(&verifier).unwrap();
+    let mut server = ServerExchange::new(&verifier, false).unwrap();
     assert_eq!(server.client_final(RFC_FINAL).unwrap_err(), order);
     assert_eq!(
         server
@@ -304,7 +308,7 @@ fn steps_out_of_order_are_errors_and_an_error_is_the_end() {
             .unwrap_err(),
         order
     );
-    let mut server = ServerExchange::new(&verifier).unwrap();
+    let mut server = ServerExchange::new(&verifier, false).unwrap();
     assert!(server.client_first(Mechanism::Sha256, b"junk").is_err());
     assert_eq!(
         server
@@ -334,7 +338,7 @@ fn steps_out_of_order_are_errors_and_an_error_is_the_end() {
 #[test]
 fn a_login_by_password_reports_the_servers_refusal() {
     let mut client = by_password("pencil");
-    let mut server = ServerExchange::new(&pencil().0).unwrap();
+    let mut server = ServerExchange::new(&pencil().0, false).unwrap();
     assert!(matches!(
         run(&mut client, &mut server),
         Ok(Outcome::Proven { .. })

@@ -82,7 +82,7 @@ fn a_client_that_sees_another_certificate_is_refused() {
 
 #[test]
 fn binding_is_offered_only_with_a_certificate() {
-    let plain = ServerExchange::new(&rfc().0).unwrap();
+    let plain = ServerExchange::new(&rfc().0, false).unwrap();
     assert_eq!(plain.mechanisms(), ["SCRAM-SHA-256"]);
     assert_eq!(
         server(end_point()).mechanisms(),
@@ -112,7 +112,7 @@ fn an_offer_that_was_struck_out_on_the_way_is_noticed() {
         Some("SCRAM channel binding negotiation error")
     );
     // Where nothing was offered, the client is right.
-    let mut plain = ServerExchange::new(&rfc().0).unwrap();
+    let mut plain = ServerExchange::new(&rfc().0, false).unwrap();
     assert!(plain.client_first(Mechanism::Sha256, &first).is_ok());
 }
 
@@ -164,7 +164,7 @@ fn mechanism_and_header_must_say_the_same() {
             "{error:?}"
         );
     }
-    let mut plain = ServerExchange::new(&rfc().0).unwrap();
+    let mut plain = ServerExchange::new(&rfc().0, false).unwrap();
     assert_eq!(
         plain
             .client_first(Mechanism::Sha256Plus, FIRST)
