@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::conversation::BoundEffects;
+use super::conversation::{BoundEffects, Conversation};
 use super::expected::Undo;
 use crate::pool::statements::Statements;
 use crate::server::parameters::Parameters;
@@ -68,7 +68,10 @@ impl Session {
         match status {
             TransactionStatus::Idle => {
                 lent.changes = Changes::None;
-                lent.bound_effects = BoundEffects::default();
+                // A batch under way may have bound others.
+                if lent.expected.is_empty() && lent.conversation() == Conversation::Between {
+                    lent.bound_effects = BoundEffects::default();
+                }
             }
             TransactionStatus::InTransaction => {
                 if let Some(undo) = undo {

@@ -286,3 +286,64 @@ fn wherever_the_streams_are_cut_the_same_bytes_pass() {
         );
     }
 }
+
+#[test]
+fn what_a_portal_does_is_known_also_when_an_earlier_batch_is_answered_in_between() {
+    let mut between = known(&["deallocate all"]);
+    between.client(&[&query("select 1"), &bind("0")]);
+    between.server(&[&selected("1")]);
+    between.to_server.clear();
+    between.client(&[&execute(), &bind("0")]);
+    between.server_gets(&[&execute(), &flush()]);
+    between.server(&[&bound()]);
+    between.server_gets(&[]);
+    between.server(&[&complete("DEALLOCATE ALL")]);
+    // The client has none by this name any more, and PostgreSQL says so.
+    between.server_gets(&[&bind("0")]);
+}
+
+#[test]
+fn an_error_while_the_rest_of_a_batch_is_awaited_skips_to_its_sync() {
+    let mut between = known(&["select 1"]);
+    between.client(&[&bind("0"), &execute(), &flush()]);
+    let timeout = error("57014", "canceling statement due to statement timeout");
+    between.server(&[&bound(), &complete("SELECT 0")]);
+    between.server(&[&timeout]);
+    between.to_server.clear();
+    between.to_client.clear();
+    between.client(&[&query("select 1"), &function_call()]);
+    between.server_gets(&[]);
+    assert!(!between.is_back());
+    between.passes(&[&sync()], &[&ready()]);
+    assert!(between.is_back());
+}
+
+#[test]
+fn an_error_that_nobody_is_due_ends_the_connection() {
+    let mut between = Between::new();
+    between.passes(
+        &[&query("begin")],
+        &[&complete("BEGIN"), &ready_in_transaction()],
+    );
+    assert!(
+        between
+            .try_server(&error("XX000", "out of nowhere"))
+            .is_err()
+    );
+}
+
+#[test]
+fn a_query_in_a_batch_that_fails_is_discarded_with_it() {
+    for request in [query("select 1"), function_call()] {
+        let mut between = known(&["select 1"]);
+        between.client(&[&bind("0"), &request]);
+        between.server(&[&error("22P02", "no")]);
+        between.client_gets(&[&error("22P02", "no")]);
+        assert!(!between.is_back(), "PostgreSQL waits for a Sync");
+        between.to_server.clear();
+        between.client(&[&query("select 2")]);
+        between.server_gets(&[]);
+        between.passes(&[&sync()], &[&ready()]);
+        assert!(between.is_back());
+    }
+}
