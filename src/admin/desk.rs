@@ -9,6 +9,7 @@ use crate::pool::pool::Pool;
 use crate::session::console::{Answer, Console, Rights};
 use crate::session::guest::Guest;
 use crate::session::house::House;
+use crate::session::orders::Order;
 use crate::wire::backend;
 use crate::wire::error::{Severity, error_response};
 use crate::wire::sqlstate::{self, SqlState};
@@ -23,6 +24,9 @@ pub trait Process: Send + Sync {
 
     /// Begins an orderly shutdown.
     fn shut_down(&self);
+
+    /// Carries out, soon, what concerns the process and was asked of the other one of a hand-over.
+    fn obey(&self, order: Order);
 
     /// Begins an upgrade: a new process takes over. The session that asked is told how it went.
     fn upgrade(&self, asker: Guest);
@@ -79,6 +83,7 @@ impl Desk {
                     pool.pause();
                     log::info!("PAUSE: paused pool {}@{}", pool.user, pool.database);
                 })?;
+                self.house.pass_order_on(Order::Pause(name));
                 return Ok(Answer::Underway);
             }
             Command::Resume(name) => {
@@ -86,6 +91,7 @@ impl Desk {
                     pool.resume();
                     log::info!("RESUME: resumed pool {}@{}", pool.user, pool.database);
                 })?;
+                self.house.pass_order_on(Order::Resume(name));
                 backend::command_complete(out, "RESUME");
             }
             Command::Reconnect(name) => {
@@ -97,6 +103,7 @@ impl Desk {
                         pool.database
                     );
                 })?;
+                self.house.pass_order_on(Order::Reconnect(name));
                 backend::command_complete(out, "RECONNECT");
             }
             Command::Shutdown => {
@@ -110,6 +117,7 @@ impl Desk {
                 self.process
                     .set_log_filter(&filter)
                     .map_err(|why| Complaint(sqlstate::SYNTAX_ERROR, why))?;
+                self.house.pass_order_on(Order::SetLogLevel(filter));
                 backend::command_complete(out, "SET");
             }
             Command::SetOther(name) => {
@@ -178,6 +186,25 @@ impl Desk {
 }
 
 impl Console for Desk {
+    fn obey(&self, order: Order) {
+        log::info!("Got {order:?} by way of the other process of the upgrade");
+        let all = |name: Option<String>, action: fn(&Arc<Pool>)| {
+            // Its pools need not be the same.
+            let _ = self.for_each_pool(name.as_deref(), action);
+        };
+        match order {
+            Order::Pause(name) => all(name, |pool| pool.pause()),
+            Order::Resume(name) => all(name, |pool| pool.resume()),
+            Order::Reconnect(name) => all(name, |pool| pool.reconnect()),
+            Order::SetLogLevel(filter) => {
+                if let Err(error) = self.process.set_log_filter(&filter) {
+                    log::warn!("{error}");
+                }
+            }
+            Order::Reload | Order::ShutDown | Order::Stop => self.process.obey(order),
+        }
+    }
+
     fn answer(&self, command: &str, rights: Rights, out: &mut Vec<u8>) -> Answer {
         let command = Command::parse(command);
         let done = if rights == Rights::Everything || matches!(command, Command::Show(_)) {

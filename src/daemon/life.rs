@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -20,22 +20,22 @@ use super::pidfile::PidFile;
 use crate::admin::desk::Process;
 use crate::config;
 use crate::net::clock::Moment;
-use crate::net::thread;
 use crate::net::unix_listener::SocketFile;
 use crate::pool::janitor::Janitor;
 use crate::session::accept::Reception;
 use crate::session::guest::Guest;
 use crate::session::house::{House, Stage};
+use crate::session::orders::Order;
 use crate::session::registry::told;
 use crate::upgrade::launch::Origin;
 use crate::upgrade::outcome::{self, Outcome};
-use crate::upgrade::predecessor::{self, Asker};
+use crate::upgrade::predecessor::{Asker, Control};
 
 /// How long sessions have to say their last words after they were told to leave.
-const LEAVING: Duration = Duration::from_secs(4);
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether the last session has gone.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// What happens to the process.
 pub(super) enum Event {
@@ -44,8 +44,12 @@ pub(super) enum Event {
     /// UPGRADE on the console, by this session.
     Upgrade(Box<Guest>),
     Reload(Sender<Result<(), String>>),
+    /// An order that was given to the other process of a hand-over.
+    Ordered(Order),
     /// An upgrade has come to its end.
     Upgraded(Result<Outcome, String>),
+    /// After that: nobody is left here.
+    Empty,
     /// Nothing more comes from the predecessor; whether it lives.
     TookOver(bool),
 }
@@ -67,6 +71,10 @@ impl Process for Lever {
 
     fn shut_down(&self) {
         let _ = self.events.send(Event::ShutDown);
+    }
+
+    fn obey(&self, order: Order) {
+        let _ = self.events.send(Event::Ordered(order));
     }
 
     fn upgrade(&self, asker: Guest) {
@@ -96,8 +104,10 @@ pub(super) struct Life {
     pub(super) upgrade: Upgrade,
     /// The console session that has asked for the upgrade under way.
     pub(super) asker: Arc<Asker>,
-    /// SIGTERM came during an upgrade.
-    pub(super) stop_wanted: bool,
+    /// Ends the upgrade under way.
+    pub(super) control: Arc<Control>,
+    /// SHUTDOWN was asked for during an upgrade.
+    pub(super) shutdown_wanted: bool,
     /// The successor's process id.
     pub(super) successor: Arc<AtomicU32>,
     pub(super) notify: Notify,
@@ -146,7 +156,7 @@ pub fn serve(start: Start, ready: Option<Ready>) -> Result<(), CannotStart> {
 }
 
 impl Life {
-    fn notify(&self, notices: &[Notice<'_>]) {
+    pub(super) fn notify(&self, notices: &[Notice<'_>]) {
         if let Err(error) = self.notify.say(notices) {
             log::warn!("could not tell the service manager: {error}");
         }
@@ -157,23 +167,28 @@ impl Life {
         while let Ok(event) = self.events.recv() {
             let upgrading = self.upgrade != Upgrade::Idle;
             match event {
-                Event::Signal(Signal::SIGTERM) if upgrading => {
-                    log::info!("Got SIGTERM during an upgrade, stopping as soon as it is over");
-                    self.stop_wanted = true;
-                }
-                Event::Signal(Signal::SIGTERM) => {
+                Event::Signal(Signal::SIGTERM) | Event::Ordered(Order::Stop) => {
                     log::info!("Got SIGTERM, stopping now");
+                    if upgrading {
+                        self.give_upgrade_up();
+                    }
                     break;
                 }
-                Event::Signal(Signal::SIGINT) if self.at_terminal && !upgrading => {
-                    log::info!("Got SIGINT, shutting down: transactions finish first");
-                    self.drain();
-                    break;
-                }
-                Event::ShutDown if !upgrading => {
-                    log::info!("SHUTDOWN on the console: transactions finish first");
-                    self.drain();
-                    break;
+                event @ (Event::ShutDown
+                | Event::Signal(Signal::SIGINT)
+                | Event::Ordered(Order::ShutDown))
+                    if self.means_shutdown(&event) =>
+                {
+                    log::info!("Got SIGINT or SHUTDOWN, shutting down: transactions finish first");
+                    if !upgrading {
+                        self.drain();
+                        break;
+                    }
+                    log::info!("shutting down as soon as the upgrade is over");
+                    self.shutdown_wanted = true;
+                    if !matches!(event, Event::Ordered(_)) {
+                        self.house.pass_order_on(Order::ShutDown);
+                    }
                 }
                 Event::Upgraded(Ok(outcome)) => {
                     log::info!("upgrade complete: {outcome}");
@@ -181,7 +196,8 @@ impl Life {
                 }
                 Event::Upgraded(Err(why)) => {
                     self.abandon(why);
-                    if self.stop_wanted {
+                    if self.shutdown_wanted {
+                        self.drain();
                         break;
                     }
                 }
@@ -191,7 +207,8 @@ impl Life {
                     if !predecessor_lives {
                         self.come_forward();
                     }
-                    if self.stop_wanted {
+                    if self.shutdown_wanted {
+                        self.drain();
                         break;
                     }
                 }
@@ -201,15 +218,25 @@ impl Life {
         self.stop();
     }
 
+    /// Whether this is to let transactions finish and then to end. SIGINT is that only from a keyboard.
+    fn means_shutdown(&self, event: &Event) -> bool {
+        !matches!(event, Event::Signal(_)) || self.at_terminal
+    }
+
     /// What does not end the process.
     fn heed(&mut self, event: Event) {
         match event {
             Event::Signal(Signal::SIGHUP) => {
+                self.house.pass_order_on(Order::Reload);
                 // The outcome is in the log.
                 let _ = self.reload();
             }
             Event::Reload(answer) => {
+                self.house.pass_order_on(Order::Reload);
                 let _ = answer.send(self.reload());
+            }
+            Event::Ordered(Order::Reload) => {
+                let _ = self.reload();
             }
             // Old init scripts and containers send SIGINT where SIGUSR2 is meant.
             Event::Signal(signal @ (Signal::SIGUSR2 | Signal::SIGINT)) => {
@@ -227,105 +254,11 @@ impl Life {
                 self.start_upgrade();
             }
             Event::Signal(signal) => log::warn!("Got {signal}, which means nothing here"),
-            Event::ShutDown => log::warn!("an upgrade is under way; SHUTDOWN is not heeded"),
-            Event::Upgraded(_) | Event::TookOver(_) => {}
-        }
-    }
-
-    /// Whether an upgrade can begin now. The log says what was asked, and why it cannot.
-    fn may_upgrade(&self, by: &str) -> Result<(), &'static str> {
-        let refused = if self.upgrade != Upgrade::Idle {
-            "an upgrade is under way already"
-        } else if self.house.stage() != Stage::Open {
-            "the pooler is shutting down"
-        } else {
-            log::info!("Got {by}: upgrading to {}", self.origin.program().display());
-            return Ok(());
-        };
-        log::warn!("Got {by}, but {refused}");
-        Err(refused)
-    }
-
-    /// An upgrade has failed: tells everybody whom it concerns.
-    fn abandon(&mut self, why: String) {
-        self.upgrade = Upgrade::Idle;
-        log::error!(
-            "UPGRADE ABANDONED, this process goes on serving: {why}. Mend that and send SIGUSR2 again"
-        );
-        self.notify(&[Notice::Ready]);
-        self.ledger.note(Standing::Abandoned(why.clone()));
-        if let Some(mut asker) = self.asker.lock().take() {
-            asker.answer(outcome::reply(&Err(why)));
-            self.reception.take_in([asker]);
-        }
-    }
-
-    /// Starts an upgrade in a thread of its own; its end is an event.
-    fn start_upgrade(&mut self) {
-        self.ledger.note(Standing::Upgrading);
-        self.notify(&[Notice::Reloading]);
-        let (house, reception) = (Arc::clone(&self.house), Arc::clone(&self.reception));
-        let (origin, sender) = (self.origin.clone(), self.sender.clone());
-        let (asker, successor) = (Arc::clone(&self.asker), Arc::clone(&self.successor));
-        let started = std::thread::Builder::new()
-            .stack_size(512 * 1024)
-            .spawn(move || {
-                thread::name("upgrade");
-                let filter = logging::filter();
-                let note = |pid| successor.store(pid, Ordering::Release);
-                let outcome =
-                    predecessor::hand_over(&house, &reception, &origin, filter, &asker, &note);
-                let _ = sender.send(Event::Upgraded(outcome));
-                while !reception.seat_waiting() && house.stage() != Stage::Stopping {
-                    std::thread::sleep(LOOK);
-                }
-            });
-        match started {
-            Ok(_) => self.upgrade = Upgrade::Running,
-            Err(error) => self.abandon(format!("no thread for it: {error}")),
-        }
-    }
-
-    /// The predecessor has died: what it would have said last is said by this process.
-    fn come_forward(&mut self) {
-        let pid = std::process::id();
-        if let Some(file) = &mut self.pid_file {
-            if let Err(error) = file.rewrite(pid) {
-                log::warn!("{error}");
-            }
-        }
-        self.notify(&[Notice::MainPid(pid), Notice::Ready]);
-    }
-
-    /// Everything belongs to the successor: leave without touching any of it.
-    fn make_way(mut self, outcome: Outcome) {
-        let successor = self.successor.load(Ordering::Acquire);
-        if let Some(file) = self.socket_file.take() {
-            file.leave();
-        }
-        if let Some(mut file) = self.pid_file.take() {
-            if let Err(error) = file.rewrite(successor) {
-                log::warn!("{error}");
-            }
-        }
-        self.notify(&[Notice::MainPid(successor), Notice::Ready]);
-        self.ledger.note(Standing::Replaced(outcome));
-        self.reception.see_off();
-        let Ok(successor) = i32::try_from(successor) else {
-            return;
-        };
-        let pass_on = |signal| {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(successor), signal);
-        };
-        if self.stop_wanted {
-            pass_on(Signal::SIGTERM);
-        }
-        // Whoever has sent a signal a moment ago did not know that this is no longer the process to send it
-        // to.
-        while let Ok(event) = self.events.recv_timeout(LOOK) {
-            if let Event::Signal(signal) = event {
-                pass_on(signal);
-            }
+            Event::ShutDown
+            | Event::Ordered(_)
+            | Event::Upgraded(_)
+            | Event::TookOver(_)
+            | Event::Empty => {}
         }
     }
 
@@ -381,11 +314,15 @@ impl Life {
                 }
             }
             match self.events.recv_timeout(LOOK.min(deadline.remaining())) {
-                Ok(Event::Signal(Signal::SIGTERM)) => {
+                Ok(Event::Signal(Signal::SIGTERM) | Event::Ordered(Order::Stop)) => {
                     log::info!("Got SIGTERM, stopping now");
                     return;
                 }
-                Ok(Event::Signal(Signal::SIGINT) | Event::ShutDown) => {
+                Ok(
+                    Event::Signal(Signal::SIGINT)
+                    | Event::ShutDown
+                    | Event::Ordered(Order::ShutDown),
+                ) => {
                     log::info!("shutting down already; SIGTERM stops at once");
                 }
                 Ok(other) => self.heed(other),
@@ -405,7 +342,9 @@ impl Life {
     fn await_leaving(&self) {
         let deadline = Moment::now().after(LEAVING);
         while !self.house.sessions.is_empty() && self.clients() > 0 && deadline > Moment::now() {
-            std::thread::sleep(LOOK);
+            if let Ok(Event::Signal(Signal::SIGTERM)) = self.events.recv_timeout(LOOK) {
+                return log::info!("Got SIGTERM, stopping now");
+            }
         }
     }
 

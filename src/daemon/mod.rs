@@ -27,6 +27,7 @@ pub mod openssl_memory;
 pub mod pidfile;
 pub mod replaced;
 mod stderr;
+mod succession;
 mod syslog;
 pub mod upgrade_command;
 

@@ -27,8 +27,8 @@ const LOOK: Duration = Duration::from_millis(10);
 /// How long an instance may take to heed the signal.
 const HEEDING: Duration = Duration::from_secs(20);
 
-/// How long it may take to end when all is done.
-const ENDING: Duration = Duration::from_secs(5);
+/// How long it is awaited when all is done. It may have clients that are still logging in, for which nobody waits here.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Has the instance upgraded that the arguments mean; `config_file` if they name none. `None`: there was
 /// nothing to do.

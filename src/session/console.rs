@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::guest::Guest;
+use super::orders::Order;
 use crate::net::clock::Moment;
 use crate::net::dialogue::{Broken, Dialogue};
 use crate::server::messages::{self, NoMessage};
@@ -43,6 +44,9 @@ pub enum Rights {
 
 /// Whoever knows the console's commands.
 pub trait Console: Send + Sync {
+    /// Carries out an order that was given to the other process of a hand-over.
+    fn obey(&self, order: Order);
+
     /// Appends the answer to one command of a session with these rights: everything before the
     /// ReadyForQuery.
     fn answer(&self, command: &str, rights: Rights, out: &mut Vec<u8>) -> Answer;

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use nix::unistd::Pid;
@@ -15,6 +16,7 @@ use super::encryption::Encryption;
 use super::guest::Guest;
 use super::lobby::Lobby;
 use super::login_permit::Logins;
+use super::orders::{Errand, Order};
 use super::registry::{Activity, CancelKey, Handle, Registry, told};
 use super::unfinished::Share;
 use crate::auth::MockSecret;
@@ -27,6 +29,10 @@ use crate::pool::statements::Statements;
 
 /// Places for console sessions beyond `max_connections`.
 const CONSOLE_RESERVE: usize = 4;
+
+/// How long last words are waited for when the process stops: they are on their way, and only an end with unread bytes
+/// can overtake them.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// The stages of a process's life, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,11 +94,15 @@ pub struct House {
     /// Whether all sessions move.
     all_move: AtomicBool,
     neighbour: Mutex<Option<Neighbour>>,
+    /// Nobody can log in any more who has begun.
+    logins_end: AtomicBool,
+    /// Sessions may still come from a predecessor that has handed over all others.
+    stragglers: AtomicBool,
 }
 
-/// The other process of a hand-over, as far as a CancelRequest is concerned.
+/// The other process of a hand-over, as far as CancelRequests and orders are concerned.
 struct Neighbour {
-    cancels: Sender<CancelKey>,
+    errands: Sender<Errand>,
     /// The thread that passes them on, to be woken.
     thread: Pid,
 }
@@ -182,6 +192,8 @@ impl House {
             mover: Mutex::default(),
             all_move: AtomicBool::new(false),
             neighbour: Mutex::default(),
+            logins_end: AtomicBool::new(false),
+            stragglers: AtomicBool::new(false),
         })
     }
 
@@ -229,9 +241,7 @@ impl House {
         };
         self.tell_all(flag);
         if stage == Stage::Stopping {
-            for thread in self.logging_in.lock().values() {
-                wait::wake(*thread);
-            }
+            self.wake_logins();
         }
     }
 
@@ -310,7 +320,7 @@ impl House {
     }
 
     /// What a session has to be told that has just been entered, if sessions move.
-    pub(super) fn moving_flag(&self, console: bool) -> Option<u32> {
+    pub fn moving_flag(&self, console: bool) -> Option<u32> {
         let mover = self.mover.lock();
         mover.as_ref().map(|mover| mover.whom.flag(console))
     }
@@ -334,28 +344,72 @@ impl House {
         self.mover.lock().is_some()
     }
 
-    /// From now on CancelRequests for sessions that are not here are handed in at `cancels`, and the calling
-    /// thread is woken.
-    pub fn begin_passing_on(&self, cancels: Sender<CancelKey>) {
+    /// From now on CancelRequests for sessions that are not here, and all orders, are handed in at `errands`, and
+    /// the calling thread is woken.
+    pub fn begin_passing_on(&self, errands: Sender<Errand>) {
         let thread = thread::number();
-        *self.neighbour.lock() = Some(Neighbour { cancels, thread });
+        *self.neighbour.lock() = Some(Neighbour { errands, thread });
     }
 
-    /// CancelRequests are no longer passed on; none is handed in after this.
+    /// Nothing is passed on any more; nothing is handed in after this.
     pub fn end_passing_on(&self) {
         *self.neighbour.lock() = None;
     }
 
     /// Passes a CancelRequest on to the process that may have its session; false if there is none.
     pub(super) fn pass_on(&self, key: CancelKey) -> bool {
+        self.send_neighbour(Errand::Cancel(key))
+    }
+
+    /// Passes an order on to the other process, if there are two at the moment.
+    pub fn pass_order_on(&self, order: Order) {
+        self.send_neighbour(Errand::Order(order));
+    }
+
+    fn send_neighbour(&self, errand: Errand) -> bool {
         match &*self.neighbour.lock() {
             Some(neighbour) => {
-                let sent = neighbour.cancels.send(key);
+                let sent = neighbour.errands.send(errand);
                 wait::wake(neighbour.thread);
                 sent.is_ok()
             }
             None => false,
         }
+    }
+
+    /// The time of those who are logging in is over.
+    pub fn end_logins(&self) {
+        self.logins_end.store(true, Ordering::Release);
+        self.wake_logins();
+    }
+
+    /// Whether nobody can log in any more who has begun.
+    pub(super) fn ends_logins(&self) -> bool {
+        self.logins_end.load(Ordering::Acquire) || self.stage() == Stage::Stopping
+    }
+
+    fn wake_logins(&self) {
+        for thread in self.logging_in.lock().values() {
+            wait::wake(*thread);
+        }
+    }
+
+    /// How long last words are waited for that may take so long otherwise.
+    pub(super) fn patience_at_the_end(&self, usual: Duration) -> Duration {
+        match self.stage() {
+            Stage::Stopping => usual.min(MOMENT),
+            Stage::Open | Stage::Draining => usual,
+        }
+    }
+
+    /// Whether sessions may still come from a predecessor that has handed over all others.
+    pub fn awaits_stragglers(&self) -> bool {
+        self.stragglers.load(Ordering::Acquire)
+    }
+
+    /// From now on, or no longer, they may.
+    pub fn await_stragglers(&self, awaited: bool) {
+        self.stragglers.store(awaited, Ordering::Release);
     }
 
     /// Whether a session can be lifted out of where it is silent.

@@ -66,7 +66,7 @@ pub fn log_in(
     let NewConnection { socket, opening } = connection;
     let unix = matches!(opening.address, Address::Unix(_));
     let stream = Stream::new(socket, unix, &client_sockets(&settings.general));
-    let told_to_stop = || house.stage() == Stage::Stopping || permit.must_close();
+    let told_to_stop = || house.ends_logins() || permit.must_close();
     let mut dialogue = Dialogue {
         stream,
         inbox: opening.unread,
@@ -89,6 +89,15 @@ pub fn log_in(
     let refusal = match login.run(&mut dialogue) {
         Ok(arrived) => return Ok(arrived.settle(dialogue.stream, dialogue.inbox)),
         Err(_) if permit.must_close() && house.stage() != Stage::Stopping => Refusal::Crowded,
+        // Another process serves the clients of this one, and those who have not logged in cannot go there.
+        Err(Refusal::Words { code, .. })
+            if code == sqlstate::ADMIN_SHUTDOWN && house.stage() != Stage::Stopping =>
+        {
+            say(
+                sqlstate::POOLER_SHUTDOWN,
+                "the pooler was upgraded during the login; connect again",
+            )
+        }
         Err(refusal) => refusal,
     };
     let last = refusal.message();
@@ -292,7 +301,7 @@ impl Login<'_> {
         }
         let secret = random_secret(startup.secret_length())?;
         let waiter = Arc::new(Waiter::default());
-        let told = || self.house.stage() == Stage::Stopping || dialogue.stream.has_hung_up();
+        let told = || self.house.ends_logins() || dialogue.stream.has_hung_up();
         let names: Vec<String> = startup
             .settings
             .iter()

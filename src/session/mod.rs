@@ -27,6 +27,7 @@ pub mod lobby;
 pub mod login;
 mod login_permit;
 pub mod new_connection;
+pub mod orders;
 mod pace;
 mod parking;
 pub mod refusal;

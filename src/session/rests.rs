@@ -56,9 +56,7 @@ impl Driver {
     fn is_between_transactions(&self) -> bool {
         let at_rest = match &self.session.lent {
             None => {
-                self.session.phase() == Phase::Idle
-                    && self.session.deferred == Deferred::Nothing
-                    && self.session.client.unread.is_empty()
+                self.session.phase() == Phase::Idle && self.session.deferred == Deferred::Nothing
             }
             Some(lent) => {
                 self.session.phase() == Phase::Serving
@@ -66,7 +64,9 @@ impl Driver {
                     && !lent.backend.in_transaction()
             }
         };
-        at_rest && self.session.client.frame.left == 0 && self.session.client.owed.is_empty()
+        let client = &self.session.client;
+        // A request that has just got its server connection is still unread.
+        at_rest && client.unread.is_empty() && client.frame.left == 0 && client.owed.is_empty()
     }
 
     /// Whether nothing happens before the client speaks or the session is told something.

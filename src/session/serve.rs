@@ -214,9 +214,8 @@ fn serve_console(
         ConsoleEnd::Broken(broken) => (broken.to_string(), Ending::Left),
         ConsoleEnd::Violation(what) => (what, Ending::Left),
     };
-    dialogue
-        .stream
-        .finish(&ending.message(), Duration::from_secs(2));
+    let limit = house.patience_at_the_end(Duration::from_secs(2));
+    dialogue.stream.finish(&ending.message(), limit);
     Ok(text)
 }
 

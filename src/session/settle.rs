@@ -46,7 +46,8 @@ impl Driver {
         self.claim.pool().add_work(&work);
         self.handle.show(Activity::Idle);
         if reachable {
-            self.client.finish(&words, LAST_WORDS_LIMIT);
+            let limit = self.house.patience_at_the_end(LAST_WORDS_LIMIT);
+            self.client.finish(&words, limit);
         }
     }
 

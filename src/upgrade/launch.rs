@@ -87,11 +87,11 @@ impl Origin {
         command
     }
 
-    /// Lets the new binary test the configuration, for as long as `limit`.
+    /// Lets the new binary test the configuration, for as long as `limit`, unless it is `given_up`.
     ///
     /// # Errors
     /// Why it should not be started, with what it said.
-    pub fn test(&self, limit: Duration) -> Result<(), String> {
+    pub fn test(&self, limit: Duration, given_up: &dyn Fn() -> bool) -> Result<(), String> {
         let program = self.program.display();
         let mut child = self
             .successor(Some("-t"))
@@ -110,6 +110,10 @@ impl Origin {
         let status = loop {
             match child.try_wait() {
                 Ok(Some(status)) => break status,
+                Ok(None) if given_up() => {
+                    end_group(&mut child);
+                    return Err("this process was told to stop".to_owned());
+                }
                 Ok(None) if deadline > Moment::now() => match (&stderr, &process) {
                     // It has said its last and is about to end.
                     (None, Ok(Ok(process))) if process.ends_within(LOOK).is_ok() => {}

@@ -23,6 +23,8 @@ use crate::server::backend::Backend;
 use crate::server::parameters::Parameters;
 use crate::server::prepared::Statement;
 use crate::session::console::Rights;
+use crate::session::new_connection::Opening;
+use crate::session::orders::Order;
 use crate::session::registry::CancelKey;
 use crate::session::session::{Session, is_default};
 
@@ -58,6 +60,10 @@ pub enum Message {
     Seated,
     /// Settings that many sessions have been told; the first are number 0, the next number 1.
     Settings(Parameters),
+    /// A connection that no login has begun for; one descriptor.
+    New(New),
+    /// The connection with this number is the successor's now.
+    AcceptedNew(u64),
     /// A piece of what is too large to go with its session.
     Piece(Piece),
     /// A session; one descriptor for its client, a second for its server connection.
@@ -76,7 +82,9 @@ pub enum Message {
     Work(Box<PoolWork>),
     /// A CancelRequest for a session that is not at the one who says this.
     Cancel(CancelKey),
-    /// The predecessor has nothing more to give, and this is what it has given.
+    /// What was asked of the one who says this, and concerns both.
+    Order(Order),
+    /// The predecessor has nothing more to give but sessions that are logging in, and this is what it has given.
     Done(Outcome),
     /// The successor has taken all.
     Finished,
@@ -86,7 +94,7 @@ pub enum Message {
 }
 
 /// The names of the messages. A message with another name is passed over, whatever it says.
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 22] = [
     "Ready",
     "Hello",
     "Listener",
@@ -95,6 +103,8 @@ const NAMES: [&str; 19] = [
     "Open",
     "Seated",
     "Settings",
+    "New",
+    "AcceptedNew",
     "Piece",
     "Session",
     "Console",
@@ -104,6 +114,7 @@ const NAMES: [&str; 19] = [
     "Statements",
     "Work",
     "Cancel",
+    "Order",
     "Done",
     "Finished",
 ];
@@ -259,6 +270,15 @@ pub struct Standing {
     pub errors: u64,
 }
 
+/// A connection that no login has begun for.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct New {
+    /// Its number in this hand-over.
+    pub number: u64,
+    /// How far it is.
+    pub opening: Opening,
+}
+
 /// What is too large to go with its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Part {
@@ -352,6 +372,8 @@ pub struct MovedConsole {
 /// it keeps what it gives until it is acknowledged. Their written form is the same.
 #[derive(Debug, Serialize)]
 pub enum Given<'a> {
+    /// [`Message::New`].
+    New(GivenNew<'a>),
     /// [`Message::Piece`].
     Piece(GivenPiece<'a>),
     /// [`Message::Idle`].
@@ -360,6 +382,15 @@ pub enum Given<'a> {
     Session(GivenSession<'a>),
     /// [`Message::Console`].
     Console(GivenConsole<'a>),
+}
+
+/// [`New`], borrowed.
+#[derive(Debug, Serialize)]
+pub struct GivenNew<'a> {
+    /// Its number in this hand-over.
+    pub number: u64,
+    /// How far it is.
+    pub opening: &'a Opening,
 }
 
 /// [`Piece`], borrowed.

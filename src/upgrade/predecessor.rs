@@ -3,35 +3,41 @@
 
 mod apart;
 mod coming_back;
+mod conduct;
 mod giving;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::process::Child;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, unbounded};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use parking_lot::Mutex;
 
 use self::apart::Parcel;
 use super::launch::{self, Origin};
-use super::messages::{self, Message, PoolWork};
+use super::messages::{self, Message};
 use super::outcome::Outcome;
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
 use crate::net::process::Process;
 use crate::net::thread;
-use crate::net::wait::{Interest, Woken, wait};
+use crate::net::wait::{Interest, Woken, wait, wake};
 use crate::pool::pool;
 use crate::pool::totals::Work;
 use crate::server::backend::Connection;
 use crate::server::parameters::Parameters;
 use crate::session::accept::Reception;
 use crate::session::guest::{Guest, What};
-use crate::session::house::{House, Moving};
-use crate::session::registry::{CancelKey, Handle, told};
+use crate::session::house::House;
+use crate::session::new_connection::NewConnection;
+use crate::session::orders::Errand;
+use crate::session::registry::{CancelKey, Handle};
 
 /// Sessions that are sent and not yet acknowledged, at most: it bounds the descriptors in flight, and what
 /// one that is busy has in front of it.
@@ -53,6 +59,43 @@ const SPARE_DESCRIPTORS: u64 = 64;
 
 /// The console session that has asked for the upgrade, if one has: it moves last, and is told how it went.
 pub type Asker = Mutex<Option<Guest>>;
+
+/// How an upgrade that is under way is given up.
+#[derive(Debug, Default)]
+pub struct Control {
+    given_up: AtomicBool,
+    /// The thread that hands over.
+    thread: Mutex<Option<Pid>>,
+}
+
+impl Control {
+    fn begin(&self) {
+        *self.thread.lock() = Some(thread::number());
+    }
+
+    /// The process is to stop: the upgrade ends now, and with it the successor.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+        if let Some(thread) = *self.thread.lock() {
+            wake(thread);
+        }
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
+    }
+}
+
+/// Whom to tell how far it is.
+pub struct Ends<'a> {
+    /// The successor is ready; its process id.
+    pub on_ready: &'a dyn Fn(u32),
+    /// Everything is the successor's but what is still logging in here.
+    pub on_complete: &'a dyn Fn(Outcome),
+}
+
+/// How long a successor may take to stop when this process was told to.
+const STOPPING: Duration = Duration::from_millis(1500);
 
 /// How long a process that has closed its end may take to be dead.
 const DYING: Duration = Duration::from_millis(500);
@@ -92,7 +135,8 @@ struct HandOver<'a> {
     /// Descriptors have run out, and the log says so.
     is_short: bool,
     log_filter: String,
-    on_ready: &'a dyn Fn(u32),
+    control: &'a Control,
+    ends: &'a Ends<'a>,
     /// The process that was started.
     started: u32,
     /// The successor, if it is not the process that was started but one of that one's.
@@ -101,8 +145,8 @@ struct HandOver<'a> {
     again: VecDeque<(u64, Moment)>,
     /// What the pools had done when their state was told.
     told_work: Vec<(Arc<pool::Pool>, Work)>,
-    /// CancelRequests for sessions that are not here, or on their way.
-    cancels: Receiver<CancelKey>,
+    /// CancelRequests for sessions that are not here, or on their way, and orders.
+    errands: Receiver<Errand>,
     /// Those among them whose session has not been sent.
     early_cancels: Vec<CancelKey>,
     /// Sessions that are to be told to move, and those that have been and are not here yet.
@@ -112,6 +156,10 @@ struct HandOver<'a> {
     /// Sessions whose threads wait for their clients and do not know that they have been lifted out.
     lifted: Vec<Arc<Handle>>,
     backlog: VecDeque<(Guest, Moment)>,
+    /// Connections that no login has begun for, those of them that are on their way, by number, and the next number.
+    new: VecDeque<NewConnection>,
+    new_sent: HashMap<u64, NewConnection>,
+    next_new: u64,
     /// Sessions that have something large to go before them.
     parcels: VecDeque<Parcel>,
     /// Sessions that do not move, and when they are cut.
@@ -122,7 +170,8 @@ struct HandOver<'a> {
     outcome: Outcome,
 }
 
-/// Hands everything over. When this returns, nothing is left here but to exit.
+/// Hands everything over. When this returns, nothing is left here but to exit; before that it is told when only
+/// those are left who are still logging in.
 ///
 /// # Errors
 /// Why it was abandoned. Everything that is not the dead successor's goes on here, and who asked is still,
@@ -133,18 +182,27 @@ pub fn hand_over(
     origin: &Origin,
     log_filter: String,
     asker: &Asker,
-    on_ready: &dyn Fn(u32),
-) -> Result<Outcome, String> {
+    control: &Control,
+    ends: &Ends<'_>,
+) -> Result<(), String> {
     let settings = house.settings();
     let limits = &settings.upgrade;
     thread::hurry();
-    origin.test(limits.validate_timeout)?;
+    control.begin();
+    origin.test(limits.validate_timeout, &|| control.is_given_up())?;
     let (passage, theirs) = Passage::pair().map_err(|error| format!("no socket pair: {error}"))?;
-    let mut child = origin.start(&theirs)?;
-    drop(theirs);
     let (sender, parked) = unbounded();
-    let (passes_on, cancels) = unbounded();
+    let (passes_on, errands) = unbounded();
+    // What is asked from now on the successor may not have heard of otherwise.
     house.begin_passing_on(passes_on);
+    let mut child = match origin.start(&theirs) {
+        Ok(child) => child,
+        Err(why) => {
+            house.end_passing_on();
+            return Err(why);
+        }
+    };
+    drop(theirs);
     let mut hand_over = HandOver {
         house,
         reception,
@@ -165,29 +223,41 @@ pub fn hand_over(
         finished: false,
         is_short: false,
         log_filter,
-        on_ready,
+        control,
+        ends,
         started: child.id(),
         grandchild: None,
         again: VecDeque::new(),
         told_work: Vec::new(),
-        cancels,
+        errands,
         early_cancels: Vec::new(),
         to_tell: VecDeque::new(),
         coming: Vec::new(),
         lifted: Vec::new(),
         parked,
         backlog: VecDeque::new(),
+        new: VecDeque::new(),
+        new_sent: HashMap::new(),
+        next_new: 0,
         parcels: VecDeque::new(),
         kept: VecDeque::new(),
         sessions: HashMap::new(),
         idle: HashMap::new(),
         outcome: Outcome::default(),
     };
-    let outcome = hand_over.conduct(sender);
-    match outcome {
-        Ok(()) => Ok(hand_over.outcome),
+    match hand_over.conduct(sender) {
+        Ok(()) => {
+            (ends.on_complete)(hand_over.outcome);
+            if let Err(error) = hand_over.give_stragglers() {
+                log::warn!("the new process does not take those who were logging in: {error}");
+            }
+            Ok(())
+        }
         Err(why) => {
             let mut why = describe(&mut child, &why);
+            if control.is_given_up() {
+                hand_over.let_successor_stop(&mut child);
+            }
             launch::end(&mut child);
             if let Some(process) = &hand_over.grandchild {
                 process.end();
@@ -248,162 +318,15 @@ fn silent(what: &str) -> io::Error {
 }
 
 impl HandOver<'_> {
-    fn conduct(&mut self, sender: crossbeam::channel::Sender<Guest>) -> io::Result<()> {
-        while !self.ready {
-            self.step(Some("was not ready"))?;
-        }
-        self.give_statements()?;
-        self.reception.shut();
-        self.introduce()?;
-        messages::post(&mut self.passage, &Message::Open, Vec::new())?;
-        self.passage.flush()?;
-        while self.says_seated && !self.seated {
-            self.step(Some("did not make ready for the sessions"))?;
-        }
-        self.give_idle()?;
-        let settings = self.house.settings();
-        let whom = if settings.upgrade.migrate {
-            Moving::Everybody
-        } else {
-            log::info!(
-                "the new process takes new clients; those that are here finish their transactions (upgrade.migrate)"
-            );
-            Moving::Console
-        };
-        self.to_tell = self.house.begin_moving(sender, whom);
-        let mut cut_at = match whom {
-            Moving::Everybody => None,
-            Moving::Console => Some(Moment::now().after(settings.general.shutdown_timeout)),
-        };
-        loop {
-            let came = Moment::now();
-            while let Ok(guest) = self.parked.try_recv() {
-                let id = guest.handle().who.id;
-                self.coming.retain(|(coming, _)| *coming != id);
-                // Somebody waits for what a busy session does.
-                if guest.is_busy() {
-                    self.backlog.push_front((guest, came));
-                } else {
-                    self.backlog.push_back((guest, came));
-                }
-            }
-            self.tell_some();
-            if cut_at.is_some_and(|at| at <= Moment::now()) {
-                cut_at = None;
-                log::warn!("shutdown_timeout has passed; clients in transactions are cut");
-                self.house.tell_all(told::CUT);
-            }
-            self.offer_again();
-            self.reception.seat_waiting();
-            let window = WINDOW + self.more();
-            while self.sessions.len() < window {
-                let Some((guest, since)) = self.backlog.pop_front() else {
-                    break;
-                };
-                let Some(guest) = self.fit(guest) else {
-                    continue;
-                };
-                match self.pack(guest, since) {
-                    Ok(parcel) => self.parcels.push_back(parcel),
-                    Err(guest) => {
-                        if let Some(guest) = self.give_session(guest, since)? {
-                            self.backlog.push_front((guest, since));
-                            break;
-                        }
-                    }
-                }
-            }
-            self.give_piece()?;
-            self.cut_kept();
-            self.give_cancels()?;
-            // In the order in which a client goes from one to the next; and what a session leaves behind
-            // when it ends is given below.
-            let asking = usize::from(self.asker.lock().is_some());
-            let all = !self.reception.is_receiving()
-                && self.house.logins() == 0
-                && self.house.sessions.len() == asking;
-            // PostgreSQL has seen those that are being made; they are given when they are there.
-            let connecting = self
-                .house
-                .pools
-                .all()
-                .iter()
-                .any(|pool| pool.is_connecting());
-            let all = self.give_idle()? && all && !connecting;
-            // What can be written at once needs no answer by itself: it is not waited for.
-            self.passage.flush()?;
-            let owed = !self.sessions.is_empty() || !self.idle.is_empty() || self.passage.owes();
-            let nobody_left = self.backlog.is_empty()
-                && self.parcels.is_empty()
-                && self.again.is_empty()
-                && self.to_tell.is_empty();
-            if all && !owed && nobody_left && self.parked.is_empty() {
-                let Some(asker) = self.asker.lock().take() else {
-                    break;
-                };
-                if let Some(asker) = self.give_session(asker, Moment::now())? {
-                    *self.asker.lock() = Some(asker);
-                    self.step(None)?;
-                }
-                continue;
-            }
-            if self.has_pieces() && !self.passage.owes() {
-                // There is room for the next piece.
-                self.hear()?;
-                continue;
-            }
-            self.step(owed.then_some("did not acknowledge a session"))?;
-        }
-        for (pool, told) in std::mem::take(&mut self.told_work) {
-            let work = Message::Work(Box::new(PoolWork {
-                database: pool.database.clone(),
-                user: pool.user.clone(),
-                work: pool.snapshot().totals.all.since(&told),
-            }));
-            messages::post(&mut self.passage, &work, Vec::new())?;
-        }
-        let done = Message::Done(self.outcome);
-        messages::post(&mut self.passage, &done, Vec::new())?;
-        while !self.finished {
-            self.step(Some("did not finish"))?;
-        }
-        Ok(())
-    }
-
-    /// How many more may be under way than where somebody is to move who is not silent.
-    fn more(&self) -> usize {
-        let next = self.to_tell.front();
-        if self.coming.is_empty() && next.is_none_or(|handle| self.house.lies_silent(handle)) {
-            SILENT_MORE
-        } else {
-            0
-        }
-    }
-
-    /// Makes sessions move, a few at a time: those that are silent are lifted out of their beds, the others are
-    /// told. A session is held up from then until it is taken.
-    fn tell_some(&mut self) {
-        self.coming.retain(|(_, told)| told.elapsed() < COMING);
-        let under_way = self.coming.len() + self.backlog.len() + self.sessions.len();
-        let some = (WAVE + self.more()).saturating_sub(under_way);
-        for handle in self.to_tell.drain(..some.min(self.to_tell.len())) {
-            let now = Moment::now();
-            match self.house.lift(&handle) {
-                Some(guest) => {
-                    self.backlog.push_back((guest, now));
-                    self.lifted.push(handle);
-                }
-                None => {
-                    self.coming.push((handle.who.id, now));
-                    handle.tell(told::MOVE);
-                }
-            }
-        }
-    }
-
     /// Waits once and deals with what has happened. With `owed` the successor has to be heard from before
     /// its time is up, and the words say what it fails to do otherwise.
     fn step(&mut self, owed: Option<&str>) -> io::Result<()> {
+        if self.control.is_given_up() {
+            return Err(io::Error::new(
+                io::ErrorKind::Interrupted,
+                "this process was told to stop",
+            ));
+        }
         let before = self.passage.owed();
         self.passage.flush()?;
         if self.passage.owed() < before {
@@ -486,6 +409,7 @@ impl HandOver<'_> {
                     self.ready = true;
                 }
                 Message::Accepted(id) => self.accepted(id),
+                Message::AcceptedNew(number) => drop(self.new_sent.remove(&number)),
                 Message::Refused(refused) => self.refused(&refused),
                 Message::AcceptedIdle(number) => {
                     if let Some(Pending::Idle(pool, connection)) = self.idle.remove(&number) {
@@ -494,6 +418,11 @@ impl HandOver<'_> {
                     }
                 }
                 Message::Cancel(key) => self.reception.cancel(key, true),
+                Message::Order(order) => {
+                    if let Some(console) = self.house.console.get() {
+                        console.obey(order);
+                    }
+                }
                 Message::Seated => {
                     log::debug!("the new process has made ready for the sessions");
                     self.seated = true;
@@ -518,6 +447,21 @@ impl HandOver<'_> {
         }
     }
 
+    /// Lets the successor tell those who have moved that it stops.
+    fn let_successor_stop(&self, child: &mut Child) {
+        if self.outcome.moved == 0 && self.sessions.is_empty() {
+            return;
+        }
+        let number = self.passage.writer().or(i32::try_from(child.id()).ok());
+        if let Some(number) = number {
+            let _ = kill(Pid::from_raw(number), Signal::SIGTERM);
+        }
+        match &self.grandchild {
+            Some(process) => drop(process.ends_within(STOPPING)),
+            None => drop(launch::ended_within(child, STOPPING)),
+        }
+    }
+
     /// The process that speaks to us may be a child of the one that was started, if that is a script. What
     /// has to be dead before anything is taken back is the one that speaks.
     fn get_hold_of_successor(&mut self) -> io::Result<()> {
@@ -529,7 +473,7 @@ impl HandOver<'_> {
                 successor = writer;
             }
         }
-        (self.on_ready)(successor);
+        (self.ends.on_ready)(successor);
         Ok(())
     }
 }

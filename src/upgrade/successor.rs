@@ -188,11 +188,11 @@ impl Heir {
             .spawn(move || {
                 thread::name("hand-over");
                 thread::hurry();
-                let (passes_on, cancels) = unbounded();
+                let (passes_on, errands) = unbounded();
                 house.begin_passing_on(passes_on);
                 let _ = started.send(());
                 let parts = Parts::new(Arc::clone(&house), self.statements);
-                let taker = Taker::new(house, reception, self.passage, parts, cancels);
+                let taker = Taker::new(house, reception, self.passage, parts, errands);
                 taker.work(&self.hello, self.idle, on_end);
             })?;
         // Whoever comes in from now on may bring a CancelRequest.

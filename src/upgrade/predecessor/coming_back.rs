@@ -10,6 +10,7 @@ use super::{HandOver, Pending};
 use crate::net::clock::Moment;
 use crate::net::wait::{Interest, Woken, wait};
 use crate::session::guest::Guest;
+use crate::session::orders::Errand;
 use crate::session::registry::told;
 
 /// How long it takes until a session is offered again that could not be taken at the moment.
@@ -156,9 +157,19 @@ impl HandOver<'_> {
                 handle.wake();
             }
         }
+        let sent = self.new_sent.drain().map(|(_, connection)| connection);
+        for connection in sent.chain(self.new.drain(..)) {
+            self.reception.adopt_new_connection(connection);
+        }
         self.reception.reopen();
-        let cancels = std::mem::take(&mut self.early_cancels).into_iter();
-        for key in cancels.chain(self.cancels.try_iter()) {
+        // Orders were carried out here when they were given.
+        let mut cancels = std::mem::take(&mut self.early_cancels);
+        while let Ok(errand) = self.errands.try_recv() {
+            if let Errand::Cancel(key) = errand {
+                cancels.push(key);
+            }
+        }
+        for key in cancels {
             self.reception.cancel(key, false);
         }
     }

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::super::messages::{
-    self, Given, GivenConsole, GivenIdle, GivenSession, Hello, Listener, Message, Pool, Standing,
-    VERSION,
+    self, Given, GivenConsole, GivenIdle, GivenNew, GivenSession, Hello, Listener, Message, Pool,
+    Standing, VERSION,
 };
 use super::apart::Parted;
-use super::{HandOver, Pending};
+use super::{HandOver, Pending, WINDOW};
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
 use crate::net::stream::Stream;
 use crate::server::parameters::Parameters;
 use crate::session::guest::{Guest, Reply, What};
+use crate::session::orders::Errand;
 
 /// Numbers left free between the predecessor's last and the successor's first, for those who come while
 /// both live.
@@ -52,10 +53,17 @@ impl HandOver<'_> {
         Ok(())
     }
 
-    /// Passes CancelRequests on behind the sessions they are for.
-    pub(super) fn give_cancels(&mut self) -> io::Result<()> {
+    /// Passes orders on, and CancelRequests behind the sessions they are for.
+    pub(super) fn give_errands(&mut self) -> io::Result<()> {
         let mut keys = std::mem::take(&mut self.early_cancels);
-        keys.extend(self.cancels.try_iter());
+        while let Ok(errand) = self.errands.try_recv() {
+            match errand {
+                Errand::Cancel(key) => keys.push(key),
+                Errand::Order(order) => {
+                    messages::post(&mut self.passage, &Message::Order(order), Vec::new())?;
+                }
+            }
+        }
         for key in keys {
             match self.house.sessions.by_cancel_key(&key) {
                 Some(session) if !self.sessions.contains_key(&session.who.id) => {
@@ -161,6 +169,32 @@ impl HandOver<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Gives connections that no login has begun for, some at a time.
+    pub(super) fn give_new(&mut self) -> io::Result<()> {
+        while self.new_sent.len() < WINDOW {
+            let Some(connection) = self.new.pop_front() else {
+                break;
+            };
+            let copy = match connection.socket.try_clone() {
+                Ok(copy) => copy,
+                Err(error) => {
+                    self.new.push_front(connection);
+                    return self.bear(error);
+                }
+            };
+            self.next_new += 1;
+            let given = Given::New(GivenNew {
+                number: self.next_new,
+                opening: &connection.opening,
+            });
+            match messages::post(&mut self.passage, &given, vec![copy.into()]) {
+                Ok(()) => drop(self.new_sent.insert(self.next_new, connection)),
+                Err(error) => log::warn!("a new connection cannot be passed on: {error}"),
+            }
+        }
+        Ok(())
     }
 
     /// The session, if the successor can take it as it stands; if not, it goes on here.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::Receiver;
 
-use super::super::messages::{self, Hello, Message, Moved, MovedConsole, Refused};
+use super::super::messages::{self, Hello, Message, Moved, MovedConsole, New, Refused};
 use super::super::outcome::{self, Outcome};
 use super::apart::Parts;
 use super::{exchange, wrong};
@@ -23,8 +23,10 @@ use crate::server::backend::Connection;
 use crate::server::parameters::Parameters;
 use crate::session::accept::{Reception, Seat};
 use crate::session::guest::{AtConsole, Guest, Reply, Resting, What};
-use crate::session::house::House;
-use crate::session::registry::{CancelKey, Handle, Identity};
+use crate::session::house::{House, Stage};
+use crate::session::new_connection::NewConnection;
+use crate::session::orders::Errand;
+use crate::session::registry::{Handle, Identity, told};
 
 /// Threads that are started before the first session comes, at most.
 const READY_SEATS: usize = 128;
@@ -54,8 +56,8 @@ pub(super) struct Taker {
     passage: Passage,
     /// What has come before its session.
     parts: Parts,
-    /// CancelRequests for sessions that were not here.
-    cancels: Receiver<CancelKey>,
+    /// What is to be passed on to the predecessor.
+    errands: Receiver<Errand>,
     /// Settings that sessions have been told, by their numbers.
     settings: Vec<Arc<Parameters>>,
     /// The number that came last, and the copy that all sessions of this pool share.
@@ -79,14 +81,14 @@ impl Taker {
         reception: Arc<Reception>,
         passage: Passage,
         parts: Parts,
-        cancels: Receiver<CancelKey>,
+        errands: Receiver<Errand>,
     ) -> Taker {
         Taker {
             house,
             reception,
             passage,
             parts,
-            cancels,
+            errands,
             settings: Vec::new(),
             shared: None,
             seats: Vec::new(),
@@ -130,9 +132,13 @@ impl Taker {
         self.house.lobby.expect(false);
         self.house.pools.expect_no_more();
         self.house.end_passing_on();
-        while let Ok(key) = self.cancels.try_recv() {
-            self.reception.cancel(key, false);
+        // An order is carried out here, and nobody is there any more to whom it has to be passed on.
+        while let Ok(errand) = self.errands.try_recv() {
+            if let Errand::Cancel(key) = errand {
+                self.reception.cancel(key, false);
+            }
         }
+        self.house.await_stragglers(outcome.is_ok());
         on_end(outcome.is_ok());
         let outcome = outcome.map_err(|error| {
             format!(
@@ -148,6 +154,11 @@ impl Taker {
                 if let Err(error) = self.say(&Message::Finished) {
                     log::warn!("the predecessor could not be told that all is taken: {error}");
                 }
+                // Who was still logging in there comes now, and what it was asked last.
+                let end = self.take_all();
+                log::debug!("the predecessor has ended: {end:?}");
+                self.serve_arrived();
+                self.house.await_stragglers(false);
             }
             Err(why) => {
                 log::error!("{why}");
@@ -163,6 +174,7 @@ impl Taker {
                     Message::Session(moved) => self.session(*moved, descriptors)?,
                     Message::Console(moved) => self.console(*moved, descriptors)?,
                     Message::Idle(idle) => self.idle(*idle, descriptors)?,
+                    Message::New(new) => self.new_connection(new, descriptors)?,
                     Message::Piece(piece) => self.parts.add(piece)?,
                     Message::Statements(some) => self.parts.note(some),
                     Message::Settings(told) => self.settings.push(Arc::new(told)),
@@ -176,6 +188,12 @@ impl Taker {
                         self.settle()?;
                         self.reception.cancel(key, false);
                     }
+                    Message::Order(order) => {
+                        self.settle()?;
+                        if let Some(console) = self.house.console.get() {
+                            console.obey(order);
+                        }
+                    }
                     Message::Done(outcome) => return Ok(outcome),
                     _ => {}
                 }
@@ -184,12 +202,16 @@ impl Taker {
             if self.passage.has_ended() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            while let Ok(key) = self.cancels.try_recv() {
-                if self.house.sessions.by_cancel_key(&key).is_some() {
-                    self.reception.cancel(key, false);
-                } else {
-                    messages::post(&mut self.passage, &Message::Cancel(key), Vec::new())?;
-                }
+            while let Ok(errand) = self.errands.try_recv() {
+                let message = match errand {
+                    Errand::Cancel(key) if self.house.sessions.by_cancel_key(&key).is_some() => {
+                        self.reception.cancel(key, false);
+                        continue;
+                    }
+                    Errand::Cancel(key) => Message::Cancel(key),
+                    Errand::Order(order) => Message::Order(order),
+                };
+                messages::post(&mut self.passage, &message, Vec::new())?;
             }
             exchange(&mut self.passage, None)?;
         }
@@ -232,6 +254,17 @@ impl Taker {
                 wait(Some((self.passage.fd(), interest)), None, None)?;
             }
         }
+        Ok(())
+    }
+
+    fn new_connection(&mut self, new: New, mut descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let fd = descriptors.pop().ok_or_else(|| wrong("no descriptor"))?;
+        // From then on it is this process's alone, and nobody reads what it says before that.
+        self.say(&Message::AcceptedNew(new.number))?;
+        self.reception.adopt_new_connection(NewConnection {
+            socket: fd.into(),
+            opening: new.opening,
+        });
         Ok(())
     }
 
@@ -454,8 +487,18 @@ impl Taker {
         what: What,
     ) -> io::Result<()> {
         self.taken += 1;
+        let entry = self.house.sessions.enter(handle);
+        // What all were told before it came.
+        match self.house.stage() {
+            Stage::Open => {}
+            Stage::Draining => entry.handle().tell(told::DRAIN),
+            Stage::Stopping => entry.handle().tell(told::STOP),
+        }
+        if let Some(flag) = self.house.moving_flag(entry.handle().who.console) {
+            entry.handle().tell(flag);
+        }
         let guest = Guest {
-            entry: self.house.sessions.enter(handle),
+            entry,
             place: self.house.admit_moved(),
             what,
         };

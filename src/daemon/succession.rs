@@ -1,0 +1,194 @@
+//! What the life of the process has to do with upgrades: one begins, fails, is given up, or ends with another process in
+//! this one's place.
+//!
+//! The hand-over itself is in [`upgrade`](crate::upgrade). Invariant: whatever is asked of the process during an upgrade
+//! is carried out by the process that serves afterwards.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::ledger::Standing;
+use super::life::{Event, LOOK, Life, Upgrade};
+use super::logging;
+use super::notify::Notice;
+use crate::net::clock::Moment;
+use crate::net::thread;
+use crate::session::house::Stage;
+use crate::session::orders::Order;
+use crate::upgrade::outcome::{self, Outcome};
+use crate::upgrade::predecessor::{self, Ends};
+
+/// How long an upgrade may take to end when the process is to stop.
+const GIVING_UP: Duration = Duration::from_millis(1900);
+
+/// How long after an upgrade it may take until nobody is logging in here any more.
+const LAST_LOGINS: Duration = Duration::from_secs(4);
+
+impl Life {
+    /// The process stops, and nobody waits for the upgrade: the other process stops as well, and tells those who are
+    /// its own.
+    pub(super) fn give_upgrade_up(&mut self) {
+        self.house.enter(Stage::Stopping);
+        if self.upgrade == Upgrade::TakingOver {
+            self.house.pass_order_on(Order::Stop);
+            return;
+        }
+        self.control.give_up();
+        let deadline = Moment::now().after(GIVING_UP);
+        loop {
+            match self.events.recv_timeout(deadline.remaining()) {
+                Ok(Event::Upgraded(outcome)) => {
+                    match outcome {
+                        Ok(_) => self.signal_successor(Signal::SIGTERM),
+                        Err(why) => {
+                            log::info!("the upgrade was given up: {why}");
+                            self.answer_asker(why);
+                        }
+                    }
+                    return;
+                }
+                Ok(_) => {}
+                Err(_) => return log::warn!("the upgrade has not come to its end"),
+            }
+        }
+    }
+
+    fn signal_successor(&self, signal: Signal) {
+        if let Ok(successor) = i32::try_from(self.successor.load(Ordering::Acquire)) {
+            if successor > 0 {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(successor), signal);
+            }
+        }
+    }
+
+    /// Whether an upgrade can begin now. The log says what was asked, and why it cannot.
+    pub(super) fn may_upgrade(&self, by: &str) -> Result<(), &'static str> {
+        let refused = if self.upgrade != Upgrade::Idle {
+            "an upgrade is under way already"
+        } else if self.house.stage() != Stage::Open {
+            "the pooler is shutting down"
+        } else {
+            log::info!("Got {by}: upgrading to {}", self.origin.program().display());
+            return Ok(());
+        };
+        log::warn!("Got {by}, but {refused}");
+        Err(refused)
+    }
+
+    /// An upgrade has failed: tells everybody whom it concerns.
+    pub(super) fn abandon(&mut self, why: String) {
+        self.upgrade = Upgrade::Idle;
+        log::error!(
+            "UPGRADE ABANDONED, this process goes on serving: {why}. Mend that and send SIGUSR2 again"
+        );
+        self.notify(&[Notice::Ready]);
+        self.ledger.note(Standing::Abandoned(why.clone()));
+        self.answer_asker(why);
+    }
+
+    /// Tells the console session that has asked for the upgrade that nothing came of it.
+    fn answer_asker(&self, why: String) {
+        if let Some(mut asker) = self.asker.lock().take() {
+            asker.answer(outcome::reply(&Err(why)));
+            self.reception.take_in([asker]);
+        }
+    }
+
+    /// Starts an upgrade in a thread of its own; its end is an event.
+    pub(super) fn start_upgrade(&mut self) {
+        self.ledger.note(Standing::Upgrading);
+        self.notify(&[Notice::Reloading]);
+        let (house, reception) = (Arc::clone(&self.house), Arc::clone(&self.reception));
+        let (origin, sender) = (self.origin.clone(), self.sender.clone());
+        let (asker, successor) = (Arc::clone(&self.asker), Arc::clone(&self.successor));
+        self.control = Arc::default();
+        let control = Arc::clone(&self.control);
+        let started = std::thread::Builder::new()
+            .stack_size(512 * 1024)
+            .spawn(move || {
+                thread::name("upgrade");
+                let filter = logging::filter();
+                let tell = |event| drop(sender.send(event));
+                let ends = Ends {
+                    on_ready: &|pid| successor.store(pid, Ordering::Release),
+                    on_complete: &|outcome| tell(Event::Upgraded(Ok(outcome))),
+                };
+                let outcome = predecessor::hand_over(
+                    &house, &reception, &origin, filter, &asker, &control, &ends,
+                );
+                match outcome {
+                    Ok(()) => return tell(Event::Empty),
+                    Err(why) => tell(Event::Upgraded(Err(why))),
+                }
+                while !reception.seat_waiting() && house.stage() != Stage::Stopping {
+                    std::thread::sleep(LOOK);
+                }
+            });
+        match started {
+            Ok(_) => self.upgrade = Upgrade::Running,
+            Err(error) => self.abandon(format!("no thread for it: {error}")),
+        }
+    }
+
+    /// The predecessor has died: what it would have said last is said by this process.
+    pub(super) fn come_forward(&mut self) {
+        let pid = std::process::id();
+        if let Some(file) = &mut self.pid_file {
+            if let Err(error) = file.rewrite(pid) {
+                log::warn!("{error}");
+            }
+        }
+        self.notify(&[Notice::MainPid(pid), Notice::Ready]);
+    }
+
+    /// Everything belongs to the successor: leave without touching any of it.
+    pub(super) fn make_way(mut self, outcome: Outcome) {
+        let successor = self.successor.load(Ordering::Acquire);
+        if let Some(file) = self.socket_file.take() {
+            file.leave();
+        }
+        if let Some(mut file) = self.pid_file.take() {
+            if let Err(error) = file.rewrite(successor) {
+                log::warn!("{error}");
+            }
+        }
+        self.notify(&[Notice::MainPid(successor), Notice::Ready]);
+        self.ledger.note(Standing::Replaced(outcome));
+        self.see_last_off();
+        self.reception.see_off();
+        // Whoever has sent a signal a moment ago did not know that this is no longer the process to send it
+        // to.
+        while let Ok(event) = self.events.recv_timeout(LOOK) {
+            if let Event::Signal(signal) = event {
+                self.signal_successor(signal);
+            }
+        }
+    }
+
+    /// Waits for those who are still logging in, and passes on what is asked of this process meanwhile.
+    fn see_last_off(&self) {
+        let end = Moment::now().after(LAST_LOGINS);
+        while let Ok(event) = self.events.recv_timeout(end.remaining()) {
+            match event {
+                Event::Empty => return,
+                Event::Signal(Signal::SIGTERM) => {
+                    self.control.give_up();
+                    return self.signal_successor(Signal::SIGTERM);
+                }
+                Event::Signal(Signal::SIGINT) if self.at_terminal => {
+                    self.house.pass_order_on(Order::ShutDown);
+                }
+                Event::Signal(signal) => self.signal_successor(signal),
+                Event::ShutDown => self.house.pass_order_on(Order::ShutDown),
+                Event::Reload(answer) => {
+                    self.house.pass_order_on(Order::Reload);
+                    let _ = answer.send(Ok(()));
+                }
+                _ => {}
+            }
+        }
+    }
+}

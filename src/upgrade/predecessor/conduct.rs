@@ -1,0 +1,232 @@
+//! The course of a hand-over: who moves when, until nobody is left.
+//!
+//! What is given is put into messages in `giving.rs`. Invariant: the upgrade is complete when all that is left here is
+//! still logging in, and the process ends when nobody is.
+
+use std::io;
+use std::time::Duration;
+
+use crossbeam::channel::Sender;
+
+use super::super::messages::{self, Message, PoolWork};
+use super::{COMING, HandOver, SILENT_MORE, WAVE, WINDOW};
+use crate::net::clock::Moment;
+use crate::session::guest::Guest;
+use crate::session::house::Moving;
+use crate::session::registry::told;
+
+/// How long those have who are logging in when all others have moved, and then to hear that it was not long enough.
+const LOGGING_IN: Duration = Duration::from_secs(2);
+const HEARING: Duration = Duration::from_millis(500);
+
+impl HandOver<'_> {
+    /// Hands everything over but what is still logging in.
+    pub(super) fn conduct(&mut self, sender: Sender<Guest>) -> io::Result<()> {
+        while !self.ready {
+            self.step(Some("was not ready"))?;
+        }
+        self.give_statements()?;
+        self.reception.shut();
+        self.introduce()?;
+        messages::post(&mut self.passage, &Message::Open, Vec::new())?;
+        self.passage.flush()?;
+        while self.says_seated && !self.seated {
+            self.step(Some("did not make ready for the sessions"))?;
+        }
+        self.give_idle()?;
+        let settings = self.house.settings();
+        let whom = if settings.upgrade.migrate {
+            Moving::Everybody
+        } else {
+            log::info!(
+                "the new process takes new clients; those that are here finish their transactions (upgrade.migrate)"
+            );
+            Moving::Console
+        };
+        self.to_tell = self.house.begin_moving(sender, whom);
+        let mut cut_at = match whom {
+            Moving::Everybody => None,
+            Moving::Console => Some(Moment::now().after(settings.general.shutdown_timeout)),
+        };
+        loop {
+            if cut_at.is_some_and(|at| at <= Moment::now()) {
+                cut_at = None;
+                log::warn!("shutdown_timeout has passed; clients in transactions are cut");
+                self.house.tell_all(told::CUT);
+            }
+            let is_all = self.round()? && !self.house.awaits_stragglers();
+            // PostgreSQL has seen those that are being made; they are given when they are there.
+            let pools = self.house.pools.all();
+            if is_all && !pools.iter().any(|pool| pool.is_connecting()) {
+                let Some(asker) = self.asker.lock().take() else {
+                    break;
+                };
+                if let Some(asker) = self.give_session(asker, Moment::now())? {
+                    *self.asker.lock() = Some(asker);
+                    self.step(None)?;
+                }
+                continue;
+            }
+            self.wait_for_more()?;
+        }
+        self.give_work()?;
+        let done = Message::Done(self.outcome);
+        messages::post(&mut self.passage, &done, Vec::new())?;
+        while !self.finished {
+            self.give_errands()?;
+            self.step(Some("did not finish"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives what comes of those who were still logging in. Their time is bounded.
+    pub(super) fn give_stragglers(&mut self) -> io::Result<()> {
+        let deadline = Moment::now().after(LOGGING_IN);
+        let end = deadline.after(HEARING);
+        let mut told = false;
+        while !(self.round()? && self.house.logins() == 0) {
+            let now = Moment::now();
+            if now >= end {
+                break;
+            }
+            if now >= deadline && !std::mem::replace(&mut told, true) {
+                log::info!(
+                    "{} clients have not logged in during the upgrade; they are told to connect again",
+                    self.house.logins()
+                );
+                self.house.end_logins();
+            }
+            self.wait_for_more()?;
+        }
+        self.give_work()?;
+        while self.passage.owes() {
+            self.step(Some("did not listen"))?;
+        }
+        Ok(())
+    }
+
+    /// What the pools have done since that was told last.
+    fn give_work(&mut self) -> io::Result<()> {
+        for (pool, told) in &mut self.told_work {
+            let now = pool.snapshot().totals.all;
+            let work = Message::Work(Box::new(PoolWork {
+                database: pool.database.clone(),
+                user: pool.user.clone(),
+                work: now.since(told),
+            }));
+            *told = now;
+            messages::post(&mut self.passage, &work, Vec::new())?;
+        }
+        Ok(())
+    }
+
+    /// Gives what can be given now. True if nothing is left here, or on its way, but who asked for the upgrade and who
+    /// is logging in.
+    fn round(&mut self) -> io::Result<bool> {
+        let came = Moment::now();
+        while let Ok(guest) = self.parked.try_recv() {
+            let id = guest.handle().who.id;
+            self.coming.retain(|(coming, _)| *coming != id);
+            // Somebody waits for what a busy session does.
+            if guest.is_busy() {
+                self.backlog.push_front((guest, came));
+            } else {
+                self.backlog.push_back((guest, came));
+            }
+        }
+        self.tell_some();
+        self.offer_again();
+        self.reception.seat_waiting();
+        let window = WINDOW + self.more();
+        while self.sessions.len() < window {
+            let Some((guest, since)) = self.backlog.pop_front() else {
+                break;
+            };
+            let Some(guest) = self.fit(guest) else {
+                continue;
+            };
+            match self.pack(guest, since) {
+                Ok(parcel) => self.parcels.push_back(parcel),
+                Err(guest) => {
+                    if let Some(guest) = self.give_session(guest, since)? {
+                        self.backlog.push_front((guest, since));
+                        break;
+                    }
+                }
+            }
+        }
+        self.give_piece()?;
+        if self.reception.is_receiving() {
+            self.new.extend(self.reception.take_new_connections());
+        }
+        if self.backlog.is_empty() && self.to_tell.is_empty() {
+            self.give_new()?;
+        }
+        self.cut_kept();
+        self.give_errands()?;
+        // In the order in which a client goes from one to the next; and what a session leaves behind when it ends
+        // is given below.
+        let asking = usize::from(self.asker.lock().is_some());
+        let all = !self.reception.is_receiving();
+        // Whoever logs in is in the registry before its login is over.
+        let all = all && self.house.sessions.len() == asking;
+        let all = self.give_idle()? && all;
+        // What can be written at once needs no answer by itself: it is not waited for.
+        self.passage.flush()?;
+        let nobody_left = self.backlog.is_empty()
+            && self.parcels.is_empty()
+            && self.new.is_empty()
+            && self.again.is_empty()
+            && self.to_tell.is_empty()
+            && self.parked.is_empty();
+        Ok(all && nobody_left && !self.is_owed())
+    }
+
+    /// Whether the successor has something to read or to answer.
+    fn is_owed(&self) -> bool {
+        !self.sessions.is_empty()
+            || !self.idle.is_empty()
+            || !self.new_sent.is_empty()
+            || self.passage.owes()
+    }
+
+    fn wait_for_more(&mut self) -> io::Result<()> {
+        if self.has_pieces() && !self.passage.owes() {
+            // There is room for the next piece.
+            return self.hear();
+        }
+        let owed = self.is_owed();
+        self.step(owed.then_some("did not acknowledge a session"))
+    }
+
+    /// How many more may be under way than where somebody is to move who is not silent.
+    fn more(&self) -> usize {
+        let next = self.to_tell.front();
+        if self.coming.is_empty() && next.is_none_or(|handle| self.house.lies_silent(handle)) {
+            SILENT_MORE
+        } else {
+            0
+        }
+    }
+
+    /// Makes sessions move, a few at a time: those that are silent are lifted out of their beds, the others are
+    /// told. A session is held up from then until it is taken.
+    fn tell_some(&mut self) {
+        self.coming.retain(|(_, told)| told.elapsed() < COMING);
+        let under_way = self.coming.len() + self.backlog.len() + self.sessions.len();
+        let some = (WAVE + self.more()).saturating_sub(under_way);
+        for handle in self.to_tell.drain(..some.min(self.to_tell.len())) {
+            let now = Moment::now();
+            match self.house.lift(&handle) {
+                Some(guest) => {
+                    self.backlog.push_back((guest, now));
+                    self.lifted.push(handle);
+                }
+                None => {
+                    self.coming.push((handle.who.id, now));
+                    handle.tell(told::MOVE);
+                }
+            }
+        }
+    }
+}
