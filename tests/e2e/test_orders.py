@@ -97,7 +97,13 @@ def test_a_shutdown(half_way, ends):
 @pytest.mark.parametrize("command", ["pause", "set log_level = 'debug'"])
 def test_a_command_to_the_new_process_is_not_lost_with_it(half_way, command):
     one, holds, moved = half_way()
-    one.console(command)
+    if command == "pause":
+        # It is answered when every server connection is closed, and the old process has one.
+        asks = one.raw(user="admin", database="pgdoorman", password=ADMIN_PASSWORD)
+        asks.send(query(command))
+        one.wait_log("Got Pause")
+    else:
+        one.console(command)
     fail(one)
     if command == "pause":
         assert one.pool()["paused"] == "1"
