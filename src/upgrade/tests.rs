@@ -159,7 +159,7 @@ fn reads(value: &Value) -> bool {
 
 /// What cannot be missing, as the last field on the way and the key: who and where somebody is, and what
 /// cannot be guessed.
-const NEEDED: [&str; 43] = [
+const NEEDED: [&str; 48] = [
     "*/definition",
     "*/number",
     "*/spelling",
@@ -169,12 +169,15 @@ const NEEDED: [&str; 43] = [
     "Console/id",
     "Console/secret",
     "Console/user",
+    "CopyingIn/ended",
     "Hello/mock",
     "Hello/next_server",
     "Hello/next_session",
     "Hello/next_statement",
     "Hello/version",
     "Listener/address",
+    "New/number",
+    "New/opening",
     "Piece/bytes",
     "Piece/part",
     "Piece/size",
@@ -197,6 +200,8 @@ const NEEDED: [&str; 43] = [
     "key/secret",
     "lent/backend",
     "lent/served",
+    "opening/address",
+    "opening/connected_at",
     "session/address",
     "session/database",
     "session/id",

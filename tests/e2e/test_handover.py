@@ -438,6 +438,8 @@ def test_a_hand_over_is_recorded(watched, pg):
     at_console = one.raw(user="admin", database="pgdoorman", password=ADMIN_PASSWORD)
     at_console.ask(query("show version"))
     at_console.send(query("show version")[:5])
+    new = one.raw(login=False)
+    new.send(b"\0\0\0")
     holders = [one.raw() for _ in range(2)]
     for raw in holders:
         raw.ask(query("begin"))

@@ -16,7 +16,7 @@ from doorman import ADMIN_PASSWORD, Successor, binary, listening_at
 from test_load import pgbench, scale  # noqa: F401
 from wait import stays, wait_until
 from wire import (Raw, bind, cancel_request, copy_data, copy_done, describe_portal, error, execute, flush, kinds, parse,
-                  query, rows, sync)
+                  query, rows, startup_packet, sync)
 
 
 class Gate:
@@ -704,11 +704,34 @@ def test_a_slow_reader_delays_nobody(doorman):
 
 def test_half_a_first_packet_holds_nothing_up(doorman):
     one = doorman()
-    _, half, moved = one.raw(login=False), one.raw(login=False), one.raw()
-    half.send(b"\0\0\0")
-    one.upgrade()
+    silent, half, moved = one.raw(login=False), one.raw(login=False), one.raw()
+    packet = startup_packet({"user": "app", "database": "shop"})
+    half.send(packet[:3])
+    for _ in range(2):
+        one.upgrade()
     assert moved.value("select 1") == "1"
+    half.send(packet[3:])
+    silent.send(packet)
+    for raw in silent, half:
+        raw.read_until("Z")
+        assert raw.value("select 2") == "2"
     assert one.serves()
+
+
+def test_half_a_first_packet_comes_back(doorman):
+    """The upgrade fails, and it goes on where it was."""
+    one = doorman()
+    packet = startup_packet({"user": "app", "database": "shop"})
+    silent, half = one.raw(login=False), one.raw(login=False)
+    half.send(packet[:3])
+    one.path.write_text("[general\n")
+    one.fail_to_upgrade()
+    one.write()
+    half.send(packet[3:])
+    silent.send(packet)
+    for raw in silent, half:
+        raw.read_until("Z")
+        assert raw.value("select 2") == "2"
 
 
 # Under load

@@ -11,6 +11,7 @@ use crossbeam::channel::Sender;
 use super::super::messages::{self, Message, PoolWork};
 use super::{COMING, HandOver, SILENT_MORE, WAVE, WINDOW};
 use crate::net::clock::Moment;
+use crate::pool::totals::Work;
 use crate::session::guest::Guest;
 use crate::session::house::Moving;
 use crate::session::registry::told;
@@ -69,7 +70,7 @@ impl HandOver<'_> {
             }
             self.wait_for_more()?;
         }
-        self.give_work()?;
+        self.give_work(false)?;
         let done = Message::Done(self.outcome);
         messages::post(&mut self.passage, &done, Vec::new())?;
         while !self.finished {
@@ -98,23 +99,27 @@ impl HandOver<'_> {
             }
             self.wait_for_more()?;
         }
-        self.give_work()?;
+        self.give_work(true)?;
         while self.passage.owes() {
             self.step(Some("did not listen"))?;
         }
         Ok(())
     }
 
-    /// What the pools have done since that was told last.
-    fn give_work(&mut self) -> io::Result<()> {
+    /// What the pools have done since that was told last. The `last` time nothing is said of those that have done nothing.
+    fn give_work(&mut self, last: bool) -> io::Result<()> {
         for (pool, told) in &mut self.told_work {
             let now = pool.snapshot().totals.all;
+            let work = now.since(told);
+            *told = now;
+            if last && work == Work::default() {
+                continue;
+            }
             let work = Message::Work(Box::new(PoolWork {
                 database: pool.database.clone(),
                 user: pool.user.clone(),
-                work: now.since(told),
+                work,
             }));
-            *told = now;
             messages::post(&mut self.passage, &work, Vec::new())?;
         }
         Ok(())
