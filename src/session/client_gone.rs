@@ -7,7 +7,7 @@
 
 use super::driver::Driver;
 use super::ending::Ending;
-use super::relay::client_end::ClientEnd;
+use super::relay::client_end::{ClientEnd, ToServe};
 use super::transfer::{Input, Lost};
 use crate::net::clock::Moment;
 
@@ -83,6 +83,9 @@ impl Driver {
                 Ok(Some(input)) => {
                     input.keep(0, &mut self.session.client);
                     self.starved = false;
+                    if self.count_unfinished().is_err() {
+                        break;
+                    }
                 }
                 Ok(None) => break,
                 Err(Lost::Ended | Lost::Broken(_)) => self.note_end_of_stream(),
@@ -103,8 +106,9 @@ impl Driver {
         if waits {
             return Ok(false);
         }
-        let done = session.has_served_all(&mut self.out);
+        let rest = session.rest_to_serve(&mut self.out);
+        self.untold = rest == ToServe::Untold;
         self.deliver(&[])?;
-        Ok(done)
+        Ok(rest == ToServe::Nothing)
     }
 }

@@ -51,6 +51,8 @@ pub struct Driver {
     pub(super) violation: Option<String>,
     /// The client reads nothing more, though its requests are served to their end: replies are dropped.
     pub(super) deaf: bool,
+    /// Only an error is passed on to the client: what runs for it has no Sync or Flush behind it.
+    pub(super) untold: bool,
     /// Writing to the client has failed, in these words.
     pub(super) broken: Option<String>,
     /// When the current request for a server connection was made: all that it takes to get one has to be
@@ -118,6 +120,7 @@ impl Driver {
             starved: false,
             violation: None,
             deaf: false,
+            untold: false,
             broken: None,
             asked_since: Moment::now(),
             server_deadline: resting.server_deadline,
@@ -374,7 +377,7 @@ impl Driver {
     }
 
     /// Takes account of what the client's unfinished message takes, and refuses what is too much.
-    fn count_unfinished(&mut self) -> Result<(), Ending> {
+    pub(super) fn count_unfinished(&mut self) -> Result<(), Ending> {
         let Some(sum) = self.unfinished.set(self.session.client.unread.len()) else {
             return Ok(());
         };
@@ -447,7 +450,7 @@ impl Driver {
                 _ => self.out.server.clear(),
             }
         }
-        if self.deaf {
+        if self.deaf || self.untold && !self.session.skips_to_sync() {
             self.out.client.clear();
         }
         if !self.out.client.is_empty() {

@@ -97,6 +97,9 @@ pub struct Lent {
     /// PostgreSQL has been told to send what it keeps back of the replies.
     #[serde(default)]
     pub flushed: bool,
+    /// How many of the expected replies the client has asked for by a Flush.
+    #[serde(default)]
+    pub flushed_by_client: usize,
     /// The kind of the client's last message that was begun to be sent.
     #[serde(default)]
     pub last_request: u8,
@@ -167,6 +170,7 @@ impl Lent {
             conversation: Conversation::Between,
             client_waits: false,
             flushed: false,
+            flushed_by_client: 0,
             last_request: 0,
             bound_effects: BoundEffects::default(),
             unnamed_parsed: false,

@@ -41,6 +41,17 @@ impl ClientEnd {
     }
 }
 
+/// What is still to be done for a client that sends no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToServe {
+    /// Replies come that the client is to get.
+    Replies,
+    /// Something runs whose reply PostgreSQL would not send, as no Sync or Flush follows.
+    Untold,
+    /// Nothing.
+    Nothing,
+}
+
 impl Session {
     /// Whether a Terminate stands among the unread bytes.
     pub fn terminate_is_unread(&self) -> bool {
@@ -55,33 +66,40 @@ impl Session {
         false
     }
 
-    /// Whether everything that the client sent has been served, given that no more comes and no unread request
-    /// is whole. The replies to a batch without a Sync are asked for.
-    pub fn has_served_all(&mut self, out: &mut Output) -> bool {
+    /// Whether the batch under way has failed: PostgreSQL sends that, and what it kept back before it, at once.
+    pub fn skips_to_sync(&self) -> bool {
+        let lent = self.lent.as_ref();
+        lent.is_some_and(|lent| lent.conversation() == Conversation::SkippingToSync)
+    }
+
+    /// What is still to be done, given that the client sends no more and no unread request is whole.
+    pub fn rest_to_serve(&mut self, out: &mut Output) -> ToServe {
         let half_sent = self.client.frame.left > 0 && !self.client.frame.dropped;
-        match (self.phase(), &mut self.lent) {
-            (Phase::Idle, _) => true,
-            (Phase::Serving, Some(lent)) => {
-                // The last reply is to the half message, and never comes.
-                let due = lent.expected.len() - usize::from(half_sent).min(lent.expected.len());
-                let waits_for_client = match lent.conversation() {
-                    Conversation::CopyingIn { ended: false } => true,
-                    // The mark cannot be put into the middle of a message.
-                    Conversation::CopyFailed { asked, .. } => !asked,
-                    _ => false,
-                };
-                if waits_for_client || due == 0 {
-                    return true;
-                }
-                if lent.expected.iter().take(due).any(Expected::ends_batch) {
-                    return false;
-                }
-                if !half_sent {
-                    self.ask_for_replies(out);
-                }
-                half_sent
-            }
+        let lent = match (self.phase(), &self.lent) {
+            (Phase::Idle, _) => return ToServe::Nothing,
+            (Phase::Serving, Some(lent)) => lent,
+            _ => return ToServe::Replies,
+        };
+        let waits_for_client = match lent.conversation() {
+            Conversation::CopyingIn { ended: false } => true,
+            // The mark cannot be put into the middle of a message.
+            Conversation::CopyFailed { asked, .. } => !asked,
             _ => false,
+        };
+        // The last reply is to the half message, and never comes.
+        let due = (lent.expected.len()).saturating_sub(usize::from(half_sent));
+        let ends = |one: &Expected| one.ends_batch() && one.uncertain == 0;
+        let told = lent.expected.iter().take(due).any(ends) || due.min(lent.flushed_by_client) > 0;
+        if waits_for_client || due == 0 {
+            ToServe::Nothing
+        } else if told {
+            ToServe::Replies
+        } else if half_sent {
+            ToServe::Nothing
+        } else {
+            // PostgreSQL runs it, and keeps the replies back.
+            self.ask_for_replies(out);
+            ToServe::Untold
         }
     }
 }

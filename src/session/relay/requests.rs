@@ -308,7 +308,12 @@ impl Session {
                 self.sync(out);
                 Ok(self.begin(head, at, rest, false, out))
             }
-            frontend::FLUSH => Ok(self.begin(head, at, rest, false, out)),
+            frontend::FLUSH => {
+                if !matches!(lent.conversation(), Conversation::CopyingIn { .. }) {
+                    lent.flushed_by_client = lent.expected.len();
+                }
+                Ok(self.begin(head, at, rest, false, out))
+            }
             frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {
                 self.copy_message(head.kind, out);
                 Ok(self.begin(head, at, rest, false, out))

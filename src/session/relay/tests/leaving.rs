@@ -4,7 +4,7 @@
 use super::batches::known;
 use super::messages::*;
 use super::*;
-use crate::session::relay::client_end::ClientEnd;
+use crate::session::relay::client_end::{ClientEnd, ToServe};
 
 #[test]
 fn an_idle_client_leaves_nothing_to_do() {
@@ -242,11 +242,11 @@ fn ended(sent: &[&[u8]], client_end: ClientEnd) -> Between {
 }
 
 impl Between {
-    fn has_served_all(&mut self) -> bool {
+    fn rest_to_serve(&mut self) -> ToServe {
         let mut out = Output::default();
-        let done = self.session.has_served_all(&mut out);
+        let rest = self.session.rest_to_serve(&mut out);
         self.collect(&out, &[]);
-        done
+        rest
     }
 }
 
@@ -257,38 +257,65 @@ fn the_replies_to_all_requests_are_awaited_at_the_end_of_the_stream() {
         ClientEnd::Terminate,
     );
     between.server(&[&selected("1")]);
-    assert!(!between.has_served_all());
+    assert_eq!(between.rest_to_serve(), ToServe::Replies);
     between.server(&[&selected("2")]);
-    assert!(between.has_served_all());
+    assert_eq!(between.rest_to_serve(), ToServe::Nothing);
     between.server_gets(&[]);
     between.client_gets(&[&selected("1"), &selected("2")]);
 }
 
 #[test]
-fn those_to_a_batch_without_sync_are_asked_for_once() {
-    let mut between = ended(
-        &[&parse("", "select 1"), &bind(""), &execute()],
-        ClientEnd::Terminate,
-    );
-    assert!(!between.has_served_all());
+fn a_batch_without_sync_is_run_and_its_replies_are_for_nobody() {
+    let batch = [parse("", "select 1"), bind(""), execute()].concat();
+    let mut between = ended(&[&batch], ClientEnd::Terminate);
+    assert_eq!(between.rest_to_serve(), ToServe::Untold);
     between.server_gets(&[&flush()]);
-    assert!(!between.has_served_all());
+    assert_eq!(between.rest_to_serve(), ToServe::Untold);
     between.server_gets(&[]);
     between.server(&[&parsed(), &bound(), &complete("SELECT 0")]);
-    assert!(between.has_served_all());
+    assert_eq!(between.rest_to_serve(), ToServe::Nothing);
+    // Up to a Flush they are for the client.
+    let batch = [parse("", "select 1"), bind(""), flush(), execute()].concat();
+    let mut between = ended(&[&batch], ClientEnd::Terminate);
+    between.server(&[&parsed()]);
+    assert_eq!(between.rest_to_serve(), ToServe::Replies);
+    between.server(&[&bound()]);
+    assert_eq!(between.rest_to_serve(), ToServe::Untold);
+}
+
+#[test]
+fn an_error_in_a_batch_without_sync_is_for_the_client() {
+    let mut between = ended(&[&parse("", "selec")], ClientEnd::Terminate);
+    assert_eq!(between.rest_to_serve(), ToServe::Untold);
+    assert!(!between.session.skips_to_sync());
+    between.server(&[&error("42601", "no")]);
+    assert!(between.session.skips_to_sync());
+    assert_eq!(between.rest_to_serve(), ToServe::Nothing);
 }
 
 #[test]
 fn a_copy_gets_no_more_data_and_half_a_message_no_reply() {
     let mut between = ended(&[&query("copy t from stdin")], ClientEnd::Terminate);
-    assert!(!between.has_served_all());
+    assert_eq!(between.rest_to_serve(), ToServe::Replies);
     between.server(&[&copy_in()]);
-    assert!(between.has_served_all());
+    assert_eq!(between.rest_to_serve(), ToServe::Nothing);
     let large = query(&"x".repeat(100_000));
     let mut between = ended(&[&query("select 1"), &large[..90_000]], ClientEnd::Open);
-    assert!(!between.has_served_all());
+    assert_eq!(between.rest_to_serve(), ToServe::Replies);
     between.server(&[&selected("1")]);
-    assert!(between.has_served_all());
+    assert_eq!(between.rest_to_serve(), ToServe::Nothing);
+}
+
+#[test]
+fn a_sync_that_a_copy_ignores_has_no_reply() {
+    let batch = [parse("", "copy t from stdin"), bind(""), execute(), sync()].concat();
+    let mut between = ended(&[&batch], ClientEnd::Open);
+    between.server(&[&parsed(), &bound(), &copy_in()]);
+    between.client(&[&copy_data("1"), &copy_done()]);
+    between.session.client_end = ClientEnd::Terminate;
+    assert_eq!(between.rest_to_serve(), ToServe::Untold);
+    between.server(&[&complete("COPY 1")]);
+    assert_eq!(between.rest_to_serve(), ToServe::Nothing);
 }
 
 #[test]
