@@ -1,0 +1,137 @@
+//! What differs between the pooler and PostgreSQL by design, and how the comparison allows for it. The one list.
+
+use crate::conversation::Conversation;
+use crate::frontend::Front;
+use crate::pooler::Pool;
+
+/// What is not compared, and why.
+pub const EXCLUDED: &[(&str, &str)] = &[
+    (
+        "settings of VOLATILE set after login, in transaction mode",
+        "they end with the transaction: the direct side resets them there",
+    ),
+    (
+        "SET ROLE, SET SESSION AUTHORIZATION, in transaction mode",
+        "they end with the transaction: the direct side resets them there",
+    ),
+    (
+        "SQL's PREPARE, WITH HOLD, LISTEN, temporary tables, advisory locks, in transaction mode",
+        "they end with the transaction: the direct side drops them there",
+    ),
+    (
+        "SQL's EXECUTE, PREPARE and DEALLOCATE PREPARE of a name that the protocol uses, in transaction mode",
+        "the manual: SQL's statements and the protocol's do not know each other there; not generated",
+    ),
+    (
+        "what PostgreSQL says to a Terminate in the middle of a COPY FROM STDIN",
+        "the client has gone",
+    ),
+    (
+        "Describe of a statement in a failed transaction, in transaction mode",
+        "PostgreSQL prepares nothing there, so the server connection may lack it: not sent",
+    ),
+    (
+        "the hint of 26000",
+        "the pooler adds one that explains the line above",
+    ),
+    (
+        "a client's disconnection while it waits for a server connection",
+        "PostgreSQL has no such wait; it leaves with Terminate there",
+    ),
+    (
+        "plpgsql.* in pg_settings",
+        "the manual: loaded libraries stay loaded",
+    ),
+    (
+        "application_name where a client sends none",
+        "the pooler's own default: configured to be PostgreSQL's",
+    ),
+    (
+        "a CancelRequest for a client that waits for a server connection",
+        "PostgreSQL has no such wait; not sent",
+    ),
+];
+
+/// Settings that do not outlive a transaction unless the startup packet has them.
+pub const VOLATILE: [&str; 6] = [
+    "work_mem",
+    "statement_timeout",
+    "extra_float_digits",
+    "bytea_output",
+    "enable_seqscan",
+    "lock_timeout",
+];
+
+/// Words that say that a text may leave something behind that ends with the transaction.
+const TRACES: [&str; 13] = [
+    "set ",
+    "set_config",
+    "reset",
+    "role",
+    "authorization",
+    "prepare",
+    "hold",
+    "listen",
+    "temp",
+    "secret",
+    "advisory",
+    "discard",
+    "setter",
+];
+
+/// Whether this text speaks by SQL of a name that statements of the protocol have.
+pub fn mixes_names(sql: &str) -> bool {
+    let ours = ["s0", "s1", "s2"].iter().any(|name| sql.contains(name));
+    ours && ["execute s", "prepare s"]
+        .iter()
+        .any(|word| sql.contains(word))
+}
+
+/// Whether this message is not sent to either side in this state.
+pub fn is_left_out(pool: &Pool, conversation: &Conversation, message: &Front) -> bool {
+    !pool.session
+        && conversation.failed()
+        && matches!(message, Front::Describe(b'S', name) if !name.is_empty())
+}
+
+/// Whether this text may make, change or drop objects.
+pub fn defines(sql: &str) -> bool {
+    ["create", "alter", "drop", "comment"]
+        .iter()
+        .any(|word| sql.contains(word))
+}
+
+/// Whether something may be left behind by this text.
+pub fn leaves_traces(sql: &str) -> bool {
+    let lower = sql.to_lowercase();
+    TRACES.iter().any(|word| lower.contains(word))
+}
+
+/// What the direct side does at the end of a transaction, so that it is as the manual says. Each by itself.
+pub fn end_of_transaction(pool: &Pool, startup: &[(String, String)]) -> Vec<String> {
+    if pool.session {
+        return Vec::new();
+    }
+    let kept = |name: &str| {
+        startup
+            .iter()
+            .any(|(key, value)| key == name || value.contains(name))
+    };
+    let mut all: Vec<String> = [
+        "reset session authorization",
+        "reset role",
+        "close all",
+        "unlisten *",
+        "discard temp",
+        "select pg_catalog.pg_advisory_unlock_all()",
+    ]
+    .map(String::from)
+    .to_vec();
+    all.extend(
+        VOLATILE
+            .iter()
+            .filter(|name| !kept(name))
+            .map(|name| format!("reset {name}")),
+    );
+    all
+}
