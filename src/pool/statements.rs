@@ -16,9 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::server::prepared::{LARGE, Statement};
+use crate::server::prepared::{LARGE, Statement, traces_of};
 use crate::server::reading;
-use crate::server::traces::{self, Traces};
 
 /// What makes a statement: its definition, and the settings it is read under.
 trait Meaning {
@@ -88,10 +87,11 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn find(&mut self, definition: &[u8], under: &[u8]) -> Option<Arc<Statement>> {
+    /// The statement with this meaning, if nothing has been defined since `epoch` began.
+    fn find(&mut self, definition: &[u8], under: &[u8], epoch: u64) -> Option<Arc<Statement>> {
         let meaning: &dyn Meaning = &(definition, under);
         let found = self.statements.get(meaning)?;
-        if found.statement.is_retired() {
+        if found.statement.is_retired() || found.statement.epoch < epoch {
             return None;
         }
         self.tick += 1;
@@ -164,24 +164,23 @@ impl Statements {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The statement with this definition (the body of a Parse after the name), read under these settings.
+    /// The statement with this definition (the body of a Parse after the name), read under these settings, as
+    /// it is understood now: where something may have been defined since it was made, it is another.
     pub fn intern(&self, definition: &[u8], under: &Arc<[u8]>, limit: usize) -> Arc<Statement> {
+        // Before anybody is asked to understand it.
+        let epoch = self.epoch();
         let passing = definition.len() > LARGE || reading::is_unknown(under);
         let found = |shelf: &mut Shelf| match passing {
             true => None,
-            false => shelf.find(definition, under),
+            false => shelf.find(definition, under, epoch),
         };
         if let Some(found) = found(&mut self.shelf.lock()) {
             return found;
         }
-        let text_end = definition.iter().position(|&b| b == 0);
         // A text may be long: it is looked through and copied without the lock.
-        let text = &definition[..text_end.unwrap_or(definition.len())];
-        let mut traces = traces::of_text(text);
-        if reading::changes(text, traces).are_any() {
-            traces.add(Traces::READING);
-        }
+        let traces = traces_of(definition);
         let mut statement = Statement::new(0, definition.to_vec(), traces, Arc::clone(under));
+        statement.epoch = epoch;
         let mut shelf = self.shelf.lock();
         if let Some(found) = found(&mut shelf) {
             return found;
@@ -192,6 +191,19 @@ impl Statements {
             shelf.place(&statement);
             shelf.sweep(limit);
         }
+        statement
+    }
+
+    /// A statement with the meaning of another, for one client alone.
+    pub fn apart(&self, like: &Statement, under: &Arc<[u8]>) -> Statement {
+        let definition = like.definition.clone();
+        let mut statement = Statement::new(
+            self.next_number(),
+            definition,
+            like.traces,
+            Arc::clone(under),
+        );
+        statement.epoch = self.epoch();
         statement
     }
 
@@ -229,11 +241,11 @@ impl Statements {
     /// Takes up a statement that comes from another process with its number. If its definition is known
     /// under that number, the one that is here is returned, so that equal statements stay one.
     pub fn adopt(&self, statement: Arc<Statement>) -> Arc<Statement> {
-        if statement.is_passing() {
+        if statement.is_passing() || statement.is_unnamed() {
             return statement;
         }
         let mut shelf = self.shelf.lock();
-        match shelf.find(&statement.definition, &statement.under) {
+        match shelf.find(&statement.definition, &statement.under, 0) {
             Some(known) if known.number == statement.number => known,
             Some(_) => statement,
             None => {

@@ -13,13 +13,21 @@ use serde::{Deserialize, Serialize};
 
 use super::reading;
 use super::shape::Shape;
-use super::traces::Traces;
+use super::traces::{self, Traces};
 
 /// What a statement's name on a server begins with.
 pub const PREFIX: &str = "DOORMAN_";
 
 /// The name of a statement that no server has: what is asked of it fails.
 pub const NOBODYS: &str = "DOORMAN_refuses";
+
+/// The numbers of clients' unnamed statements have this bit.
+const UNNAMED: u64 = 1 << 63;
+
+/// Whether the number is of a client's unnamed statement.
+pub fn is_unnamed(number: u64) -> bool {
+    number & UNNAMED != 0
+}
 
 /// A statement whose definition has more bytes than this is not kept for the next client that prepares
 /// it: it is likely to carry its data in its text, and PostgreSQL would keep all of it.
@@ -48,6 +56,9 @@ pub struct Statement {
     /// What rows it gives, if somebody has been told.
     #[serde(default)]
     pub shape: Shape,
+    /// The epoch of definitions in which it was made; 0 in another process, where each is younger.
+    #[serde(skip)]
+    pub epoch: u64,
 }
 
 impl PartialEq for Statement {
@@ -68,6 +79,7 @@ impl Statement {
             under,
             retired: AtomicBool::new(false),
             shape: Shape::default(),
+            epoch: 0,
         }
     }
 
@@ -80,6 +92,7 @@ impl Statement {
             under: Arc::clone(&self.under),
             retired: AtomicBool::new(self.is_retired()),
             shape: self.shape.copy(),
+            epoch: self.epoch,
         }
     }
 
@@ -91,6 +104,18 @@ impl Statement {
     /// Whether the definition is elsewhere: none is empty.
     pub fn lacks_definition(&self) -> bool {
         self.definition.is_empty()
+    }
+
+    /// A client's unnamed statement, by a number that nobody else has.
+    pub fn unnamed(number: u64, definition: &[u8], under: &Arc<[u8]>) -> Statement {
+        let traces = traces_of(definition);
+        let number = number | UNNAMED;
+        Statement::new(number, definition.to_vec(), traces, Arc::clone(under))
+    }
+
+    /// Whether it is a client's unnamed statement.
+    pub fn is_unnamed(&self) -> bool {
+        is_unnamed(self.number)
     }
 
     /// Lets nobody use it any more.
@@ -109,11 +134,6 @@ impl Statement {
         self.definition.len() > LARGE || reading::is_unknown(&self.under)
     }
 
-    /// Whether it is what a client has in mind who prepares this now.
-    pub fn is_still(&self, definition: &[u8], under: &[u8]) -> bool {
-        self.is_still_read(under) && self.definition == definition
-    }
-
     /// Whether its text is read the same under these settings, and its plan is not known to be stale.
     pub fn is_still_read(&self, under: &[u8]) -> bool {
         !self.is_retired() && *self.under == *under
@@ -121,8 +141,22 @@ impl Statement {
 
     /// Its name on a server.
     pub fn server_name(&self) -> String {
-        format!("{PREFIX}{}", self.number)
+        match self.is_unnamed() {
+            true => String::new(),
+            false => format!("{PREFIX}{}", self.number),
+        }
     }
+}
+
+/// What running a statement with this definition may leave behind.
+pub fn traces_of(definition: &[u8]) -> Traces {
+    let text_end = definition.iter().position(|&b| b == 0);
+    let text = &definition[..text_end.unwrap_or(definition.len())];
+    let mut traces = traces::of_text(text);
+    if reading::changes(text, traces).are_any() {
+        traces.add(Traces::READING);
+    }
+    traces
 }
 
 /// The statements one server connection has, by number, bounded, the least recently used leaving first.
@@ -149,6 +183,11 @@ impl Prepared {
             }
             None => false,
         }
+    }
+
+    /// Whether the statement stands on the server and is in use.
+    pub fn has(&self, number: u64) -> bool {
+        self.statements.contains_key(&number)
     }
 
     /// Whether the statement stands on the server, put aside or not.

@@ -101,6 +101,9 @@ pub fn changes(text: &[u8], traces: Traces) -> Changes {
     let text = text.strip_suffix(b"\0").unwrap_or(text).trim_ascii();
     let text = text.strip_suffix(b";").unwrap_or(text);
     let bare = without_comment(text);
+    if defines(bare, traces) {
+        return Changes::Unknown(None);
+    }
     let calls = traces.has(Traces::SETTINGS) || traces.has(Traces::EVERYTHING);
     if !calls && !bare.contains(&b';') && !may_change(bare) {
         return Changes::None;
@@ -125,6 +128,18 @@ pub fn changes(text: &[u8], traces: Traces) -> Changes {
     }
 }
 
+/// Whether the text may define something that others are understood by. A semicolon in a constant parts
+/// statements too, which finds too much and never too little.
+fn defines(text: &[u8], traces: Traces) -> bool {
+    const DEFINING: [&str; 4] = ["create", "alter", "drop", "import"];
+    let one_defines = |one: &[u8]| {
+        let (word, _) = first_word(without_comment(one.trim_ascii()));
+        (DEFINING.iter()).any(|defining| word.eq_ignore_ascii_case(defining.as_bytes()))
+    };
+    let temporary = traces.has(Traces::TEMPORARY) && speaks_of_temporary(text);
+    temporary || text.split(|&b| b == b';').any(one_defines)
+}
+
 /// Whether one statement, without the comment before it, may change a setting otherwise than by a function.
 fn may_change(text: &[u8]) -> bool {
     let (word, _) = first_word(text);
@@ -138,6 +153,19 @@ fn matters(change: &Change) -> bool {
         Change::One { name, .. } => MATTERING.contains(&name.as_str()),
         Change::ResetAll | Change::DiscardAll | Change::Unnamed | Change::Anything => true,
     }
+}
+
+/// Whether the text has the word TEMP, TEMPORARY or the schema of temporary tables: it may define one.
+fn speaks_of_temporary(text: &[u8]) -> bool {
+    let in_word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_' || *b >= 128;
+    text.split(|b| !in_word(b)).any(|word| {
+        ["temp", "temporary"]
+            .iter()
+            .any(|temp| word.eq_ignore_ascii_case(temp.as_bytes()))
+            || word
+                .get(..7)
+                .is_some_and(|begins| begins.eq_ignore_ascii_case(b"pg_temp"))
+    })
 }
 
 /// Whether the text ends a transaction or goes back to a savepoint, and with it what was set.

@@ -45,13 +45,11 @@ impl Shape {
         self.hash.load(Ordering::Acquire) > NO_ROWS && self.seen.load(Ordering::Acquire) < epoch
     }
 
-    /// Takes up what was told of the same statement under other settings, if nobody has been told more.
-    pub fn inherit(&self, from: &Shape) {
-        let hash = from.hash.load(Ordering::Acquire);
-        let was = (self.hash).compare_exchange(UNKNOWN, hash, Ordering::AcqRel, Ordering::Acquire);
-        if was.is_ok() {
-            let seen = from.seen.load(Ordering::Acquire);
-            self.seen.fetch_max(seen, Ordering::AcqRel);
+    /// What was told, of a statement for which it has not been seen.
+    pub fn told(&self) -> Shape {
+        Shape {
+            hash: AtomicU64::new(self.hash.load(Ordering::Acquire)),
+            seen: AtomicU64::new(0),
         }
     }
 

@@ -3,7 +3,7 @@
 //! It can be written down at any wait and go on in another process. What the protocol makes of it is in
 //! [`relay`](super::relay); the thread that drives it is in [`driver`](super::driver).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -106,7 +106,7 @@ pub struct Lent {
     /// What the portals that are bound may do when they are executed.
     #[serde(default)]
     pub bound_effects: BoundEffects,
-    /// The client has parsed an unnamed statement on it that does not follow.
+    /// The server's unnamed statement is the one that the client has parsed, or neither has any.
     #[serde(default)]
     pub unnamed_parsed: bool,
     /// What the open transaction has changed of the settings that texts are read under.
@@ -141,9 +141,9 @@ pub struct Lent {
     /// What the client has brought back to a default.
     #[serde(default)]
     pub going_back: GoingBack,
-    /// Statements a client is deallocating in SQL: its own name, and the number.
-    #[serde(default, with = "crate::wire::bytes::pairs")]
-    pub deallocating: VecDeque<(Vec<u8>, u64)>,
+    /// Portals that deallocate a statement of the client's: its own name, and the number.
+    #[serde(default, with = "crate::wire::bytes::keys")]
+    pub portals_deallocating: HashMap<Vec<u8>, (Vec<u8>, u64)>,
     /// Settings whose values are asked for before and after cleaning.
     #[serde(default)]
     pub asked: Vec<String>,
@@ -162,10 +162,10 @@ impl Lent {
     /// A connection that has just been lent.
     pub(super) fn new(backend: Box<Backend>, now: Moment) -> Lent {
         Lent {
-            deallocating: VecDeque::new(),
+            portals_deallocating: HashMap::new(),
             backend,
             side: Side::default(),
-            expected: VecDeque::new(),
+            expected: Queue::new(),
             unsettled: Unsettled::default(),
             conversation: Conversation::Between,
             client_waits: false,
@@ -308,6 +308,9 @@ pub struct Session {
         skip_serializing_if = "HashMap::is_empty"
     )]
     pub statements: HashMap<Vec<u8>, Arc<Statement>>,
+    /// What stands for some of them under other settings than those they were prepared under, by number.
+    #[serde(skip)]
+    pub substitutes: HashMap<u64, Arc<Statement>>,
     /// The client's side.
     #[serde(default, skip_serializing_if = "is_default")]
     pub client: Side,
@@ -373,6 +376,7 @@ impl Session {
             unreported,
             chosen,
             statements: HashMap::new(),
+            substitutes: HashMap::new(),
             client: Side::default(),
             lent: None,
             abandoned: false,

@@ -25,6 +25,8 @@ pub const INVALID_PASSWORD: SqlState = "28P01";
 pub const INVALID_CATALOG_NAME: SqlState = "3D000";
 /// insufficient_privilege, on the console.
 pub const INSUFFICIENT_PRIVILEGE: SqlState = "42501";
+/// A prepared statement with this name exists.
+pub const DUPLICATE_STATEMENT: SqlState = "42P05";
 /// syntax_error: on the console, and in the options of a startup packet.
 pub const SYNTAX_ERROR: SqlState = "42601";
 /// insufficient_resources: the pooler itself is short of something.

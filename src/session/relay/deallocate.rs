@@ -81,8 +81,11 @@ impl Session {
                 }
                 let lent = self.lent.as_ref();
                 let status = lent.map_or(without_server, |lent| lent.backend.status);
-                // As any Query does.
+                // As any Query does; the server does not hear of this one.
                 self.statements.remove(&b""[..]);
+                if let Some(lent) = &mut self.lent {
+                    lent.unnamed_parsed = false;
+                }
                 if status != TransactionStatus::Failed {
                     self.statements.remove(&name);
                 }

@@ -9,7 +9,7 @@ use super::expected::{Expected, Refusal, Reply};
 use super::pieces::Output;
 use super::replies::{Desync, Fate};
 use crate::pool::statements::Statements;
-use crate::server::prepared::PREFIX;
+use crate::server::prepared::{PREFIX, is_unnamed};
 use crate::session::session::{Phase, Session};
 use crate::wire::backend;
 use crate::wire::error::{ErrorFields, Severity, error_response};
@@ -27,7 +27,7 @@ impl Session {
     ) -> Result<Fate, Desync> {
         let phase = self.phase();
         let fields = body.map(ErrorFields::parse).unwrap_or_default();
-        let stale = self.finds_stale(&fields);
+        let stale = self.finds_stale(&fields, statements);
         let awaited = self.fails_deferred() && !fields.is_fatal();
         let Some(lent) = &mut self.lent else {
             return Ok(Fate::Drop);
@@ -36,7 +36,7 @@ impl Session {
             lent.pass_over_uncertain();
         }
         let pid = lent.backend.key.process_id;
-        lent.deallocating.clear();
+        lent.portals_deallocating.clear();
         // After a FATAL PostgreSQL closes the connection.
         lent.ended |= fields.is_fatal();
         // While the client is being served it hears of every error, also of that of a Parse which the
@@ -166,12 +166,14 @@ impl Session {
         for undo in skipped.into_iter().rev().filter_map(|skipped| skipped.undo) {
             if let Some(number) = undo.not_prepared {
                 lent.backend.prepared.forget(number);
+                lent.unnamed_parsed &= !is_unnamed(number);
             }
             if let Some(number) = undo.not_closed {
                 lent.backend.prepared.put_back_surplus(number);
             }
             if let Some((name, before)) = undo.name {
                 // What a later batch has made of the name holds; this is what it was before that.
+                let unnamed = name.is_empty();
                 let later = lent.expected.iter_mut().find_map(|expected| {
                     let (later, before) = expected.undo.as_mut()?.name.as_mut()?;
                     (*later == name).then_some(before)
@@ -180,6 +182,8 @@ impl Session {
                     *later = before;
                     continue;
                 }
+                // The server has what was there before, whatever that is.
+                lent.unnamed_parsed &= !unnamed;
                 match before {
                     Some(statement) => self.statements.insert(name, statement),
                     None => self.statements.remove(&name),

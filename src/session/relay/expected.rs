@@ -78,9 +78,27 @@ pub struct Undo {
     /// What the Query changes, if it succeeds, of the settings that texts are read under.
     #[serde(default)]
     pub changes: Changes,
+    /// What the request deallocates if it succeeds: the client's name, and the number.
+    #[serde(default, with = "crate::wire::bytes::pair")]
+    pub deallocates: Option<(Vec<u8>, u64)>,
     /// What the client is told if the request fails at its turn.
     #[serde(default)]
     pub refusal: Option<Refusal>,
+}
+
+impl Undo {
+    /// An unnamed Parse that does not follow its client may fail or be skipped.
+    pub fn unnamed_not_parsed() -> Undo {
+        Undo::not_parsed(u64::MAX)
+    }
+
+    /// The Parse of the statement with this number may fail or be skipped.
+    pub fn not_parsed(number: u64) -> Undo {
+        Undo {
+            not_prepared: Some(number),
+            ..Undo::default()
+        }
+    }
 }
 
 /// An expected reply.

@@ -344,14 +344,15 @@ impl Session {
             // What the pooler had made for it is not in effect any more.
             lent.backend.traces.add(Traces::SETTINGS);
         }
-        if tag == b"DEALLOCATE" && lent.deallocating.is_empty() {
-            // In a query of several statements, by whatever name.
-            lent.backend.traces.add(Traces::STATEMENTS);
-        }
         if tag == b"DEALLOCATE" {
-            if let Some((name, number)) = lent.deallocating.pop_front() {
-                lent.backend.prepared.forget(number);
-                self.statements.remove(&name);
+            let undo = lent.expected.front_mut().and_then(|one| one.undo.as_mut());
+            match undo.and_then(|undo| undo.deallocates.take()) {
+                Some((name, number)) => {
+                    lent.backend.prepared.forget(number);
+                    self.statements.remove(&name);
+                }
+                // In a query of several statements, by whatever name.
+                None => lent.backend.traces.add(Traces::STATEMENTS),
             }
         }
         if tag == b"ROLLBACK" && lent.changes.are_any() {
@@ -392,6 +393,7 @@ impl Session {
         lent.backend.status = status;
         if status == TransactionStatus::Idle {
             lent.backend.prepared.end_passing();
+            lent.portals_deallocating.clear();
         }
         if !swallowed {
             let now = self.now;

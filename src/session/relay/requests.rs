@@ -319,13 +319,27 @@ impl Session {
                 Ok(self.begin(head, at, rest, false, out))
             }
             frontend::EXECUTE => {
+                let deallocates = !lent.portals_deallocating.is_empty();
+                if deallocates && rest.len() < head.whole().min(PATIENCE) {
+                    // Which portal it is, is to be known.
+                    return Ok(Step::NeedsMore);
+                }
                 let changes = lent.bound_effects.may(Traces::READING);
                 if changes {
                     lent.changes = Changes::Unknown(None);
                 }
                 // What comes next in the batch depends on whether this has run.
                 let bar = changes || lent.bound_effects.may(Traces::FORGETTING);
-                self.expect(Expected::forward(Reply::Execute), out);
+                let mut expected = Expected::forward(Reply::Execute);
+                let portal = rest.get(HEADER..).and_then(frame::c_string);
+                let about = portal.and_then(|(p, _)| lent.portals_deallocating.remove(p));
+                if about.is_some() {
+                    expected.undo = Some(Box::new(Undo {
+                        deallocates: about,
+                        ..Undo::default()
+                    }));
+                }
+                self.expect(expected, out);
                 self.bar_if(bar);
                 Ok(self.begin(head, at, rest, false, out))
             }

@@ -35,13 +35,21 @@ impl Session {
             return false;
         };
         let number = statement.number;
-        let changed = statement.shape.may_have_changed(statements.epoch());
-        if !changed || lent.backend.prepared.stands(number) {
+        let stands = match statement.is_unnamed() {
+            true => lent.unnamed_parsed,
+            false => lent.backend.prepared.stands(number),
+        };
+        if stands || !statement.shape.may_have_changed(statements.epoch()) {
             return false;
         }
-        lent.unsettled.add(Open::Statement(number));
         let name = statement.server_name();
-        let _ = lent.backend.has_statement(statement, limit);
+        if statement.is_unnamed() {
+            lent.unsettled.add(Open::Name(b""));
+            lent.unnamed_parsed = true;
+        } else {
+            lent.unsettled.add(Open::Statement(number));
+            let _ = lent.backend.has_statement(statement, limit);
+        }
         let undo = Undo {
             not_prepared: Some(number),
             ..Undo::default()
@@ -62,24 +70,6 @@ impl Session {
         self.expect(described, out);
         self.bar_if(true);
         true
-    }
-
-    /// What the client was told of a statement holds also when its text is read under other settings since,
-    /// as far as something may have been defined anew in between.
-    pub(super) fn inherit_shape(
-        &mut self,
-        name: &[u8],
-        statement: &Arc<Statement>,
-        statements: &Statements,
-    ) {
-        let Some(known) = self.statements.get_mut(name) else {
-            return;
-        };
-        let other = !Arc::ptr_eq(known, statement) && !known.is_retired();
-        if other && known.shape.may_have_changed(statements.epoch()) {
-            statement.shape.inherit(&known.shape);
-            *known = Arc::clone(statement);
-        }
     }
 
     /// Takes up the description that is due: a RowDescription (`None` if it was too large to be read) or
@@ -107,7 +97,9 @@ impl Session {
     pub(super) fn note_definition(&mut self, tag: &[u8], statements: &Statements) {
         const DEFINING: [&[u8]; 4] = [b"ALTER ", b"CREATE ", b"DROP ", b"IMPORT "];
         if let Some(lent) = &mut self.lent {
-            if DEFINING.iter().any(|begins| tag.starts_with(begins)) {
+            // What those two have done is not in their tags.
+            let may_define = tag == b"DO" || tag == b"CALL";
+            if may_define || DEFINING.iter().any(|begins| tag.starts_with(begins)) {
                 lent.defining = true;
                 statements.begin_epoch();
             }

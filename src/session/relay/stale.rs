@@ -15,10 +15,14 @@
 //! The invariant: a request is taken up again only if nothing of it has been run, nothing behind it has
 //! been sent, and no reply is given twice.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::expected::{Deliver, Expected, Refusal, Reply};
 use super::pieces::Output;
+use crate::pool::statements::Statements;
+use crate::server::prepared::Statement;
 use crate::session::session::{Lent, Phase, Session};
 use crate::wire::error::ErrorFields;
 use crate::wire::frame::{self, HEADER};
@@ -107,16 +111,12 @@ impl Kept {
             return None;
         }
         let (place, kind, body) = requests.next()?;
-        let harmless = match kind {
-            frontend::DESCRIBE => true,
-            frontend::BIND => {
-                let (_, after) = frame::c_string(body)?;
-                let (name, _) = frame::c_string(after)?;
-                self.parses(name)
-            }
-            _ => false,
+        let name = match kind {
+            frontend::DESCRIBE => frame::c_string(body.strip_prefix(b"S")?)?.0,
+            frontend::BIND => frame::c_string(frame::c_string(body)?.1)?.0,
+            _ => return None,
         };
-        harmless.then_some(place)
+        self.parses(name).then_some(place)
     }
 }
 
@@ -139,11 +139,26 @@ pub fn is_stale_plan(error: &ErrorFields) -> bool {
 impl Session {
     /// Whether an error is of a stale plan of one of the statements that follow their clients, and from
     /// where in its batch the client's request can be taken up again, if it can.
-    pub(super) fn finds_stale(&self, error: &ErrorFields) -> Option<(u64, Option<usize>)> {
-        let lent = self.lent.as_ref()?;
-        let front = lent.expected.front()?;
+    pub(super) fn finds_stale(
+        &mut self,
+        error: &ErrorFields,
+        statements: &Statements,
+    ) -> Option<(u64, Option<usize>)> {
+        let front = self.lent.as_ref()?.expected.front()?;
         let number = front.statement.filter(|_| is_stale_plan(error))?;
+        let under = self.reads_under(statements);
+        // Under other settings the client's statement is refused, and nobody else's is stale.
+        let stale = self
+            .statement_numbered(number)
+            .filter(|one| *one.under == *under);
+        stale?;
+        let lent = self.lent.as_ref()?;
         Some((number, self.place_to_begin_again(lent)))
+    }
+
+    fn statement_numbered(&self, number: u64) -> Option<&Arc<Statement>> {
+        let mut all = self.statements.values().chain(self.substitutes.values());
+        all.find(|one| one.number == number)
     }
 
     /// From where in its batch the request whose reply is due can be taken up again.
@@ -164,8 +179,7 @@ impl Session {
         if let Some(lent) = &mut self.lent {
             lent.backend.prepared.put_aside(number);
         }
-        let stale = self.statements.values().find(|one| one.number == number);
-        if let Some(stale) = stale {
+        if let Some(stale) = self.statement_numbered(number) {
             stale.retire();
         }
     }

@@ -1,12 +1,18 @@
 //! Prepared statements that follow their client: its names are replaced by those the statements have on
 //! servers, and what a server lacks is put in front of the request that needs it.
 //!
+//! A Parse without a name goes to the server as it is: PostgreSQL analyses it anew each time. One with a name is
+//! answered from what the server has, if nothing was defined since that was analysed.
+//!
 //! No round trip, no Sync and no name of the pooler's own is ever seen by a client. What the client has no
 //! statement for passes as it is, so that PostgreSQL complains in its own words.
+//!
+//! The invariant: `unnamed_parsed` is true only if the server's unnamed statement is the client's, or neither has
+//! any; where that is not certain it is false, and what is remembered is parsed again before it is used.
 
 use std::sync::Arc;
 
-use super::deallocate::{deallocation, does_not_exist, is_poolers_own};
+use super::deallocate::{Deallocated, deallocation, does_not_exist, is_poolers_own};
 use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
 use super::pieces::Output;
 use super::requests::{Step, Violation};
@@ -16,7 +22,7 @@ use crate::pool::statements::Statements;
 use crate::server::prepared::{NOBODYS, PREFIX, Statement};
 use crate::server::reading::{self, Changes};
 use crate::server::traces::{self, Scan, Traces};
-use crate::session::session::{Lent, Session};
+use crate::session::session::Session;
 use crate::wire::frame::{self, HEADER, Header};
 use crate::wire::sqlstate;
 use crate::wire::{frontend, write};
@@ -80,8 +86,6 @@ impl Session {
         if let Some(lent) = &mut self.lent {
             if first != 0 {
                 lent.backend.traces.add(Traces::STATEMENTS);
-            } else {
-                lent.unnamed_parsed = true;
             }
             let text = &rest[HEADER..rest.len().min(head.whole())];
             let whole = text.len() == head.body;
@@ -94,7 +98,14 @@ impl Session {
                 self.note_going_back(Some(bare), traces::of_text(bare), true);
             }
         }
-        self.expect(Expected::forward(Reply::Parse), out);
+        let unnamed = first == 0;
+        let mut expected = Expected::forward(Reply::Parse);
+        if let Some(lent) = self.lent.as_mut().filter(|_| unnamed) {
+            if !std::mem::replace(&mut lent.unnamed_parsed, true) {
+                expected.undo = Some(Box::new(Undo::unnamed_not_parsed()));
+            }
+        }
+        self.expect(expected, out);
         Ok(self.begin(head, at, rest, false, out))
     }
 
@@ -122,34 +133,25 @@ impl Session {
             self.refuse_in_batch(does_not_exist(&name), out);
             return Ok(Step::Took(head.whole()));
         }
-        let under = self.reads_under(statements);
-        let known = self.statements.get(name).cloned();
-        let statement = match &known {
-            Some(known) if known.is_still(definition, &under) => Arc::clone(known),
-            _ => statements.intern(definition, &under, self.rules.prepared_cache),
-        };
-        // The unnamed statement is replaced, whatever it was.
-        let taken = known.filter(|_| !name.is_empty());
-        let taken = taken.map(|taken| self.current(taken, statements));
-        let hangs_on = Some(name).filter(|name| !name.is_empty());
-        if self.hangs_on(hangs_on, Some(taken.as_ref().unwrap_or(&statement))) {
+        if name.is_empty() {
+            self.parse_unnamed(definition, statements, out);
+            return Ok(self.begin(head, at, rest, false, out));
+        }
+        let taken = self.statements.get(name).cloned();
+        if self.hangs_on(Some(name), taken.as_deref()) {
             return Ok(Step::MustWait);
         }
-        if taken.is_none() && self.looks_at(&statement, statements, out) {
+        if taken.is_some() {
+            self.refuse_taken(name, definition, out);
+            return Ok(Step::Took(head.whole()));
+        }
+        let under = self.reads_under(statements);
+        let statement = statements.intern(definition, &under, self.rules.prepared_cache);
+        if self.hangs_on(None, Some(&statement)) {
             return Ok(Step::MustWait);
         }
         self.close_surplus(out);
-        if let Some(taken) = taken {
-            // PostgreSQL refuses a name that is in use. Let it say so itself, at the right place: prepare
-            // the statement under a name that it has.
-            self.ensure_prepared(&taken, out);
-            let server_name = taken.server_name();
-            out.server
-                .write(|own| parse_message(own, server_name.as_bytes(), definition));
-            self.expect(Expected::forward(Reply::Parse), out);
-            return Ok(Step::Took(head.whole()));
-        }
-        if !name.is_empty() && self.statements.len() >= self.named_limit() {
+        if self.statements.len() >= self.named_limit() {
             self.refuse_in_batch(self.too_many_statements(), out);
             return Ok(Step::Took(head.whole()));
         }
@@ -185,15 +187,51 @@ impl Session {
         Ok(Step::Took(head.whole()))
     }
 
-    /// The statement itself, or, if it must not be used any more or is read otherwise now, the one with the
-    /// same definition that is meant.
-    fn current(&mut self, statement: Arc<Statement>, statements: &Statements) -> Arc<Statement> {
+    /// A Parse without a name: it goes to the server as it is, and is remembered for a Bind that comes without
+    /// it in a later transaction.
+    fn parse_unnamed(&mut self, definition: &[u8], statements: &Statements, out: &mut Output) {
         let under = self.reads_under(statements);
-        if statement.is_still_read(&under) {
-            statement
-        } else {
-            statements.intern(&statement.definition, &under, self.rules.prepared_cache)
+        let mut statement = Statement::unnamed(statements.next_number(), definition, &under);
+        statement.epoch = statements.epoch();
+        self.close_surplus(out);
+        let before = self.statements.insert(Vec::new(), Arc::new(statement));
+        if let Some(lent) = &mut self.lent {
+            lent.unnamed_parsed = true;
+            lent.unsettled.add(Open::Name(b""));
         }
+        let undo = Undo {
+            name: Some((Vec::new(), before)),
+            ..Undo::default()
+        };
+        self.expect(Expected::undoing(Reply::Parse, Deliver::Forward, undo), out);
+    }
+
+    /// A Parse under a name that is in use. PostgreSQL complains of that last of all, so it is asked first
+    /// whether it has any other complaint.
+    fn refuse_taken(&mut self, name: &[u8], definition: &[u8], out: &mut Output) {
+        self.put_unnamed(definition, out);
+        let words = format!(
+            "prepared statement \"{}\" already exists",
+            String::from_utf8_lossy(name)
+        );
+        self.refuse_in_batch(
+            Refusal {
+                code: sqlstate::DUPLICATE_STATEMENT.to_owned(),
+                words,
+                routine: None,
+            },
+            out,
+        );
+    }
+
+    /// Has the server parse something of the pooler's own as its unnamed statement.
+    fn put_unnamed(&mut self, definition: &[u8], out: &mut Output) {
+        out.server.write(|own| parse_message(own, b"", definition));
+        if let Some(lent) = &mut self.lent {
+            lent.unnamed_parsed = false;
+            lent.unsettled.add(Open::Name(b""));
+        }
+        self.expect(Expected::swallow(Reply::Parse), out);
     }
 
     /// How many statements the client may have, its unnamed one included.
@@ -233,7 +271,8 @@ impl Session {
         self.expect(refused, out);
     }
 
-    /// Puts a Parse in front of a request whose statement this server connection lacks.
+    /// Takes note that a statement is going to be used, and puts a Parse in front of the request if this server
+    /// connection lacks it.
     fn ensure_prepared(&mut self, statement: &Statement, out: &mut Output) {
         let limit = self.rules.prepared_per_server;
         let text = frame::c_string(&statement.definition).map(|(text, _)| text);
@@ -249,19 +288,126 @@ impl Session {
         {
             lent.changes = Changes::Unknown(None);
         }
-        if lent.backend.has_statement(statement, limit) {
-            return;
+        if statement.is_unnamed() {
+            if std::mem::replace(&mut lent.unnamed_parsed, true) {
+                return;
+            }
+            lent.unsettled.add(Open::Name(b""));
+        } else {
+            if lent.backend.has_statement(statement, limit) {
+                return;
+            }
+            lent.unsettled.add(Open::Statement(statement.number));
         }
-        lent.unsettled.add(Open::Statement(statement.number));
         let name = statement.server_name();
         out.server
             .write(|own| parse_message(own, name.as_bytes(), &statement.definition));
-        let undo = Undo {
-            not_prepared: Some(statement.number),
-            ..Undo::default()
-        };
+        let undo = Undo::not_parsed(statement.number);
         let parsed = Expected::undoing(Reply::Parse, Deliver::Swallow, undo);
         self.expect(parsed, out);
+    }
+
+    /// The statement to be used for one that the client has under `name`, on this server connection and under
+    /// the settings of this moment.
+    fn usable(
+        &mut self,
+        name: &[u8],
+        meant: &Arc<Statement>,
+        statements: &Statements,
+        out: &mut Output,
+    ) -> Usable {
+        let Some(lent) = &self.lent else {
+            return Usable::MustWait;
+        };
+        let stands = match meant.is_unnamed() {
+            true => lent.unnamed_parsed,
+            false => lent.backend.prepared.has(meant.number),
+        };
+        if stands && !meant.is_retired() {
+            // Whatever has become of tables and settings, PostgreSQL itself knows what that means for it.
+            return Usable::Now(Arc::clone(meant));
+        }
+        let fresh = self.begins_again || lent.kept.parses(name);
+        if meant.is_retired() && (meant.is_unnamed() || !fresh) {
+            return Usable::Not(stale::refusal());
+        }
+        let under = self.reads_under(statements);
+        let mut usable = Arc::clone(meant);
+        if meant.is_retired() {
+            usable = statements.intern(&meant.definition, &under, self.rules.prepared_cache);
+            self.statements.insert(name.to_vec(), Arc::clone(&usable));
+        } else if *meant.under != *under {
+            let Some(other) = self.under_other_settings(meant, &under, statements) else {
+                return Usable::Not(stale::refusal());
+            };
+            usable = other;
+        }
+        if self.hangs_on(None, Some(&usable)) || self.looks_at(&usable, statements, out) {
+            return Usable::MustWait;
+        }
+        Usable::Now(usable)
+    }
+
+    /// The statement that stands for one of the client's under settings that differ from those it was prepared
+    /// under, on a server connection that lacks it. `None` if the client would misread its rows.
+    fn under_other_settings(
+        &mut self,
+        meant: &Arc<Statement>,
+        under: &Arc<[u8]>,
+        statements: &Statements,
+    ) -> Option<Arc<Statement>> {
+        // What the client was told of it under the others holds.
+        let told = !meant.shape.is_unknown();
+        if meant.is_unnamed() {
+            let mut other = Statement::unnamed(statements.next_number(), &meant.definition, under);
+            other.shape = meant.shape.told();
+            let other = Arc::new(other);
+            self.statements.insert(Vec::new(), Arc::clone(&other));
+            return Some(other);
+        }
+        let known = self.substitutes.get(&meant.number);
+        match known.filter(|known| *known.under == **under) {
+            Some(known) if !known.is_retired() => return Some(Arc::clone(known)),
+            Some(_) if told => return None,
+            _ => {}
+        }
+        let other = if told {
+            let mut apart = statements.apart(meant, under);
+            apart.shape = meant.shape.told();
+            Arc::new(apart)
+        } else {
+            statements.intern(&meant.definition, under, self.rules.prepared_cache)
+        };
+        if self.substitutes.len() > self.statements.len() {
+            // Those of statements that the client has no more.
+            self.substitutes.clear();
+        }
+        self.substitutes.insert(meant.number, Arc::clone(&other));
+        Some(other)
+    }
+
+    /// A Bind of a prepared DEALLOCATE: the server is asked to deallocate the statement by the name that it
+    /// knows. `None` if what it means is not known yet.
+    fn deallocates_in_batch(
+        &mut self,
+        portal: &[u8],
+        about: Deallocated,
+        definition: &[u8],
+        out: &mut Output,
+    ) -> Option<()> {
+        let (name, meant) = about;
+        if self.hangs_on(Some(&name), Some(&meant)) {
+            return None;
+        }
+        self.close_surplus(out);
+        self.ensure_prepared(&meant, out);
+        self.put_unnamed(&deallocation(&meant, definition), out);
+        if let Some(lent) = &mut self.lent {
+            lent.unsettled.add(Open::Everything);
+            lent.portals_deallocating
+                .insert(portal.to_vec(), (name, meant.number));
+        }
+        Some(())
     }
 
     /// Bind, Describe or Close: a statement's name is replaced by the one it has on the server.
@@ -273,169 +419,197 @@ impl Session {
         statements: &Statements,
         out: &mut Output,
     ) -> Result<Step, Violation> {
-        let there = &rest[HEADER..rest.len().min(head.whole())];
-        let whole = there.len() == head.body;
-        let malformed = || {
-            Violation(format!(
-                "invalid message of type \"{}\"",
-                head.kind.escape_ascii()
-            ))
-        };
-        let names = match head.kind {
-            // Portal, then statement.
-            frontend::BIND => frame::c_string(there)
-                .and_then(|(portal, after)| Some((portal.len() + 1, frame::c_string(after)?.0))),
-            _ => match there.split_first() {
-                Some((b'S', after)) => frame::c_string(after).map(|(name, _)| (1, name)),
-                Some((b'P', after)) => frame::c_string(after).map(|_| (1, &b""[..])),
-                Some(_) => return Err(malformed()),
-                None => None,
-            },
-        };
-        let Some((before, name)) = names else {
-            if whole || there.len() > LONGEST_NAMES {
-                return Err(malformed());
-            }
+        let Some(names) = names_in(head, rest)? else {
             return Ok(Step::NeedsMore);
         };
-        let of_portal = head.kind != frontend::BIND && there.first() == Some(&b'P');
         let reply = match head.kind {
             frontend::BIND => Reply::Bind,
             frontend::DESCRIBE => Reply::Describe,
             _ => Reply::Close,
         };
-        let mut deallocated = None;
-        let statement = if of_portal || !self.rules.follow_statements {
-            None
-        } else {
-            let mut statement = self.statements.get(name).cloned();
-            if head.kind != frontend::CLOSE {
-                statement = statement.map(|one| self.current(one, statements));
-            }
-            if self.hangs_on(Some(name), statement.as_deref()) {
-                return Ok(Step::MustWait);
-            }
-            if let Some(statement) = statement.as_ref().filter(|_| head.kind == frontend::BIND) {
-                self.inherit_shape(name, statement, statements);
-            }
-            // Almost no text speaks of deallocating.
-            let may = |one: &&Arc<Statement>| one.traces.has(Traces::FORGETTING);
-            let binds = head.kind == frontend::BIND;
-            if let Some(said) = statement.as_ref().filter(|_| binds).filter(may) {
-                match self.deallocated_by(&said.definition) {
-                    Ok(about) => deallocated = about,
-                    Err(name) => {
-                        self.refuse_in_batch(does_not_exist(&name), out);
-                        return Ok(self.begin(head, at, rest, true, out));
-                    }
-                }
-            }
-            if let (Some((name, meant)), Some(said)) = (&deallocated, &mut statement) {
-                if self.hangs_on(Some(name), Some(meant)) {
-                    return Ok(Step::MustWait);
-                }
-                // It has to speak of the name that the server knows.
-                let renamed = deallocation(meant, &said.definition);
-                *said = statements.intern(&renamed, &said.under, self.rules.prepared_cache);
-            }
-            let needed = statement.as_ref().filter(|_| head.kind != frontend::CLOSE);
-            if needed.is_some_and(|needed| self.looks_at(needed, statements, out)) {
-                return Ok(Step::MustWait);
-            }
-            self.close_surplus(out);
-            statement
-        };
+        let of_portal = names.statement.is_none();
+        let name = names.statement.unwrap_or_default();
         let follows = self.rules.follow_statements;
-        let parsed = self.lent.as_ref().is_some_and(|lent| lent.unnamed_parsed);
-        let anothers = !of_portal
-            && match name {
-                // It may have been left by the client that had the connection before.
-                b"" => !follows && !parsed,
-                name => follows && statement.is_none() && is_poolers_own(name),
-            };
-        if anothers && head.kind == frontend::CLOSE {
-            let closed = Expected::undoing(reply, Deliver::Produce, Undo::default());
-            self.expect(closed, out);
+        let known = match follows && !of_portal {
+            true => self.statements.get(name).cloned(),
+            false => None,
+        };
+        if follows && !of_portal && self.hangs_on(Some(name), known.as_deref()) {
+            return Ok(Step::MustWait);
+        }
+        if !of_portal
+            && follows
+            && head.kind == frontend::CLOSE
+            && (known.is_some() || name.is_empty())
+        {
+            self.close_statement(name, out);
             return Ok(self.begin(head, at, rest, true, out));
         }
-        if anothers {
-            self.refuse_in_batch(does_not_exist(name), out);
-            return Ok(self.begin(head, at, rest, true, out));
-        }
-        let Some(statement) = statement else {
+        let Some(meant) = known else {
+            let parsed = self.lent.as_ref().is_some_and(|lent| lent.unnamed_parsed);
+            let anothers = !of_portal
+                && match name {
+                    // It may have been left by the client that had the connection before.
+                    b"" => !parsed,
+                    name => follows && is_poolers_own(name),
+                };
+            if anothers && head.kind == frontend::CLOSE {
+                let closed = Expected::undoing(reply, Deliver::Produce, Undo::default());
+                self.expect(closed, out);
+                return Ok(self.begin(head, at, rest, true, out));
+            }
+            if anothers {
+                self.refuse_in_batch(does_not_exist(name), out);
+                return Ok(self.begin(head, at, rest, true, out));
+            }
             // A portal, or a name PostgreSQL knows or will complain about in its own words.
             let mut expected = Expected::forward(reply);
             if let (frontend::DESCRIBE, true, Some(lent)) = (head.kind, of_portal, &mut self.lent) {
-                let portal = frame::c_string(&there[1..]).map(|(portal, _)| portal);
-                let bound = (lent.bound).take_if(|(bound, _)| Some(bound.as_slice()) == portal);
+                let bound = (lent.bound).take_if(|(bound, _)| bound.as_slice() == names.portal);
                 expected.describes = bound.map(|(_, statement)| statement);
             }
             self.expect(expected, out);
             return Ok(self.begin(head, at, rest, false, out));
         };
-        if head.kind == frontend::CLOSE {
-            let meant = self.statements.remove(name);
-            if let Some(lent) = &mut self.lent {
-                lent.unsettled.add(Open::Name(name));
-            }
-            let undo = Undo {
-                name: Some((name.to_vec(), meant)),
-                ..Undo::default()
-            };
-            let closed = Expected::undoing(reply, Deliver::Produce, undo);
-            self.expect(closed, out);
-            return Ok(self.begin(head, at, rest, true, out));
-        }
-        let known = self.statements.get(name).filter(|_| deallocated.is_none());
-        if known.is_some_and(|known| !Arc::ptr_eq(known, &statement)) {
-            let stale = known.is_some_and(|known| known.is_retired());
-            let parsed_here = |lent: &Lent| lent.kept.parses(name);
-            let fresh = self.begins_again || self.lent.as_ref().is_some_and(parsed_here);
-            if stale && head.kind == frontend::BIND && !fresh {
-                self.refuse_in_batch(stale::refusal(), out);
+        let mut server_name = String::new();
+        let mut used = None;
+        // Almost no text speaks of deallocating.
+        let deallocates = head.kind == frontend::BIND && meant.traces.has(Traces::FORGETTING);
+        let about = match deallocates {
+            true => self.deallocated_by(&meant.definition),
+            false => Ok(None),
+        };
+        match about {
+            Err(name) => {
+                self.refuse_in_batch(does_not_exist(&name), out);
                 return Ok(self.begin(head, at, rest, true, out));
             }
-            self.statements
-                .insert(name.to_vec(), Arc::clone(&statement));
-        }
-        self.begins_again = false;
-        if let Some((name, meant)) = deallocated {
-            self.ensure_prepared(&meant, out);
-            if let Some(lent) = &mut self.lent {
-                lent.deallocating.push_back((name, meant.number));
+            Ok(Some(about)) => {
+                let asked = self.deallocates_in_batch(names.portal, about, &meant.definition, out);
+                if asked.is_none() {
+                    return Ok(Step::MustWait);
+                }
+            }
+            Ok(None) => {
+                let usable = match self.usable(name, &meant, statements, out) {
+                    Usable::Now(usable) => usable,
+                    Usable::MustWait => return Ok(Step::MustWait),
+                    Usable::Not(refusal) => {
+                        self.close_surplus(out);
+                        self.refuse_in_batch(refusal, out);
+                        return Ok(self.begin(head, at, rest, true, out));
+                    }
+                };
+                self.begins_again = false;
+                self.close_surplus(out);
+                self.ensure_prepared(&usable, out);
+                server_name = usable.server_name();
+                used = Some(usable);
             }
         }
-        self.ensure_prepared(&statement, out);
-        let server_name = statement.server_name();
+        let malformed = |_| Violation("a message is too long".to_owned());
         let length = 4 + head.body - name.len() + server_name.len();
-        let length = u32::try_from(length).map_err(|_| malformed())?;
+        let length = u32::try_from(length).map_err(malformed)?;
+        let before = HEADER + names.before;
         out.server.write(|own| {
             own.push(head.kind);
             own.extend_from_slice(&length.to_be_bytes());
-            own.extend_from_slice(&there[..before]);
+            own.extend_from_slice(&rest[HEADER..before]);
             own.extend_from_slice(server_name.as_bytes());
         });
-        let after = HEADER + before + name.len();
         let end = head.whole().min(rest.len());
-        out.server.pass(at + after..at + end);
+        out.server.pass(at + before + name.len()..at + end);
         self.client.frame.left = head.whole() - end;
         self.client.frame.dropped = false;
         let mut expected = Expected::forward(reply);
-        expected.statement = Some(statement.number);
-        let effects = statement.traces;
-        let untold = Some(statement).filter(|one| one.shape.is_unknown());
+        expected.statement = used.as_ref().map(|used| used.number);
+        let effects = used.as_ref().map_or(Traces::FORGETTING, |used| used.traces);
+        let untold = used.filter(|one| one.shape.is_unknown());
         match (head.kind, &mut self.lent) {
             (frontend::DESCRIBE, _) => expected.describes = untold,
             (_, Some(lent)) => {
-                lent.bound_effects.bind(&there[..before - 1], effects);
-                let portal = || there[..before - 1].to_vec();
-                lent.bound = untold.map(|statement| (portal(), statement));
+                lent.bound_effects.bind(names.portal, effects);
+                lent.bound = untold.map(|statement| (names.portal.to_vec(), statement));
             }
             _ => {}
         }
         self.expect(expected, out);
         Ok(Step::Took(end))
     }
+
+    /// A Close of what the client has under `name`. The statement stays on the server, for others.
+    fn close_statement(&mut self, name: &[u8], out: &mut Output) {
+        let meant = self.statements.remove(name);
+        if let Some(lent) = &mut self.lent {
+            lent.unsettled.add(Open::Name(name));
+            // What stands there is not what the client has.
+            lent.unnamed_parsed &= !name.is_empty();
+        }
+        let undo = Undo {
+            name: Some((name.to_vec(), meant)),
+            ..Undo::default()
+        };
+        let closed = Expected::undoing(Reply::Close, Deliver::Produce, undo);
+        self.expect(closed, out);
+    }
+}
+
+/// What a client may have of a statement.
+enum Usable {
+    /// This one serves.
+    Now(Arc<Statement>),
+    /// It is known only when replies have come.
+    MustWait,
+    /// The client must not have it.
+    Not(Refusal),
+}
+
+/// The names in a Bind, Describe or Close.
+struct Names<'a> {
+    portal: &'a [u8],
+    /// `None` if it is about a portal.
+    statement: Option<&'a [u8]>,
+    /// Bytes of the body in front of the statement's name.
+    before: usize,
+}
+
+/// The names in a Bind, Describe or Close, as far as it has come. `None`: not far enough.
+fn names_in(head: Header, rest: &[u8]) -> Result<Option<Names<'_>>, Violation> {
+    let there = &rest[HEADER..rest.len().min(head.whole())];
+    let whole = there.len() == head.body;
+    let malformed = || {
+        Violation(format!(
+            "invalid message of type \"{}\"",
+            head.kind.escape_ascii()
+        ))
+    };
+    let of_statement = |portal, before, statement| Names {
+        portal,
+        statement: Some(statement),
+        before,
+    };
+    let names = match head.kind {
+        frontend::BIND => frame::c_string(there).and_then(|(portal, after)| {
+            let (statement, _) = frame::c_string(after)?;
+            Some(of_statement(portal, portal.len() + 1, statement))
+        }),
+        _ => match there.split_first() {
+            Some((b'S', after)) => {
+                frame::c_string(after).map(|(name, _)| of_statement(&b""[..], 1, name))
+            }
+            Some((b'P', after)) => frame::c_string(after).map(|(portal, _)| Names {
+                portal,
+                statement: None,
+                before: 1,
+            }),
+            Some(_) => return Err(malformed()),
+            None => None,
+        },
+    };
+    if names.is_none() && (whole || there.len() > LONGEST_NAMES) {
+        return Err(malformed());
+    }
+    Ok(names)
 }
 
 /// Whether the rest of a Parse is what it should be: a text, and as many parameter types as announced.

@@ -24,7 +24,7 @@ pub fn refused() -> Bytes {
 }
 
 fn select() -> Bytes {
-    [bind(""), describe_portal(""), execute()].concat()
+    [bind("x"), describe_portal(""), execute()].concat()
 }
 
 fn reply() -> Bytes {
@@ -35,7 +35,7 @@ fn reply() -> Bytes {
 fn a_statement_just_parsed_is_parsed_anew_behind_the_clients_back() {
     for cut in 0..stale().len() {
         let mut between = known(&["select 1"]);
-        between.client(&[&parse("", "select 1"), &select(), &sync()]);
+        between.client(&[&parse("x", "select 1"), &select(), &sync()]);
         between.server_gets(&[
             &bind("DOORMAN_0"),
             &describe_portal(""),
@@ -62,7 +62,7 @@ fn a_statement_just_parsed_is_parsed_anew_behind_the_clients_back() {
 #[test]
 fn so_is_one_that_runs_without_a_description_if_it_was_parsed_in_the_same_batch() {
     let mut between = known(&["select 1"]);
-    between.client(&[&parse("", "select 1"), &bind(""), &execute(), &sync()]);
+    between.client(&[&parse("x", "select 1"), &bind("x"), &execute(), &sync()]);
     between.server(&[&stale(), &ready()]);
     between.to_server.clear();
     between.server(&[
@@ -80,8 +80,9 @@ fn a_description_is_given_once_and_of_the_new_plan() {
     let said = [takes_parameters(), stale()].concat();
     for cut in 0..said.len() {
         let mut between = known(&["select $1"]);
-        between.client(&[&describe("0"), &sync()]);
+        between.client(&[&parse("x", "select $1"), &describe("x"), &sync()]);
         between.server_gets(&[&describe("DOORMAN_0"), &sync()]);
+        between.client_gets(&[&parsed()]);
         between.server(&[&said[..cut]]);
         between.server(&[&said[cut..], &ready()]);
         between.server_gets(&[
@@ -104,7 +105,7 @@ fn a_description_is_given_once_and_of_the_new_plan() {
 #[test]
 fn a_batch_that_ends_with_a_flush_is_taken_up_again_too() {
     let mut between = known(&["select 1"]);
-    between.client(&[&parse("", "select 1"), &select(), &flush()]);
+    between.client(&[&parse("x", "select 1"), &select(), &flush()]);
     between.to_server.clear();
     between.client_gets(&[&parsed()]);
     between.server(&[&stale()]);
@@ -148,14 +149,15 @@ fn a_client_that_runs_what_it_prepared_before_is_told_as_by_postgresql() {
     between.client(&[&bind("0"), &describe_portal(""), &execute(), &sync()]);
     between.server(&[&error("26000", "DOORMAN_refuses"), &ready()]);
     between.client_gets(&[&refused(), &ready()]);
-    // When it has prepared anew, or asks what the statement gives, it is served.
-    between.to_server.clear();
     between.client(&[&describe("0"), &sync()]);
-    between.server(&[&parsed(), &takes_parameters(), &columns(), &ready()]);
-    between.client_gets(&[&takes_parameters(), &columns(), &ready()]);
-    between.client(&[&bind("0"), &execute(), &sync()]);
-    between.server(&[&bound(), &complete("SELECT 0"), &ready()]);
-    between.client_gets(&[&bound(), &complete("SELECT 0"), &ready()]);
+    between.server(&[&error("26000", "DOORMAN_refuses"), &ready()]);
+    between.client_gets(&[&refused(), &ready()]);
+    // When it has prepared anew it is served.
+    between.to_server.clear();
+    between.client(&[&close("0"), &parse("0", "select 1"), &bind("0"), &sync()]);
+    between.server_gets(&[&parse("DOORMAN_1", "select 1"), &bind("DOORMAN_1"), &sync()]);
+    between.server(&[&parsed(), &bound(), &ready()]);
+    between.client_gets(&[&closed(), &parsed(), &bound(), &ready()]);
 }
 
 #[test]
@@ -165,18 +167,16 @@ fn in_a_transaction_block_the_client_is_told_and_the_next_use_works() {
         &[&query("begin")],
         &[&complete("BEGIN"), &ready_in_transaction()],
     );
-    between.client(&[&parse("", "select 1"), &select(), &sync()]);
+    between.client(&[&parse("x", "select 1"), &select(), &sync()]);
     between.server(&[&stale(), &ready_failed()]);
     between.client_gets(&[&parsed(), &stale(), &ready_failed()]);
     between.to_server.clear();
     between.passes(&[&query("rollback")], &[&complete("ROLLBACK"), &ready()]);
-    between.client(&[&parse("", "select 1"), &select(), &sync()]);
+    between.client(&[&parse("y", "select 1"), &bind("y"), &sync()]);
     between.server_gets(&[
         &close("DOORMAN_0"),
         &parse("DOORMAN_1", "select 1"),
         &bind("DOORMAN_1"),
-        &describe_portal(""),
-        &execute(),
         &sync(),
     ]);
 }
@@ -187,7 +187,7 @@ fn what_has_been_run_in_the_batch_is_not_run_again() {
     between.client(&[
         &bind("0"),
         &execute(),
-        &parse("", "select 1"),
+        &parse("x", "select 1"),
         &select(),
         &sync(),
     ]);
@@ -201,7 +201,7 @@ fn what_has_been_run_in_the_batch_is_not_run_again() {
 fn nothing_is_taken_up_again_behind_what_has_been_sent_later() {
     let mut between = known(&["select 1"]);
     between.client(&[
-        &parse("", "select 1"),
+        &parse("x", "select 1"),
         &select(),
         &sync(),
         &query("select 2"),
@@ -233,7 +233,7 @@ fn another_client_with_a_fresh_statement_does_not_hear_of_it() {
 fn an_error_of_the_same_code_that_means_something_else_passes() {
     let mut between = known(&["select 1"]);
     let other = error("0A000", "cursor can only scan forward");
-    between.client(&[&parse("", "select 1"), &select(), &sync()]);
+    between.client(&[&parse("x", "select 1"), &select(), &sync()]);
     between.server(&[&other, &ready()]);
     between.client_gets(&[&parsed(), &other, &ready()]);
 }

@@ -81,14 +81,14 @@ fn the_unnamed_statement_ends_with_a_failed_parse_and_with_any_query() {
     between.server(&[&error("42601", "syntax"), &ready()]);
     between.to_server.clear();
     between.client(&[&bind(""), &sync()]);
-    between.server_gets(&[&bind(""), &sync()]);
+    between.server_gets(&[&refused(), &sync()]);
     between.server(&[&error("26000", "unnamed"), &ready()]);
 
     prepare(&mut between);
     between.client(&[&query(";"), &bind(""), &sync()]);
     between.server_gets(&[&query(";")]);
     between.server(&[&nothing_to_run(), &ready()]);
-    between.server_gets(&[&bind(""), &sync()]);
+    between.server_gets(&[&refused(), &sync()]);
     between.server(&[&error("26000", "unnamed"), &ready()]);
 
     // Not with one that the server skips.
@@ -102,7 +102,71 @@ fn the_unnamed_statement_ends_with_a_failed_parse_and_with_any_query() {
     ]);
     between.server(&[&error("26000", "none"), &ready()]);
     let sent = between.to_server.clone();
-    assert!(sent.ends_with(&[bind("DOORMAN_0"), sync()].concat()));
+    let again = [parse("", "select 1"), bind(""), sync()].concat();
+    assert!(sent.ends_with(&again), "{}", sent.escape_ascii());
+}
+
+#[test]
+fn the_unnamed_statement_goes_to_the_server_as_it_is_and_is_shared_by_nobody() {
+    let mut between = Between::new();
+    let batch = [parse("", "select 'now'"), bind(""), execute(), sync()].concat();
+    let reply = [parsed(), bound(), complete("SELECT 1"), ready()].concat();
+    for _ in 0..3 {
+        between.passes(&[&batch], &[&reply]);
+        assert!(between.is_back());
+    }
+    assert!(between.statements.is_empty());
+    assert_eq!(
+        between.idle.as_ref().map(|idle| idle.prepared.len()),
+        Some(0)
+    );
+}
+
+#[test]
+fn a_bind_without_its_parse_gets_it_from_memory_once_in_a_transaction() {
+    let mut between = Between::new();
+    between.passes(&[&parse("", "select 1"), &sync()], &[&parsed(), &ready()]);
+    let run = [bind(""), execute(), sync()].concat();
+    let reply = [bound(), complete("SELECT 1"), ready()].concat();
+    for _ in 0..2 {
+        between.client(&[&run]);
+        between.server_gets(&[&parse("", "select 1"), &run]);
+        between.server(&[&parsed(), &reply]);
+        between.client_gets(&[&reply]);
+    }
+    between.passes(
+        &[&query("begin")],
+        &[&complete("BEGIN"), &ready_in_transaction()],
+    );
+    // A Query has ended it.
+    between.client(&[&run]);
+    between.server_gets(&[&refused(), &execute(), &sync()]);
+}
+
+#[test]
+fn what_is_parsed_from_memory_and_fails_is_parsed_again_the_next_time() {
+    let mut between = Between::new();
+    between.passes(&[&parse("", "select 1"), &sync()], &[&parsed(), &ready()]);
+    for _ in 0..2 {
+        between.client(&[&bind(""), &sync()]);
+        between.server_gets(&[&parse("", "select 1"), &bind(""), &sync()]);
+        between.server(&[&error("42P01", "gone"), &ready()]);
+        between.client_gets(&[&error("42P01", "gone"), &ready()]);
+    }
+}
+
+#[test]
+fn an_unnamed_parse_that_is_skipped_leaves_anothers_statement_unreached() {
+    for follows in [true, false] {
+        let mut between = Between::new();
+        between.rules.follow_statements = follows;
+        between.rules.mode = Mode::Session;
+        between.client(&[&bind("none"), &parse("", "select 1"), &sync()]);
+        between.server(&[&error("26000", "none"), &ready()]);
+        between.to_server.clear();
+        between.client(&[&bind(""), &sync()]);
+        between.server_gets(&[&refused(), &sync()]);
+    }
 }
 
 fn not_there(name: &str) -> Bytes {
@@ -251,34 +315,30 @@ fn closing_what_is_not_there_and_closing_portals_is_the_servers_business() {
 }
 
 #[test]
-fn a_name_in_use_is_refused_by_the_server_in_the_clients_words() {
+fn a_name_in_use_is_refused_behind_whatever_else_is_wrong() {
     let mut between = known(&["select 1"]);
-    between.client(&[&parse("0", "select 2"), &bind("0"), &sync()]);
-    between.server_gets(&[&parse("DOORMAN_0", "select 2"), &bind("DOORMAN_0"), &sync()]);
-    let words = |name: &str| {
-        error(
-            "42P05",
-            &format!("prepared statement \"{name}\" already exists"),
-        )
-    };
-    between.server(&[&words("DOORMAN_0"), &ready()]);
-    between.client_gets(&[&words("0"), &ready()]);
-    between.client(&[&bind("0"), &sync()]);
-    between.server_gets(&[&bind("DOORMAN_0"), &sync()]);
-}
-
-#[test]
-fn a_name_in_use_is_made_so_on_a_server_that_lacks_it() {
-    let mut between = known(&["select 1"]);
-    between.idle = Some(backend());
-    between.client(&[&parse("0", "select 2"), &sync()]);
-    between.server_gets(&[
-        &parse("DOORMAN_0", "select 1"),
-        &parse("DOORMAN_0", "select 2"),
-        &sync(),
-    ]);
-    between.server(&[&parsed(), &error("42P05", "exists"), &ready()]);
-    between.client_gets(&[&error("42P05", "exists"), &ready()]);
+    let mut words = Vec::new();
+    crate::wire::error::error_response(
+        &mut words,
+        crate::wire::error::Severity::Error,
+        "42P05",
+        "prepared statement \"0\" already exists",
+    );
+    for backend in [None, Some(backend())] {
+        between.idle = backend.or(between.idle);
+        between.client(&[&parse("0", "select 2"), &bind("0"), &sync()]);
+        assert!(
+            between
+                .to_server
+                .starts_with(&[parse("", "select 2"), refused()].concat())
+        );
+        between.server(&[&parsed(), &error("26000", "DOORMAN_refuses"), &ready()]);
+        between.client_gets(&[&words, &ready()]);
+        between.to_server.clear();
+    }
+    between.client(&[&parse("0", "selec"), &sync()]);
+    between.server(&[&error("42601", "syntax"), &ready()]);
+    between.client_gets(&[&error("42601", "syntax"), &ready()]);
 }
 
 #[test]
@@ -368,7 +428,7 @@ fn a_statement_whose_parse_failed_does_not_come_back_by_making_room() {
 fn without_room_for_any_statement_each_transaction_prepares_its_own() {
     let mut between = Between::new();
     between.rules.prepared_per_server = 0;
-    let batch = [parse("", "select 1"), bind(""), execute()].concat();
+    let batch = [parse("a", "select 1"), bind("a"), execute(), close("a")].concat();
     between.client(&[&batch, &sync()]);
     between.server_gets(&[
         &parse("DOORMAN_0", "select 1"),
@@ -377,8 +437,9 @@ fn without_room_for_any_statement_each_transaction_prepares_its_own() {
         &sync(),
     ]);
     let reply = [parsed(), bound(), complete("SELECT 0"), ready()].concat();
+    let told = [parsed(), bound(), complete("SELECT 0"), closed(), ready()].concat();
     between.server(&[&reply]);
-    between.client_gets(&[&reply]);
+    between.client_gets(&[&told]);
     for _ in 0..3 {
         between.client(&[&batch, &sync()]);
         between.server_gets(&[
@@ -389,7 +450,7 @@ fn without_room_for_any_statement_each_transaction_prepares_its_own() {
             &sync(),
         ]);
         between.server(&[&closed(), &reply]);
-        between.client_gets(&[&reply]);
+        between.client_gets(&[&told]);
     }
 }
 
@@ -397,7 +458,8 @@ fn without_room_for_any_statement_each_transaction_prepares_its_own() {
 fn a_client_that_pipelines_statements_without_end_waits_for_those_that_leave() {
     let mut between = Between::new();
     between.rules.prepared_per_server = 1;
-    let batch = |n: usize| [parse("", &format!("select {n}")), sync()].concat();
+    between.rules.prepared_per_client = 2000;
+    let batch = |n: usize| [parse(&format!("s{n}"), &format!("select {n}")), sync()].concat();
     for n in 0..1000 {
         between.client(&[&batch(n)]);
     }
@@ -687,15 +749,17 @@ fn the_unnamed_statement_is_pipelined_and_a_late_error_takes_back_the_right_one(
     between.client(&[&parse("", "select 2"), &bind(""), &sync()]);
     between.server_gets(&[
         &bind("DOORMAN_0"),
-        &bind("DOORMAN_0"),
+        &parse("", "select 1"),
+        &bind(""),
         &sync(),
-        &bind("DOORMAN_1"),
+        &parse("", "select 2"),
+        &bind(""),
         &sync(),
     ]);
     between.server(&[&error("22P02", "no"), &ready()]);
-    between.server(&[&bound(), &ready()]);
+    between.server(&[&parsed(), &bound(), &ready()]);
     between.client(&[&bind(""), &sync()]);
-    between.server_gets(&[&bind("DOORMAN_1"), &sync()]);
+    between.server_gets(&[&parse("", "select 2"), &bind(""), &sync()]);
 }
 
 #[test]
