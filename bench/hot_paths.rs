@@ -161,6 +161,7 @@ impl Relay {
             None,
         );
         let backend = Backend {
+            news: None,
             key: Arc::new(key),
             used_at: Moment::now(),
             epoch: 0,

@@ -1,8 +1,12 @@
 //! What startup settings come to on a pool's servers: asked of PostgreSQL once and remembered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::pool::Pool;
+use super::state::State;
+use crate::net::clock::Moment;
+use crate::server::backend::{Backend, Connection};
 use crate::server::parameters::Parameters;
 
 /// Sets of startup settings whose effect a pool remembers.
@@ -18,6 +22,10 @@ pub struct Effect {
     pub reported: Arc<Parameters>,
     /// The settings among them that PostgreSQL does not report.
     pub unreported: Arc<Parameters>,
+    /// What PostgreSQL reports without these settings.
+    pub defaults: Arc<Parameters>,
+    /// PostgreSQL has not been asked: the values are as they were sent.
+    pub as_sent: bool,
 }
 
 impl Effect {
@@ -34,10 +42,70 @@ impl Effect {
     }
 }
 
+/// How old what is known of PostgreSQL's defaults may be without being asked for again.
+const OLD: Duration = Duration::from_secs(1);
+
+impl State {
+    /// What is known of PostgreSQL's defaults is told to nobody before PostgreSQL has said it again.
+    pub(super) fn forget_defaults(&mut self) {
+        self.confirmed = None;
+        self.known.clear();
+    }
+
+    /// Takes up what a connection that has come back has heard of PostgreSQL's defaults.
+    pub(super) fn take_news(&mut self, backend: &mut Backend, now: Moment) {
+        let Some(news) = backend.news.take() else {
+            return;
+        };
+        if backend.epoch != self.epoch || self.confirmed.is_none() {
+            return;
+        }
+        self.confirmed = Some(now);
+        let Some(reported) = &mut self.reported else {
+            return;
+        };
+        for name in news {
+            let Some(value) = backend.fresh.get(&name) else {
+                continue;
+            };
+            if reported.get(&name) != Some(value) {
+                Arc::make_mut(reported).set(&name, value);
+                self.known.clear();
+            }
+        }
+    }
+}
+
 impl Pool {
-    /// What PostgreSQL reports on a fresh connection; `None` before the first.
+    /// What PostgreSQL reports on a fresh connection, as far as is known.
     pub fn reported(&self) -> Option<Arc<Parameters>> {
         self.lock().reported.clone()
+    }
+
+    /// The same, if it may be told to a client that logs in.
+    pub fn defaults(&self) -> Option<Arc<Parameters>> {
+        let state = self.lock();
+        state.confirmed.and(state.reported.clone())
+    }
+
+    /// Whether PostgreSQL should be asked again before anybody is told its defaults.
+    pub fn defaults_are_old(&self) -> bool {
+        let state = self.lock();
+        state
+            .confirmed
+            .is_some_and(|confirmed| confirmed.elapsed() > OLD)
+    }
+
+    /// Whether no connection will be made for one who waits: all there may be are there, or the pool is paused.
+    pub fn is_full(&self) -> bool {
+        let state = self.lock();
+        let there = state.lent + state.idle.len() + state.coming.len();
+        state.paused || there >= state.plan.size
+    }
+
+    /// Lends a connection that lies idle, if there is one and nobody waits.
+    pub fn lend_idle(&self) -> Option<Connection> {
+        self.lock().lend_idle_to_newcomer()
     }
 
     /// What these startup settings come to, if that is known.

@@ -346,6 +346,7 @@ impl Pool {
         let mut state = self.lock();
         state.totals.all.add(work);
         state.lent -= 1;
+        state.take_news(&mut connection.backend, now);
         let unwanted = state.reason_to_close(&connection, now);
         let makes_way = unwanted.is_none() && state.makes_way(now, next);
         state.totals.shortage.evictions += u64::from(makes_way);

@@ -54,7 +54,10 @@ pub(super) struct State {
     pub(super) paused: bool,
     pub(super) closed: bool,
     pub(super) proved: Option<ClientKey>,
+    /// What PostgreSQL reports on a connection with all settings at their defaults, as far as is known.
     pub(super) reported: Option<Arc<Parameters>>,
+    /// When PostgreSQL said so last; `None` if it has to be asked before anybody is told so.
+    pub(super) confirmed: Option<Moment>,
     pub(super) known: HashMap<Settings, Effect>,
     pub(super) shared: HashSet<Arc<Parameters>>,
     /// Those who have something in their slot and have not been told. They are once the lock is free:
@@ -116,6 +119,11 @@ impl DerefMut for Locked<'_> {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.state.wish.set(self.state.lacks_seat_since());
+        let connections = self.state.lent + self.state.idle.len() + self.state.coming.len();
+        if connections == 0 && !self.state.paused && self.state.confirmed.is_some() {
+            // The next one may be to a server that has been changed, or is another one.
+            self.state.forget_defaults();
+        }
         std::mem::swap(&mut self.bells, &mut self.state.to_ring);
         std::mem::swap(&mut self.expired, &mut self.state.to_close);
     }
@@ -152,6 +160,7 @@ impl State {
             closed: false,
             proved: None,
             reported: None,
+            confirmed: None,
             known: HashMap::new(),
             shared: HashSet::new(),
             to_ring: Bells::default(),
@@ -178,7 +187,10 @@ impl State {
                 backend.reported = Arc::clone(known);
             }
             Some(_) => {}
-            None if !self.foreign => self.reported = Some(Arc::clone(&backend.fresh)),
+            None if !self.foreign => {
+                self.reported = Some(Arc::clone(&backend.fresh));
+                self.confirmed = Some(backend.used_at);
+            }
             None => {}
         }
     }
@@ -227,6 +239,7 @@ impl State {
     pub(super) fn start_epoch(&mut self) -> Vec<Connection> {
         self.epoch += 1;
         self.forget_check_answer();
+        self.forget_defaults();
         self.idle.drain(..).collect()
     }
 

@@ -39,9 +39,11 @@ impl Pool {
                 }
                 state.failures = Failures::default();
                 // The same set for all, so that equal ones are found equal by their address.
+                state.confirmed = Some(now);
                 match &state.reported {
                     Some(known) if **known == *connection.backend.reported => {
                         connection.backend.reported = Arc::clone(known);
+                        connection.backend.fresh = Arc::clone(known);
                     }
                     _ => {
                         state.reported = Some(Arc::clone(&connection.backend.reported));

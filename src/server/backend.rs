@@ -149,9 +149,14 @@ pub struct Backend {
     /// The generation of its pool at the time it was made; RECONNECT starts a new one.
     #[serde(default)]
     pub epoch: u64,
-    /// What PostgreSQL reported of its settings when it was logged in.
+    /// The defaults of its settings: what PostgreSQL reported when it was logged in, and has reported since while
+    /// no client had it or behind a RESET.
     #[serde(default)]
     pub fresh: Arc<Parameters>,
+    /// The names of defaults that PostgreSQL has reported anew and the pool does not know; `None` if PostgreSQL
+    /// was not asked since it went out of the pool.
+    #[serde(skip)]
+    pub news: Option<Vec<String>>,
     /// What PostgreSQL reports of its settings.
     #[serde(default)]
     pub reported: Arc<Parameters>,
@@ -179,6 +184,33 @@ impl Backend {
         if self.reported.get(&name) != Some(value) {
             Arc::make_mut(&mut self.reported).set(&name, value);
         }
+    }
+
+    /// PostgreSQL has been asked something while no client had it, or has reset its settings. What it reports of
+    /// these names, if that is not the default that was known, is the new one.
+    pub fn note_defaults<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+        let news = self.news.get_or_insert_default();
+        for name in names.filter(|name| !Parameters::is_of_identity(name)) {
+            let Some(value) = self.reported.get(name) else {
+                continue;
+            };
+            if self.fresh.get(name) != Some(value) {
+                Arc::make_mut(&mut self.fresh).set(name, value);
+                news.push(name.to_owned());
+            }
+        }
+    }
+
+    /// All its settings are at their defaults.
+    pub fn is_at_defaults(&mut self) {
+        let reported = Arc::clone(&self.reported);
+        self.note_defaults(reported.iter().map(|(name, _)| name));
+    }
+
+    /// Nothing but PostgreSQL itself can have changed what it reported `before`.
+    pub fn note_changed_defaults(&mut self, before: &Parameters) {
+        let reported = Arc::clone(&self.reported);
+        self.note_defaults(reported.differing_from(before).map(|(name, _)| name));
     }
 
     /// Whether it has the statement. If not, one is noted as being on its way, and the caller has to send

@@ -245,6 +245,7 @@ fn attempt(
             used_at: now,
             epoch: 0,
             fresh: Arc::clone(&reported),
+            news: None,
             reported,
             applied: Arc::default(),
             traces: Traces::NONE,

@@ -42,6 +42,11 @@ impl Parameters {
         IDENTITY.iter().any(|one| one.eq_ignore_ascii_case(name))
     }
 
+    /// Whether `name`, or what it is at, follows from as whom statements run.
+    pub fn is_of_identity(name: &str) -> bool {
+        Parameters::is_identity(name) || name.eq_ignore_ascii_case("is_superuser")
+    }
+
     /// Who is to run the statements, in the order in which it has to be set.
     pub fn identity(&self) -> impl Iterator<Item = (&str, &[u8])> {
         (IDENTITY.iter()).filter_map(|name| self.get(name).map(|value| (*name, value)))
@@ -79,6 +84,12 @@ impl Parameters {
             self.0.get(name)
         };
         setting.map(|setting| setting.value.as_slice())
+    }
+
+    /// How `name` is spelled here.
+    pub fn spelling(&self, name: &str) -> Option<&str> {
+        let setting = self.0.get(&name.to_ascii_lowercase())?;
+        Some(&setting.spelling)
     }
 
     /// All settings: spelling and value, in the order of their names.

@@ -18,6 +18,8 @@ use crate::net::stream::Stream;
 use crate::net::wait::wait;
 use crate::pool::totals::Work;
 use crate::server::backend::Connection;
+use crate::server::traces::Traces;
+use crate::wire::error::ErrorFields;
 use crate::wire::sqlstate;
 
 impl Driver {
@@ -271,10 +273,21 @@ impl Driver {
             return Ok(());
         };
         let cancelled = lent.cancelled.take().filter(|_| !lent.served);
+        let refusal = std::mem::take(&mut lent.refusal);
         if self.session.phase() == Phase::Cleaning {
             return self.lose_server(&why);
         }
         let Some(words) = cancelled else {
+            if !refusal.is_empty() {
+                match &mut self.session.lent {
+                    // Some of its settings may have been made.
+                    Some(lent) if self.session.rules.clean => {
+                        lent.backend.traces.add(Traces::SETTINGS);
+                    }
+                    _ => self.write_off("it refused settings of its client"),
+                }
+                return Err(Ending::StartupRefused(ErrorFields::parse(&refusal)));
+            }
             return Err(Ending::SettingsRefused(why));
         };
         // What the client asked for has not begun.

@@ -11,7 +11,7 @@ use crate::net::clock::Moment;
 use crate::net::dialogue::Dialogue;
 use crate::pool::effects::{Effect, Settings};
 use crate::pool::plan::Plan;
-use crate::pool::pool::Pool;
+use crate::pool::pool::{Lack, Pool};
 use crate::pool::totals::Work;
 use crate::pool::waiter::Waiter;
 use crate::server::backend::{Backend, Connection};
@@ -100,29 +100,34 @@ fn find_out(
     waiter: &Arc<Waiter>,
     told: &dyn Fn() -> bool,
 ) -> Result<Effect, Unsettled> {
-    if let Some(reported) = pool.reported() {
+    let mut claim = Claim::new(Arc::clone(pool), Arc::clone(waiter), false);
+    if pool.defaults_are_old() {
+        ask_for_defaults(&mut claim, plan, told);
+    }
+    if let Some(defaults) = pool.defaults() {
         if settings.is_empty() {
-            return Ok(Effect {
-                reported,
-                unreported: Arc::default(),
-            });
+            return Ok(without_settings(defaults));
         }
         if let Some(known) = pool.known_effect(&settings) {
             return Ok(known);
         }
     }
     let deadline = Moment::now().after(plan.query_wait_timeout);
-    let mut claim = Claim::new(Arc::clone(pool), Arc::clone(waiter), false);
-    let connection = claim.obtain(deadline, told).map_err(Unsettled::NotLent)?;
+    let connection = match obtain(&mut claim, deadline, told) {
+        Ok(connection) => connection,
+        Err(why) => return as_sent(&settings, pool, why).map_err(Unsettled::NotLent),
+    };
     let (connection, tried) = if settings.is_empty() {
         (connection, Ok(()))
     } else {
-        try_on(connection, &settings, deadline)
+        let try_on = |dialogue: &mut Dialogue<'_>, backend: &mut Backend| {
+            try_settings(dialogue, backend, &settings)
+        };
+        converse(connection, deadline, try_on)
     };
-    let effect = Effect {
-        reported: Arc::clone(&connection.backend.reported),
-        unreported: Arc::clone(&connection.backend.applied),
-    };
+    let reported = Arc::clone(&connection.backend.reported);
+    let fresh = Arc::clone(&connection.backend.fresh);
+    let unreported = Arc::clone(&connection.backend.applied);
     match tried {
         Ok(()) | Err(Unsettled::Refused(_)) => {
             claim.give_back(connection, &Work::default(), Moment::now());
@@ -133,22 +138,122 @@ fn find_out(
         }
     }
     tried?;
+    let defaults = pool.reported().unwrap_or(Arc::clone(&fresh));
     if settings.is_empty() {
-        let reported = pool.reported().unwrap_or(effect.reported);
-        return Ok(Effect {
-            reported,
-            unreported: Arc::default(),
-        });
+        return Ok(without_settings(defaults));
     }
+    // On top of the defaults that are known, which may be newer than those of this connection.
+    let mut told = (*defaults).clone();
+    let chosen = (settings.iter())
+        .filter_map(|(name, _)| Some((reported.spelling(name)?, reported.get(name)?)));
+    for (name, value) in reported.differing_from(&fresh).chain(chosen) {
+        told.set(name, value);
+    }
+    let effect = Effect {
+        reported: Arc::new(told),
+        unreported,
+        defaults,
+        as_sent: false,
+    };
     pool.learn_effect(settings, effect.clone());
     Ok(effect)
 }
 
-/// Makes the settings on a connection that has just been lent, on top of a fresh connection's.
-fn try_on(
-    connection: Connection,
-    settings: &Settings,
+/// Takes a connection, waiting for one only as long as it may be made: one that others use may be long in coming.
+fn obtain(
+    claim: &mut Claim,
     deadline: Moment,
+    told: &dyn Fn() -> bool,
+) -> Result<Connection, NotLent> {
+    if let Some(connection) = claim.obtain_at_once(Moment::now())? {
+        return Ok(connection);
+    }
+    let pool = Arc::clone(claim.pool());
+    let waits_in_vain = || match pool.defaults() {
+        Some(_) => !pool.is_connecting(),
+        None => pool.is_full() && pool.reported().is_some(),
+    };
+    match claim.wait(deadline, &|| told() || waits_in_vain()) {
+        Err(NotLent::Told) if !told() => Err(NotLent::TimedOut(Lack::Connections(0))),
+        other => other,
+    }
+}
+
+/// What a client is told if no connection is to be had: the values as it has sent them. What they come to follows
+/// with its first transaction.
+fn as_sent(settings: &Settings, pool: &Arc<Pool>, why: NotLent) -> Result<Effect, NotLent> {
+    let known = match (&why, pool.reported()) {
+        (NotLent::TimedOut(_), Some(known)) => known,
+        (NotLent::Failed(error), Some(known)) if error.can_heal() => match pool.defaults() {
+            Some(_) => known,
+            None => return Err(why),
+        },
+        _ => return Err(why),
+    };
+    let (mut reported, mut unreported) = ((*known).clone(), Parameters::default());
+    for (name, value) in settings {
+        if Parameters::is_settable(name) && known.get(name).is_some() {
+            let spelling = known.spelling(name).unwrap_or(name).to_owned();
+            reported.set(&spelling, value);
+        } else {
+            unreported.set(name, value);
+        }
+    }
+    Ok(Effect {
+        reported: Arc::new(reported),
+        unreported: Arc::new(unreported),
+        defaults: known,
+        as_sent: true,
+    })
+}
+
+fn without_settings(defaults: Arc<Parameters>) -> Effect {
+    Effect {
+        reported: Arc::clone(&defaults),
+        unreported: Arc::default(),
+        defaults,
+        as_sent: false,
+    }
+}
+
+/// Lets PostgreSQL say on an idle connection what has changed: it looks at a reload, or at the end of a recovery,
+/// only with the next message. If none is idle and there may be one more, it is made.
+fn ask_for_defaults(claim: &mut Claim, plan: &Plan, told: &dyn Fn() -> bool) {
+    let connection = match claim.obtain_idle() {
+        None if claim.pool().is_full() => None,
+        None => obtain(claim, Moment::now().after(plan.connect_timeout), told).ok(),
+        idle => idle,
+    };
+    let Some(connection) = connection else {
+        return;
+    };
+    let before = Arc::clone(&connection.backend.reported);
+    let deadline = Moment::now().after(plan.connect_timeout);
+    let (mut connection, asked) = converse(connection, deadline, |dialogue, backend| {
+        run(dialogue, backend, b"")
+    });
+    match asked {
+        Ok(()) => {
+            connection.backend.note_changed_defaults(&before);
+            claim.give_back(connection, &Work::default(), Moment::now());
+        }
+        Err(why) => {
+            log::warn!(
+                "[{}@{}] an idle connection does not answer: {why:?}",
+                claim.pool().user,
+                claim.pool().database
+            );
+            drop(connection);
+            claim.write_off(&Work::default());
+        }
+    }
+}
+
+/// Lets the pooler say something of its own on a connection that has just been lent.
+fn converse(
+    connection: Connection,
+    deadline: Moment,
+    what: impl FnOnce(&mut Dialogue<'_>, &mut Backend) -> Result<(), Unsettled>,
 ) -> (Connection, Result<(), Unsettled>) {
     let Connection {
         mut backend,
@@ -160,9 +265,9 @@ fn try_on(
         deadline: Some(deadline),
         told_to_stop: &|| false,
     };
-    let tried = try_settings(&mut dialogue, &mut backend, settings);
+    let done = what(&mut dialogue, &mut backend);
     let stream = dialogue.stream;
-    (Connection { backend, stream }, tried)
+    (Connection { backend, stream }, done)
 }
 
 fn try_settings(
@@ -191,8 +296,11 @@ fn try_settings(
         )
     }));
     backend.applied = Arc::default();
-    for statement in sql {
+    for (n, statement) in sql.into_iter().enumerate() {
         run(dialogue, backend, &statement)?;
+        if n == 0 {
+            backend.is_at_defaults();
+        }
     }
     let mut unreported = Parameters::default();
     for (name, value) in settings {

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::wire::error::{Severity, error_response};
+use super::refusal::forward;
+use crate::wire::error::{ErrorFields, Severity, error_response};
 use crate::wire::sqlstate::{self, SqlState};
 
 /// What an operator may limit.
@@ -72,6 +73,8 @@ pub enum Ending {
     ServerLost(String),
     /// Server and pooler no longer understand each other.
     ServerConfused(String),
+    /// PostgreSQL refuses settings of the client's startup packet, in these words.
+    StartupRefused(ErrorFields),
     /// PostgreSQL refuses this client's settings on the connection it got.
     SettingsRefused(String),
     /// The session's pool was removed from the configuration.
@@ -124,6 +127,7 @@ impl Ending {
                 sqlstate::CONNECTION_FAILURE,
                 format!("the pooler did not understand the server: {how}"),
             ),
+            Ending::StartupRefused(fields) => (sqlstate::CONNECTION_FAILURE, fields.to_string()),
             Ending::SettingsRefused(why) => (
                 sqlstate::CONNECTION_FAILURE,
                 format!("the session's settings could not be made on its server connection: {why}"),
@@ -153,7 +157,9 @@ impl Ending {
     /// The client's last message, ready to be sent; empty if there is none.
     pub fn message(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        if let Some((code, words)) = self.words() {
+        if let Ending::StartupRefused(fields) = self {
+            forward(&mut out, fields);
+        } else if let Some((code, words)) = self.words() {
             error_response(&mut out, Severity::Fatal, code, &words);
         }
         out
@@ -193,6 +199,9 @@ impl fmt::Display for Ending {
             Ending::Violation(what) => write!(f, "protocol violation: {what}"),
             Ending::Moves => f.write_str("it has moved"),
             Ending::Sleeps => f.write_str("it is silent"),
+            Ending::StartupRefused(fields) => {
+                write!(f, "a setting of its startup packet: {fields}")
+            }
             Ending::ServerLeft => f.write_str("PostgreSQL ended the connection"),
             other => match other.words() {
                 Some((code, words)) => write!(f, "{words} ({code})"),

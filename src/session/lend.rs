@@ -126,6 +126,18 @@ impl Claim {
         self.take_alive(request, Moment::now())
     }
 
+    /// Takes a connection that lies idle and is alive, if there is one and nobody waits.
+    pub fn obtain_idle(&mut self) -> Option<Connection> {
+        loop {
+            let mut connection = self.pool.lend_idle()?;
+            self.lent = true;
+            if is_alive(&mut connection) {
+                return Some(connection);
+            }
+            self.bury(connection);
+        }
+    }
+
     /// Takes what there is, or else what there is instead of it if that is dead.
     fn take_alive(
         &mut self,

@@ -321,7 +321,7 @@ impl Login<'_> {
             tls: self.tls.clone(),
         });
         self.greet(dialogue, entry.handle(), &effect.reported)?;
-        let session = Session::new(
+        let mut session = Session::new(
             self.id,
             secret,
             startup.database,
@@ -333,6 +333,8 @@ impl Login<'_> {
             effect.unreported,
             Arc::new(chosen),
         );
+        session.defaults = effect.defaults;
+        session.as_sent = effect.as_sent;
         Ok(Arrived {
             entry,
             place,

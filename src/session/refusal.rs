@@ -181,7 +181,7 @@ pub(super) fn no_server(why: &NotLent) -> (String, String) {
 }
 
 /// PostgreSQL's complaint about a client's setting: at login every error is fatal.
-fn forward(out: &mut Vec<u8>, fields: &ErrorFields) {
+pub(super) fn forward(out: &mut Vec<u8>, fields: &ErrorFields) {
     let more = fields.more.as_deref();
     let (detail, hint) = more.map_or(("", ""), |more| (&more.detail, &more.hint));
     write::message(out, backend::ERROR_RESPONSE, |out| {

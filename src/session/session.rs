@@ -12,6 +12,7 @@ use super::relay::begin::Deferred;
 use super::relay::check::Overheard;
 use super::relay::client_end::ClientEnd;
 use super::relay::conversation::{self, BoundEffects, Conversation};
+use super::relay::defaults::SettingUp;
 use super::relay::expected::Queue;
 use super::relay::going_back::GoingBack;
 use super::relay::reading::Under;
@@ -136,6 +137,15 @@ pub struct Lent {
     /// When the session got it.
     #[serde(default)]
     pub since: Moment,
+    /// What is being done to set it up for the client.
+    #[serde(default)]
+    pub setting_up: Option<Box<SettingUp>>,
+    /// Its settings have been reset.
+    #[serde(default)]
+    pub restored: bool,
+    /// PostgreSQL's refusal of settings that the client has sent, as the body of its ErrorResponse.
+    #[serde(default, with = "serde_bytes")]
+    pub refusal: Vec<u8>,
     /// It has been used for the client: what it does can no longer be done on another.
     pub served: bool,
     /// What the client has brought back to a default.
@@ -183,6 +193,9 @@ impl Lent {
             spoiled: None,
             cancelled: None,
             since: now,
+            setting_up: None,
+            restored: false,
+            refusal: Vec::new(),
             served: false,
             going_back: GoingBack::default(),
             asked: Vec::new(),
@@ -301,6 +314,12 @@ pub struct Session {
     /// The settings it asked for at startup: what RESET goes back to.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub chosen: Arc<Parameters>,
+    /// What PostgreSQL would report had it chosen nothing.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub defaults: Arc<Parameters>,
+    /// The settings of its startup packet are told as they were sent: PostgreSQL has yet to take them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub as_sent: bool,
     /// The statements it has prepared, by its own names; the unnamed one has the empty name.
     #[serde(
         default,
@@ -375,6 +394,8 @@ impl Session {
             told,
             unreported,
             chosen,
+            defaults: Arc::default(),
+            as_sent: false,
             statements: HashMap::new(),
             substitutes: HashMap::new(),
             client: Side::default(),

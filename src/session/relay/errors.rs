@@ -48,6 +48,9 @@ impl Session {
         let for_client = for_client && !own;
         if (phase != Phase::Serving || own) && !awaited {
             lent.spoiled = Some(fields.to_string());
+            if self.as_sent {
+                lent.refusal = body.unwrap_or_default().to_vec();
+            }
             if fields.code == QUERY_CANCELED {
                 lent.cancelled = Some(fields.message.clone());
             }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::begin::Deferred;
+use super::defaults::SettingUp;
 use super::expected::{Expected, Reply};
 use super::pieces::Output;
 use crate::pool::plan::Mode;
@@ -53,6 +54,13 @@ impl Session {
             self.ask(b";", out);
         }
         self.forget_others_statements(out);
+        if let Some(lent) = &mut self.lent {
+            let before = Arc::clone(&lent.backend.reported);
+            lent.setting_up = Some(Box::new(SettingUp {
+                before,
+                ..SettingUp::default()
+            }));
+        }
         self.write_settings(out);
         self.begin_deferred(out);
         if self.awaits_server() {
@@ -82,7 +90,9 @@ impl Session {
 
     /// From here on requests pass.
     fn serve(&mut self, out: &mut Output) {
+        self.take_up_defaults();
         self.tell_settings(out);
+        self.take_up_as_sent();
         if let Some(lent) = &mut self.lent {
             lent.served = true;
         }
@@ -103,7 +113,7 @@ impl Session {
 
     /// Writes the statements that give the server connection this client's settings.
     fn write_settings(&mut self, out: &mut Output) {
-        let Some(lent) = &mut self.lent else { return };
+        let Some(lent) = &self.lent else { return };
         let reported = Arc::clone(&lent.backend.reported);
         let told = Arc::clone(&self.told);
         let mut statements = Vec::new();
@@ -111,8 +121,9 @@ impl Session {
             let differing: Vec<_> = told
                 .differing_from(&reported)
                 .filter(|(name, _)| Parameters::is_settable(name))
-                .map(|(name, value)| (name, Some(value)))
+                .filter_map(|(name, value)| self.to_set_up(name, value, &lent.backend))
                 .collect();
+            self.note_setting_up(&differing);
             let is_encoding = |name: &str| name.eq_ignore_ascii_case(CLIENT_ENCODING);
             let encoding = differing.iter().filter(|(name, _)| is_encoding(name));
             statements.extend(set_statement(encoding.copied()));
@@ -129,6 +140,7 @@ impl Session {
             let defaults = self.chosen.iter().filter(plain).filter_map(default);
             statements.extend(set_statement(defaults));
         }
+        let Some(lent) = &mut self.lent else { return };
         let applied = &lent.backend.applied;
         let wanted = &self.unreported;
         if !Arc::ptr_eq(applied, wanted) {
@@ -234,6 +246,9 @@ impl Session {
         let undo = backend.traces.undo();
         let question = question(&lent.asked);
         if undo.is_empty() || !undo_traces {
+            if std::mem::take(&mut lent.restored) {
+                backend.is_at_defaults();
+            }
             backend.traces = Traces::NONE;
             self.enter(Phase::Returning);
             return;
@@ -244,6 +259,7 @@ impl Session {
         }
         if traces.resets_settings() {
             backend.applied = Arc::default();
+            lent.restored = true;
         }
         if let Some(question) = &question {
             self.ask(question, out);

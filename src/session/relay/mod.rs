@@ -30,6 +30,7 @@ pub mod client_end;
 pub mod conversation;
 pub mod copying;
 pub mod deallocate;
+pub mod defaults;
 pub mod delays;
 pub mod errors;
 pub mod expected;

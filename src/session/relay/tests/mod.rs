@@ -87,6 +87,7 @@ fn backend() -> Box<Backend> {
     let address = Address::Unix(PathBuf::from("/nowhere"));
     let reported = parameters(&REPORTED);
     Box::new(Backend {
+        news: None,
         key: Arc::new(BackendKey::new(1, address, 1, vec![1, 2, 3, 4], None)),
         used_at: Moment::now(),
         epoch: 0,

@@ -1,0 +1,111 @@
+//! Settings that the client has not chosen: they are what the server connection has by default, and the client is
+//! told what that is.
+//!
+//! Invariant: what PostgreSQL has by default is never set, only reset to. So what an administrator changes, and the
+//! end of a recovery, reach every client; and what PostgreSQL reports behind a reset, or while the client has asked
+//! nothing yet, is its default.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::server::backend::Backend;
+use crate::server::parameters::Parameters;
+use crate::session::session::Session;
+
+/// A server connection is being set up for its client.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SettingUp {
+    /// What PostgreSQL reported when it came.
+    pub before: Arc<Parameters>,
+    /// The names of settings that are set for the client.
+    pub set: Vec<String>,
+    /// The names of those that are reset.
+    pub reset: Vec<String>,
+}
+
+impl Session {
+    /// Whether the client has chosen the setting, at startup or since.
+    fn is_own(&self, name: &str) -> bool {
+        self.chosen.get(name).is_some() || self.told.get(name) != self.defaults.get(name)
+    }
+
+    /// What is to be done on the connection about a setting that differs from what the client was told: it is
+    /// set to that, it is reset, or nothing, since it is at its default.
+    pub(super) fn to_set_up<'a>(
+        &self,
+        name: &'a str,
+        value: &'a [u8],
+        backend: &Backend,
+    ) -> Option<(&'a str, Option<&'a [u8]>)> {
+        if self.is_own(name) {
+            Some((name, Some(value)))
+        } else if backend.reported.get(name) == backend.fresh.get(name) {
+            None
+        } else {
+            Some((name, None))
+        }
+    }
+
+    /// Notes what is being set up.
+    pub(super) fn note_setting_up(&mut self, done: &[(&str, Option<&[u8]>)]) {
+        let lent = self.lent.as_mut();
+        let Some(setting_up) = lent.and_then(|lent| lent.setting_up.as_mut()) else {
+            return;
+        };
+        for (name, value) in done {
+            let names = match value {
+                Some(_) => &mut setting_up.set,
+                None => &mut setting_up.reset,
+            };
+            names.push((*name).to_owned());
+        }
+    }
+
+    /// The connection is set up: takes up what PostgreSQL has said of its defaults meanwhile, and goes by them from
+    /// now on. To be called before the client is told.
+    pub(super) fn take_up_defaults(&mut self) {
+        let Some(lent) = &mut self.lent else { return };
+        let backend = &mut lent.backend;
+        if let Some(done) = lent.setting_up.take() {
+            let reported = Arc::clone(&backend.reported);
+            if !Arc::ptr_eq(&done.before, &reported) || !done.reset.is_empty() {
+                let is_set =
+                    |name: &&str| done.set.iter().any(|set| set.eq_ignore_ascii_case(name));
+                let changed = reported.differing_from(&done.before);
+                let changed = changed.map(|(name, _)| name).filter(|name| !is_set(name));
+                backend.note_defaults(changed.chain(done.reset.iter().map(String::as_str)));
+            }
+        }
+        let fresh = Arc::clone(&backend.fresh);
+        if Arc::ptr_eq(&fresh, &self.defaults) {
+            return;
+        }
+        if self.defaults == fresh {
+            self.defaults = fresh;
+            return;
+        }
+        let mut defaults = (*fresh).clone();
+        for (name, before) in self.defaults.iter() {
+            // By this it is known to be its own.
+            if self.told.get(name) != Some(before) {
+                defaults.set(name, before);
+            }
+        }
+        self.defaults = Arc::new(defaults);
+    }
+
+    /// The settings of its startup packet, which it was told as it had sent them, are in effect: they are what
+    /// PostgreSQL makes of them.
+    pub(super) fn take_up_as_sent(&mut self) {
+        if !std::mem::take(&mut self.as_sent) {
+            return;
+        }
+        let mut chosen = (*self.chosen).clone();
+        for (name, value) in self.chosen.iter() {
+            chosen.set(name, self.told.get(name).unwrap_or(value));
+        }
+        self.chosen = Arc::new(chosen);
+    }
+}
