@@ -67,6 +67,10 @@ SEQUENCES = {
                   "do $$ begin set work_mem = '3MB'; end $$", LOOK]),
     "call": (SOME, ["call go_back()", LOOK, "begin", "call go_back()", LOOK, "commit", LOOK]),
     "discard all": (SOME, ["set timezone = 'UTC'", "set my.own = 'y'", "discard all", LOOK]),
+    "reset and a local value": (SOME, ["reset all; set local work_mem = '2MB'", LOOK]),
+    "reset of another, without a role": ({"role": "team"}, [
+        "set role none", ["reset datestyle"], "select current_user", ["reset all"], "select current_user",
+        "do $$ begin reset all; end $$", "select current_user"]),
     "datestyle": ({"DateStyle": "Postgres, MDY"}, ["set datestyle to iso, mdy", "reset datestyle", "show datestyle"]),
     "a value that is the server's default": (TOKYO, ["set timezone = 'UTC'", "do $$ begin end $$", "show timezone",
                                                      "reset work_mem", "show timezone"]),

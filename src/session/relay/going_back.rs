@@ -32,8 +32,12 @@ pub struct GoingBack {
     exact: bool,
     /// They have gone back for the transaction only.
     local: bool,
+    /// One of them has a value of its own until the transaction ends.
+    masked: bool,
     /// A request of the extended protocol may, and it is not known whether it runs.
     bound: bool,
+    /// The text of such a request is known.
+    read: bool,
     /// The open transaction has.
     in_block: bool,
     /// The pooler's own statement is under way, whose ReadyForQuery is the client's.
@@ -65,7 +69,9 @@ impl GoingBack {
 
     /// Notes a text that is run, or bound (`bound`), by a client that has `chosen` these settings at startup.
     fn note(&mut self, commands: &SetCommands, chosen: &Parameters, bound: bool) {
-        let (mut names, mut certain) = (Vec::new(), commands.is_plain());
+        self.read |= bound;
+        let mut names: Vec<String> = Vec::new();
+        let mut certain = commands.is_plain();
         let all = || chosen.iter().map(|(name, _)| name.to_ascii_lowercase());
         let (mut concerned, mut lasts) = (false, false);
         for change in &commands.changes {
@@ -73,12 +79,17 @@ impl GoingBack {
                 Change::One { name, local, to } => {
                     // With the session's user the role changes.
                     let of_user = (name == "session_authorization").then(|| "role".to_owned());
-                    let names = of_user.into_iter().chain([name.clone()]);
-                    let back: Vec<_> = names.filter(|name| chosen.get(name).is_some()).collect();
+                    let both = of_user.into_iter().chain([name.clone()]);
+                    let back: Vec<_> = both.filter(|name| chosen.get(name).is_some()).collect();
                     if back.is_empty() {
                         continue;
                     }
                     lasts |= !local && *to != To::Value;
+                    if *local && *to == To::Value {
+                        // Beneath that value the default stays.
+                        self.masked |= back.iter().any(|name| names.contains(name));
+                        continue;
+                    }
                     (back, *to)
                 }
                 Change::ResetAll => {
@@ -136,13 +147,15 @@ impl GoingBack {
     /// Notes how the server connection stands behind the requests. What is to be made now, if anything is.
     fn settle(&mut self, status: TransactionStatus) -> Option<Restore> {
         let seen = std::mem::take(&mut self.seen);
+        let in_block = status != TransactionStatus::Idle;
+        let masked = std::mem::take(&mut self.masked) && in_block;
         let restore = Restore {
             names: std::mem::take(&mut self.names),
-            exact: std::mem::take(&mut self.exact) && !self.bound,
+            exact: std::mem::take(&mut self.exact) && !self.bound && !masked,
             local: std::mem::take(&mut self.local),
-            in_block: status != TransactionStatus::Idle,
+            in_block,
         };
-        self.bound = false;
+        (self.bound, self.read) = (false, false);
         match status {
             TransactionStatus::Idle => {
                 self.in_block = false;
@@ -186,7 +199,7 @@ impl Session {
         let going_back = &mut lent.going_back;
         match tag {
             b"DO" | b"CALL" => going_back.note_anything(),
-            b"RESET" | b"DISCARD ALL" | b"SET" if unread && !going_back.bound => {
+            b"RESET" | b"DISCARD ALL" | b"SET" if unread && !going_back.read => {
                 going_back.note_anything();
                 let identity = self.chosen.identity().map(|(name, _)| name.to_owned());
                 going_back.names.extend(identity.filter(|_| tag != b"SET"));
@@ -205,6 +218,7 @@ impl Session {
             return fate;
         };
         if !lent.going_back.concerns() {
+            lent.going_back.read = false;
             return fate;
         }
         if lent.going_back.restoring {
