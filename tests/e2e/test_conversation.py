@@ -7,6 +7,7 @@ use the same server connection, and must see nothing of it.
 import itertools
 import os
 import random
+import socket
 import subprocess
 import threading
 
@@ -15,7 +16,7 @@ import pytest
 from postgres import bin_dir
 from wait import wait_until
 from wire import (Raw, bind, close_statement, copy_data, copy_done, copy_fail, describe_portal, error, execute, flush,
-                  function_call, kinds, parse, query, rows, sync)
+                  function_call, kinds, message, parse, query, rows, sync, terminate)
 
 # pg_catalog.pi(), and no function at all.
 CALL, CALL_FAILS = function_call(1610, []), function_call(1, [])
@@ -180,6 +181,20 @@ def test_queries_and_calls_inside_batches(doorman, pg, mode, seed):
     straight.close()
 
 
+@pytest.mark.parametrize("malformed", [
+    message(b"D", b"Yname\0"), message(b"C", b"Y\0"), message(b"D", b""), message(b"C", b"Sname"),
+    message(b"B", b"portal"), message(b"B", b"\0\0\0\1"), message(b"P", b"\0select 1"),
+    message(b"P", b"name\0select 1\0\0\2\0\0\0\x17"), message(b"E", b"\0"),
+], ids=range(9))
+def test_a_message_of_a_wrong_form_fails_its_batch_and_not_the_session(doorman, pg, malformed):
+    pooler = doorman(size=1)
+    raw, straight = pooler.raw(), direct(pg)
+    for said in [[malformed], [parse("select 1"), bind(), execute(), malformed, execute(), sync()]]:
+        assert replies(raw, *said) == replies(straight, *said)
+    is_free(pooler)
+    straight.close()
+
+
 # Copies that fail
 
 def test_nobody_gets_a_reply_to_the_syncs_of_a_copy_that_fails(doorman):
@@ -262,6 +277,51 @@ def test_a_client_that_leaves_its_copy(doorman, pg, ends, extended):
 
     wait_until(lambda: not locks(), what="no copy is under way")
     assert pg.admin("select * from into_table", database="shop") == []
+
+
+@pytest.mark.parametrize("extended", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_copy_over_an_upgrade(doorman, pg, mode, extended, fails):
+    """With Syncs on their way that may or may not be answered."""
+    pooler = doorman(size=1, mode=mode)
+    raw, straight = pooler.raw(), direct(pg)
+    begins = query("copy into_table from stdin")
+    if extended:
+        begins = parse("copy into_table from stdin") + bind() + execute() + sync()
+    seen = []
+    for one in (raw, straight):
+        one.send(begins, sync())
+        seen.append(kinds(one.read_until("G")))
+    assert seen[0] == seen[1]
+    half = copy_data(b"bad\n" if fails else b"1\tone\n")
+    for one in (raw, straight):
+        one.send(half[:6])
+    pooler.upgrade()
+    for one in (raw, straight):
+        one.send(half[6:], copy_data(b"2\ttwo\n"))
+    if fails:
+        for one in (raw, straight):
+            assert error(one.read_until("E")).code == "22P02"
+    pooler.upgrade()
+    assert replies(raw, copy_done(), sync()) == replies(straight, copy_done(), sync())
+    pooler.upgrade()
+    assert raw.value("select 7") == "7"
+    raw.close()
+    is_free(pooler)
+    straight.close()
+
+
+def test_a_copy_that_is_ended_before_the_client_leaves(doorman, pg):
+    """Without the Sync that would have its reply sent."""
+    pooler = doorman(size=1, mode="session")
+    for ends in (terminate(), b""):
+        raw = pooler.raw()
+        raw.send(parse("copy into_table from stdin"), bind(), execute(), sync(), copy_data(b"1\tone\n"), copy_done(), ends)
+        if not ends:
+            raw.socket.shutdown(socket.SHUT_WR)
+        raw.socket.settimeout(10)
+        assert raw.at_end()
+        is_free(pooler)
 
 
 # Copies behind what holds requests up

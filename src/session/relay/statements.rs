@@ -126,9 +126,10 @@ impl Session {
         let Some(body) = rest.get(HEADER..head.whole()) else {
             return Ok(Step::NeedsMore);
         };
-        let malformed = || Violation("invalid Parse message".to_owned());
-        let (name, definition) = frame::c_string(body).ok_or_else(malformed)?;
-        check_definition(definition).ok_or_else(malformed)?;
+        let parts = frame::c_string(body).filter(|(_, rest)| check_definition(rest).is_some());
+        let Some((name, definition)) = parts else {
+            return Ok(self.pass_malformed(Reply::Parse, head, at, rest, out));
+        };
         if let Err(name) = self.deallocated_by(definition) {
             self.refuse_in_batch(does_not_exist(&name), out);
             return Ok(Step::Took(head.whole()));
@@ -410,6 +411,19 @@ impl Session {
         Some(())
     }
 
+    /// A message that PostgreSQL refuses by its form, whatever it says: the batch fails, and not the session.
+    fn pass_malformed(
+        &mut self,
+        reply: Reply,
+        head: Header,
+        at: usize,
+        rest: &[u8],
+        out: &mut Output,
+    ) -> Step {
+        self.expect(Expected::forward(reply), out);
+        self.begin(head, at, rest, false, out)
+    }
+
     /// Bind, Describe or Close: a statement's name is replaced by the one it has on the server.
     pub(super) fn name_statement(
         &mut self,
@@ -419,13 +433,15 @@ impl Session {
         statements: &Statements,
         out: &mut Output,
     ) -> Result<Step, Violation> {
-        let Some(names) = names_in(head, rest)? else {
-            return Ok(Step::NeedsMore);
-        };
         let reply = match head.kind {
             frontend::BIND => Reply::Bind,
             frontend::DESCRIBE => Reply::Describe,
             _ => Reply::Close,
+        };
+        let names = match names_in(head, rest)? {
+            NamesIn::Found(names) => names,
+            NamesIn::NeedsMore => return Ok(Step::NeedsMore),
+            NamesIn::Malformed => return Ok(self.pass_malformed(reply, head, at, rest, out)),
         };
         let of_portal = names.statement.is_none();
         let name = names.statement.unwrap_or_default();
@@ -573,16 +589,18 @@ struct Names<'a> {
     before: usize,
 }
 
+/// What is found of the names in a message.
+enum NamesIn<'a> {
+    Found(Names<'a>),
+    NeedsMore,
+    /// PostgreSQL refuses the message by its form.
+    Malformed,
+}
+
 /// The names in a Bind, Describe or Close, as far as it has come. `None`: not far enough.
-fn names_in(head: Header, rest: &[u8]) -> Result<Option<Names<'_>>, Violation> {
+fn names_in(head: Header, rest: &[u8]) -> Result<NamesIn<'_>, Violation> {
     let there = &rest[HEADER..rest.len().min(head.whole())];
     let whole = there.len() == head.body;
-    let malformed = || {
-        Violation(format!(
-            "invalid message of type \"{}\"",
-            head.kind.escape_ascii()
-        ))
-    };
     let of_statement = |portal, before, statement| Names {
         portal,
         statement: Some(statement),
@@ -602,14 +620,19 @@ fn names_in(head: Header, rest: &[u8]) -> Result<Option<Names<'_>>, Violation> {
                 statement: None,
                 before: 1,
             }),
-            Some(_) => return Err(malformed()),
+            Some(_) => return Ok(NamesIn::Malformed),
             None => None,
         },
     };
-    if names.is_none() && (whole || there.len() > LONGEST_NAMES) {
-        return Err(malformed());
+    match names {
+        Some(names) => Ok(NamesIn::Found(names)),
+        None if whole => Ok(NamesIn::Malformed),
+        None if there.len() > LONGEST_NAMES => Err(Violation(format!(
+            "a message of type \"{}\" has names of more than {LONGEST_NAMES} bytes",
+            head.kind.escape_ascii()
+        ))),
+        None => Ok(NamesIn::NeedsMore),
     }
-    Ok(names)
 }
 
 /// Whether the rest of a Parse is what it should be: a text, and as many parameter types as announced.
