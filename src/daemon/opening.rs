@@ -251,6 +251,7 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
 /// Starts the threads in reserve, and tells for how many clients there are others.
 fn start_reception(house: &Arc<House>) -> io::Result<Arc<Reception>> {
     let limit = limits::threads();
+    thread::limit(limit.of_all);
     let reception = Reception::new(Arc::clone(house), limit.most)?;
     let wanted = house.settings().general.max_connections;
     let most = house.most_clients();

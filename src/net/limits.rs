@@ -30,6 +30,8 @@ pub struct ThreadLimit {
     pub most: usize,
     /// What it follows from.
     pub by: String,
+    /// How many threads of all kinds the memory mappings allow.
+    pub of_all: usize,
 }
 
 impl fmt::Display for ThreadLimit {
@@ -74,6 +76,8 @@ fn smallest(mappings: Option<u64>, shared: Vec<(u64, String)>) -> ThreadLimit {
     ThreadLimit {
         most: usize::try_from(most).unwrap_or(usize::MAX),
         by,
+        of_all: usize::try_from(own + OTHER_MAPPINGS.min(mappings / 4) / MAPPINGS / 2)
+            .unwrap_or(usize::MAX),
     }
 }
 

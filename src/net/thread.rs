@@ -1,9 +1,55 @@
 //! What the kernel knows about a thread: its name, its scheduling policy, its number.
 
 use std::ffi::CString;
+use std::io;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::unistd::{Pid, gettid};
+
+/// Threads that [`spawn`] has started and that have not ended, and how many there may be.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// No more threads than this are started by [`spawn`].
+pub fn limit(most: usize) {
+    MOST.store(most, Ordering::Relaxed);
+}
+
+/// Counts a thread from before it starts until its end.
+struct Counted;
+
+impl Counted {
+    fn new() -> Option<Counted> {
+        let most = MOST.load(Ordering::Relaxed);
+        let counted = Counted;
+        (STARTED.fetch_add(1, Ordering::Relaxed) < most).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        STARTED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Starts a thread, one of those of which there may be thousands.
+///
+/// # Errors
+/// If it cannot be started, or there are as many as there may be: to find that out by trying would end the
+/// process, because the standard library panics where a thread has started and gets no memory for its signals.
+pub fn spawn(stack: usize, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let counted = Counted::new().ok_or_else(|| {
+        io::Error::other("there are as many threads already as the limits at start allow")
+    })?;
+    std::thread::Builder::new()
+        .stack_size(stack)
+        .spawn(move || {
+            let _counted = counted;
+            work();
+        })
+        .map(drop)
+}
 
 /// The calling thread's number in the kernel, the one `ps -L` shows.
 pub fn number() -> Pid {

@@ -26,30 +26,27 @@ pub(super) fn start(
     seat: Seat,
 ) -> io::Result<()> {
     let pool = Arc::clone(pool);
-    std::thread::Builder::new()
-        .stack_size(STACK)
-        .spawn(move || {
-            thread::name(&format!("s{number} {}@{}", pool.user, pool.database));
-            // Whatever happens in here, the pool counts on hearing of it.
-            let mut made = catch_unwind(AssertUnwindSafe(|| login::connect(&target, number)))
-                .unwrap_or_else(|_| {
-                    Err(ConnectError::Broken(
-                        "an error in the pooler itself (a panic, see above)".into(),
-                    ))
-                });
-            if let Ok(connection) = &mut made {
-                connection.backend.seat = Some(seat);
-                log::info!(
-                    "[{}@{}] new server connection #{number} to {target} pid={}",
-                    pool.user,
-                    pool.database,
-                    connection.backend.key.process_id
-                );
-            } else {
-                drop(seat);
-            }
-            // The seat of one that could not be made is free by now.
-            pool.connected(made, &target, epoch);
-        })
-        .map(drop)
+    thread::spawn(STACK, move || {
+        thread::name(&format!("s{number} {}@{}", pool.user, pool.database));
+        // Whatever happens in here, the pool counts on hearing of it.
+        let mut made = catch_unwind(AssertUnwindSafe(|| login::connect(&target, number)))
+            .unwrap_or_else(|_| {
+                Err(ConnectError::Broken(
+                    "an error in the pooler itself (a panic, see above)".into(),
+                ))
+            });
+        if let Ok(connection) = &mut made {
+            connection.backend.seat = Some(seat);
+            log::info!(
+                "[{}@{}] new server connection #{number} to {target} pid={}",
+                pool.user,
+                pool.database,
+                connection.backend.key.process_id
+            );
+        } else {
+            drop(seat);
+        }
+        // The seat of one that could not be made is free by now.
+        pool.connected(made, &target, epoch);
+    })
 }

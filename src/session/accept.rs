@@ -379,11 +379,9 @@ impl Reception {
                 self.most_threads
             )));
         }
-        let started = std::thread::Builder::new()
-            .stack_size(STACK)
-            .spawn(move || reception.work(work));
+        let started = thread::spawn(STACK, move || reception.work(work));
         match started {
-            Ok(_) => Ok(Seat(seat)),
+            Ok(()) => Ok(Seat(seat)),
             Err(error) => {
                 self.threads.fetch_sub(1, Ordering::Relaxed);
                 Err(error)

@@ -185,10 +185,7 @@ impl Acceptor {
         for event in events.iter().filter(|event| event.data() & LISTENER != 0) {
             self.accept_from(event.data());
         }
-        if self.pause.is_some_and(|until| until <= Moment::now()) {
-            self.pause = None;
-            self.listen();
-        }
+        self.end_pause();
         self.tell_count();
     }
 
@@ -260,6 +257,21 @@ impl Acceptor {
         self.listen();
     }
 
+    /// Accepts again after a pause, if there is room.
+    fn end_pause(&mut self) {
+        let now = Moment::now();
+        if self.pause.is_none_or(|until| now < until) {
+            return;
+        }
+        let most = most_held(&self.reception.house.settings().general);
+        if self.held.len() > most && !self.make_room(now, SILENCE) {
+            self.pause = Some(now.after(PAUSE));
+            return;
+        }
+        self.pause = None;
+        self.listen();
+    }
+
     /// Tells the others how many there are that have no thread.
     fn tell_count(&self) {
         let waiting = self.held.len() - self.lingering;
@@ -282,9 +294,6 @@ impl Acceptor {
                 return;
             }
             let now = Moment::now();
-            if self.held.len() > most && !self.make_room(now, SILENCE) {
-                return self.pause_until(now.after(PAUSE));
-            }
             match listener.accept() {
                 Ok((socket, address)) => {
                     self.reception
@@ -292,8 +301,9 @@ impl Acceptor {
                         .arrivals
                         .total
                         .fetch_add(1, Ordering::Relaxed);
-                    if self.held.len() >= most {
-                        self.make_room(now, SILENCE);
+                    if self.held.len() >= most && !self.make_room(now, SILENCE) {
+                        // One more than may be; no other before there is room.
+                        self.pause_until(now.after(PAUSE));
                     }
                     let deadline = general.client_login_timeout.map(|limit| now.after(limit));
                     let opening = Opening::new(address, now, deadline);
