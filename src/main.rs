@@ -46,6 +46,8 @@ fn upgrade(wanted: &UpgradeArguments, config_file: &Path) -> ExitCode {
 
 fn run(arguments: &Arguments, undumped: bool) -> Result<(), CannotStart> {
     let origin = Origin::remember();
+    // A daemon's parent is another one by the time it is asked for.
+    let started_by = std::os::unix::process::parent_id();
     let hand_over: Option<RawFd> = std::env::var(launch::VARIABLE)
         .ok()
         .and_then(|number| number.parse().ok());
@@ -113,6 +115,7 @@ fn run(arguments: &Arguments, undumped: bool) -> Result<(), CannotStart> {
         listener,
         hand_over,
         daemon: arguments.daemon,
+        started_by,
     };
     life::serve(start, ready)
 }

@@ -12,7 +12,7 @@
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{self, Error, ErrorKind};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -162,7 +162,12 @@ impl Reader {
                 fs::symlink_metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o200 != 0)
             };
             if link == Path::new(LINK) && is_writer(&path) {
-                return File::open(&path).map(|file| Some(Reader(file)));
+                // The other process chooses what that is, and must not make this one wait.
+                let file = File::options()
+                    .read(true)
+                    .custom_flags(libc::O_NONBLOCK)
+                    .open(&path)?;
+                return Ok(file.metadata()?.is_file().then_some(Reader(file)));
             }
         }
         Ok(None)

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use nix::sys::signal::Signal;
+use parking_lot::Mutex;
 
 use super::daemonise::Ready;
 use super::ledger::{Ledger, Standing};
@@ -110,6 +111,8 @@ pub(super) struct Life {
     pub(super) shutdown_wanted: bool,
     /// The successor's process id.
     pub(super) successor: Arc<AtomicU32>,
+    /// Its pid file.
+    pub(super) successors_pid_file: Arc<Mutex<Option<PathBuf>>>,
     pub(super) notify: Notify,
     pub(super) ledger: Ledger,
     pub(super) pid_file: Option<PidFile>,

@@ -15,12 +15,12 @@ use super::ledger::{Ledger, Standing};
 use super::life::{Event, Lever, Life, Upgrade};
 use super::logging;
 use super::notify::Notify;
-use super::pidfile::PidFile;
+use super::pidfile::{self, PidFile};
 use crate::admin::desk::Desk;
 use crate::auth::MockSecret;
 use crate::config::{General, Settings};
 use crate::net::address::Address;
-use crate::net::listener::Listener;
+use crate::net::listener::{Listener, Sharing};
 use crate::net::unix_listener::{SocketFile, bind_unix};
 use crate::net::{limits, thread, wait};
 use crate::pool::janitor::Janitor;
@@ -92,6 +92,8 @@ pub struct Start {
     pub hand_over: Option<OwnedFd>,
     /// Whether this is a daemon.
     pub daemon: bool,
+    /// The process that has started this one.
+    pub started_by: u32,
 }
 
 fn taken_signals() -> SigSet {
@@ -120,6 +122,7 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
         listener,
         hand_over,
         daemon,
+        started_by,
     } = start;
     let signals = taken_signals();
     wait::prepare_process(&signals).map_err(cannot(CannotStart::OS))?;
@@ -146,7 +149,13 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
     let ledger =
         Ledger::open(origin.program(), &config_file, standing).map_err(cannot(CannotStart::OS))?;
     let notify = Notify::from_environment().map_err(cannot(CannotStart::OS))?;
-    let mut heir = match hand_over.map(Heir::announce) {
+    let pid_path = match (daemon, &general.daemon_pid_file) {
+        (false, _) => None,
+        (true, Some(path)) => Some(path.clone()),
+        (true, None) => Some(pidfile::usual_path().map_err(cannot(CannotStart::CONFIG))?),
+    };
+    let announce = |fd| Heir::announce(fd, pid_path.as_deref());
+    let mut heir = match hand_over.map(announce) {
         // Who gave us up goes on serving; there is nothing for us to do.
         Some(Err(error)) => {
             return Err(CannotStart {
@@ -172,7 +181,7 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
             (heir.house(settings), listeners, file)
         }
         None => {
-            let (listeners, file) = bind(&general, listener)?;
+            let (listeners, file) = bind(&general, listener, started_by)?;
             let mock = MockSecret::random().map_err(|error| CannotStart {
                 code: 1,
                 why: format!("no randomness: {error}"),
@@ -194,11 +203,11 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
     reception.shut();
     // The last thing before the doors open: they must not, beside another instance.
     let pid = std::process::id();
-    let pid_file = match (daemon, heir.is_some()) {
-        (false, _) => None,
-        (true, true) => Some(PidFile::adopt(&general.daemon_pid_file, pid)),
-        (true, false) => {
-            let file = PidFile::write(&general.daemon_pid_file, pid);
+    let pid_file = match (&pid_path, heir.is_some()) {
+        (None, _) => None,
+        (Some(path), true) => Some(PidFile::adopt(path, pid)),
+        (Some(path), false) => {
+            let file = PidFile::write(path, pid);
             Some(file.map_err(|error| CannotStart {
                 code: CannotStart::OS,
                 why: error.to_string(),
@@ -240,6 +249,7 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
         control: Arc::default(),
         shutdown_wanted: false,
         successor: Arc::default(),
+        successors_pid_file: Arc::default(),
         notify,
         ledger,
         pid_file,
@@ -285,6 +295,7 @@ fn start_janitor(house: &Arc<House>) -> io::Result<Janitor> {
 fn bind(
     general: &General,
     inherited: Option<OwnedFd>,
+    started_by: u32,
 ) -> Result<(Vec<Listener>, Option<SocketFile>), CannotStart> {
     let backlog = general
         .backlog
@@ -292,8 +303,14 @@ fn bind(
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     let mut listeners = match inherited {
         Some(fd) => vec![Listener::inherit(fd).map_err(cannot(CannotStart::CONFIG))?],
-        None => Listener::bind_tcp(&general.host, general.port, backlog)
-            .map_err(cannot(CannotStart::CONFIG))?,
+        None => {
+            let sharing = Sharing {
+                all: general.so_reuseport,
+                with: started_by,
+            };
+            Listener::bind_tcp(&general.host, general.port, backlog, sharing)
+                .map_err(cannot(CannotStart::CONFIG))?
+        }
     };
     let mut socket_file = None;
     if let Some(directory) = &general.unix_socket_dir {

@@ -9,12 +9,16 @@
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::kill;
-use nix::unistd::Pid;
+use nix::unistd::{AccessFlags, Pid, access};
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+/// Where the pid file is if the configuration does not say.
+const USUAL_DIRECTORY: &str = "/run/pg_doorman";
+const USUAL_NAME: &str = "pg_doorman.pid";
 
 /// A pid file that this process takes care of.
 #[derive(Debug)]
@@ -182,6 +186,61 @@ impl PidFile {
             }),
         }
     }
+}
+
+/// Where the pid file is if the configuration does not say: in the first directory that can be written to.
+///
+/// # Errors
+/// If there is none, in words that say what to do.
+pub fn usual_path() -> io::Result<PathBuf> {
+    let writable = |directory: &Path| access(directory, AccessFlags::W_OK | AccessFlags::X_OK);
+    let usual = Path::new(USUAL_DIRECTORY);
+    // Fails if it is there, and for anybody but root.
+    let _ = fs::create_dir(usual);
+    if writable(usual).is_ok() {
+        return Ok(usual.join(USUAL_NAME));
+    }
+    match runtime_directory() {
+        Some(own) if writable(&own).is_ok() => Ok(own.join(USUAL_NAME)),
+        _ => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!(
+                "no place for a pid file: neither {USUAL_DIRECTORY} nor $XDG_RUNTIME_DIR can be written to; \
+                 set daemon_pid_file in the configuration"
+            ),
+        )),
+    }
+}
+
+/// The pid file that is there if the configuration does not say where it is.
+pub fn usual_path_that_is_there() -> Option<PathBuf> {
+    let directories = [Some(PathBuf::from(USUAL_DIRECTORY)), runtime_directory()];
+    let paths = directories.into_iter().flatten();
+    paths
+        .map(|directory| directory.join(USUAL_NAME))
+        .find(|path| path.exists())
+}
+
+fn runtime_directory() -> Option<PathBuf> {
+    let own = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
+    own.is_absolute().then_some(own)
+}
+
+/// Whether a pid file can be put at `path`; nothing is changed there.
+///
+/// # Errors
+/// [`PidFileError`].
+pub fn check_writable(path: &Path) -> Result<(), PidFileError> {
+    check_kind(path)?;
+    let beside = beside(path);
+    let _ = fs::remove_file(&beside);
+    let tried = create(&beside, std::process::id());
+    let _ = fs::remove_file(&beside);
+    tried.map_err(|error| PidFileError::System {
+        path: path.to_owned(),
+        what: "write",
+        error,
+    })
 }
 
 /// The process id in the pid file at `path`; `None` if there is no file.

@@ -8,10 +8,11 @@
 //! now is mapped here, for a moment, and both numbers come from the kernel's list of mappings.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -73,8 +74,13 @@ fn mapping(line: &str) -> Option<(PathBuf, Identity)> {
 
 /// The identity of the file that lies at `path` now; `None` for an empty one.
 fn identity_now(path: &Path) -> io::Result<Option<Identity>> {
-    let file = File::open(path)?;
-    let Some(length) = NonZeroUsize::new(usize::from(file.metadata()?.len() > 0)) else {
+    // The other process chooses the path, and must not make this one wait.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let found = file.metadata()?;
+    let Some(length) = NonZeroUsize::new(usize::from(found.is_file() && found.len() > 0)) else {
         return Ok(None);
     };
     // SAFETY: a mapping of its own, at a place the kernel chooses, that nobody reads.
@@ -141,7 +147,7 @@ mod tests {
         let place = Scratch::new();
         let path = place.file("lib");
         fs::write(&path, "old").unwrap();
-        let kept = File::open(&path).unwrap();
+        let kept = fs::File::open(&path).unwrap();
         let old = identity_now(&path).unwrap().unwrap();
         assert_eq!(identity_now(&path).unwrap().unwrap(), old);
         fs::write(place.file("new"), "new").unwrap();

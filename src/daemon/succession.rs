@@ -14,6 +14,7 @@ use super::ledger::Standing;
 use super::life::{Event, LOOK, Life, Upgrade};
 use super::logging;
 use super::notify::Notice;
+use super::pidfile::{self, PidFile};
 use crate::net::clock::Moment;
 use crate::net::thread;
 use crate::session::house::Stage;
@@ -104,6 +105,8 @@ impl Life {
         let (house, reception) = (Arc::clone(&self.house), Arc::clone(&self.reception));
         let (origin, sender) = (self.origin.clone(), self.sender.clone());
         let (asker, successor) = (Arc::clone(&self.asker), Arc::clone(&self.successor));
+        let own_pid_file = self.pid_file.as_ref().map(|file| file.path().to_owned());
+        let pid_file = Arc::clone(&self.successors_pid_file);
         self.control = Arc::default();
         let control = Arc::clone(&self.control);
         let started = std::thread::Builder::new()
@@ -113,7 +116,15 @@ impl Life {
                 let filter = logging::filter();
                 let tell = |event| drop(sender.send(event));
                 let ends = Ends {
-                    on_ready: &|pid| successor.store(pid, Ordering::Release),
+                    on_ready: &|pid, file| {
+                        successor.store(pid, Ordering::Release);
+                        // If it cannot be written, those who look into it would find a process that is gone.
+                        let path = file.as_ref().or(own_pid_file.as_ref());
+                        path.map_or(Ok(()), |path| pidfile::check_writable(path))
+                            .map_err(|error| error.to_string())?;
+                        *pid_file.lock() = file;
+                        Ok(())
+                    },
                     on_complete: &|outcome| tell(Event::Upgraded(Ok(outcome))),
                 };
                 let outcome = predecessor::hand_over(
@@ -150,10 +161,8 @@ impl Life {
         if let Some(file) = self.socket_file.take() {
             file.leave();
         }
-        if let Some(mut file) = self.pid_file.take() {
-            if let Err(error) = file.rewrite(successor) {
-                log::warn!("{error}");
-            }
+        if let Some(file) = self.pid_file.take() {
+            self.leave_pid_file(file, successor);
         }
         self.notify(&[Notice::MainPid(successor), Notice::Ready]);
         self.ledger.note(Standing::Replaced(outcome));
@@ -165,6 +174,21 @@ impl Life {
             if let Event::Signal(signal) = event {
                 self.signal_successor(signal);
             }
+        }
+    }
+
+    /// Puts the successor's process id where that will look for it. A file of another name is not left behind.
+    fn leave_pid_file(&self, mut file: PidFile, successor: u32) {
+        let own = self.successors_pid_file.lock().take();
+        let written = match own.filter(|path| path != file.path()) {
+            Some(path) => {
+                PidFile::write(&path, successor).and_then(|_| file.remove_if_mine().map(drop))
+            }
+            None => file.rewrite(successor),
+        };
+        if let Err(error) = written {
+            log::error!("{error}");
+            let _ = file.remove_if_mine();
         }
     }
 

@@ -160,7 +160,13 @@ fn find(arguments: &UpgradeArguments, config_file: &Path) -> Result<Instance, St
     // It may be one that cannot be seen; then its pid file at least tells why.
     let hidden = config::load(config_file)
         .ok()
-        .and_then(|settings| pidfile::read(&settings.general.daemon_pid_file).ok()?)
+        .and_then(|settings| {
+            settings
+                .general
+                .daemon_pid_file
+                .or_else(pidfile::usual_path_that_is_there)
+        })
+        .and_then(|path| pidfile::read(&path).ok()?)
         .and_then(|pid| match Instance::of(pid) {
             Err(error @ (NotFound::NotAllowed(_) | NotFound::System(..))) => {
                 Some(error.to_string())

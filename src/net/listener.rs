@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::address::Address;
+use super::port_holders;
 
 /// A listening socket and where it listens.
 #[derive(Debug)]
@@ -24,7 +25,12 @@ impl Listener {
     ///
     /// # Errors
     /// Which host could not be resolved or bound, and why.
-    pub fn bind_tcp(hosts: &[String], port: u16, backlog: i32) -> io::Result<Vec<Listener>> {
+    pub fn bind_tcp(
+        hosts: &[String],
+        port: u16,
+        backlog: i32,
+        sharing: Sharing,
+    ) -> io::Result<Vec<Listener>> {
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for host in hosts.iter().map(|host| host.trim()) {
             let found: Vec<SocketAddr> = if host == "*" {
@@ -47,10 +53,20 @@ impl Listener {
                 }
             }
         }
+        // A socket for all addresses of a family is one for each of them.
+        let all: Vec<SocketAddr> = addresses
+            .iter()
+            .filter(|address| address.ip().is_unspecified())
+            .copied()
+            .collect();
+        addresses.retain(|address| {
+            let same = |whole: &SocketAddr| whole.is_ipv4() == address.is_ipv4();
+            address.ip().is_unspecified() || !all.iter().any(same)
+        });
         addresses
             .into_iter()
             .map(|address| {
-                bind(address, backlog)
+                bind_sharing(address, backlog, sharing)
                     .map_err(|error| named(&format!("could not listen on {address}"), &error))
             })
             .collect()
@@ -120,14 +136,39 @@ fn named(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
-fn bind(address: SocketAddr, backlog: i32) -> io::Result<Listener> {
+/// With whom a port may be shared.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sharing {
+    /// With everybody who wants to share it.
+    pub all: bool,
+    /// With this process: it has started the one that listens now and means it to take its place.
+    pub with: u32,
+}
+
+fn bind_sharing(address: SocketAddr, backlog: i32, sharing: Sharing) -> io::Result<Listener> {
+    match bind(address, backlog, sharing.all) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if !sharing.all && port_holders::holds(sharing.with, address.port()) {
+                log::info!(
+                    "process {}, which has started this one, listens on {address}; the port is shared with it",
+                    sharing.with
+                );
+                return bind(address, backlog, true);
+            }
+            Err(named("another process has the port", &error))
+        }
+        other => other,
+    }
+}
+
+fn bind(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<Listener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     if address.is_ipv6() {
         // `*` and `localhost` stand for both families, each with a socket of its own.
         socket.set_only_v6(true)?;

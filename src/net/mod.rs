@@ -14,6 +14,7 @@ pub mod limits;
 pub mod listener;
 mod outbox;
 pub mod passing;
+mod port_holders;
 pub mod process;
 pub mod stream;
 pub mod thread;

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ciborium::Value;
@@ -161,6 +162,9 @@ pub struct Ready {
     /// Whether it reads many descriptors at once.
     #[serde(default)]
     pub wide: bool,
+    /// Its pid file, if it is a daemon.
+    #[serde(default)]
+    pub pid_file: Option<PathBuf>,
 }
 
 /// What concerns the process as a whole.

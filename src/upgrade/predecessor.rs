@@ -8,6 +8,7 @@ mod giving;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
+use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,10 +87,13 @@ impl Control {
     }
 }
 
+/// See [`Ends`].
+pub type OnReady<'a> = dyn Fn(u32, Option<PathBuf>) -> Result<(), String> + 'a;
+
 /// Whom to tell how far it is.
 pub struct Ends<'a> {
-    /// The successor is ready; its process id.
-    pub on_ready: &'a dyn Fn(u32),
+    /// The successor is ready; its process id and its pid file. It can be turned down.
+    pub on_ready: &'a OnReady<'a>,
     /// Everything is the successor's but what is still logging in here.
     pub on_complete: &'a dyn Fn(Outcome),
 }
@@ -397,7 +401,7 @@ impl HandOver<'_> {
                         ready.version
                     );
                     check_descriptors(ready.descriptors)?;
-                    self.get_hold_of_successor()?;
+                    self.get_hold_of_successor(ready.pid_file)?;
                     self.takes_tls = ready.tls;
                     self.takes_deferred = ready.deferred;
                     self.takes_settings = ready.settings;
@@ -464,7 +468,7 @@ impl HandOver<'_> {
 
     /// The process that speaks to us may be a child of the one that was started, if that is a script. What
     /// has to be dead before anything is taken back is the one that speaks.
-    fn get_hold_of_successor(&mut self) -> io::Result<()> {
+    fn get_hold_of_successor(&mut self, pid_file: Option<PathBuf>) -> io::Result<()> {
         let mut successor = self.started;
         if let Some(number) = self.passage.writer() {
             let writer = u32::try_from(number).map_err(io::Error::other)?;
@@ -473,7 +477,6 @@ impl HandOver<'_> {
                 successor = writer;
             }
         }
-        (self.ends.on_ready)(successor);
-        Ok(())
+        (self.ends.on_ready)(successor, pid_file).map_err(io::Error::other)
     }
 }

@@ -6,6 +6,7 @@ mod taking;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -46,11 +47,11 @@ fn wrong(what: &str) -> io::Error {
 }
 
 impl Heir {
-    /// Says that it is ready and hears all that it needs before it can serve.
+    /// Says that it is ready, and which pid file is its own, and hears all that it needs before it can serve.
     ///
     /// # Errors
     /// If the other end is not a process of the same user, or does not keep to the rules, or dies.
-    pub fn announce(fd: OwnedFd) -> io::Result<Heir> {
+    pub fn announce(fd: OwnedFd, pid_file: Option<&Path>) -> io::Result<Heir> {
         let mut passage = Passage::over(fd);
         let (user, process) = passage.peer()?;
         if user != getuid().as_raw() && user != 0 {
@@ -72,6 +73,7 @@ impl Heir {
             settings: true,
             knows_rules: true,
             wide: true,
+            pid_file: pid_file.map(Path::to_owned),
         });
         messages::post(&mut passage, &ready, Vec::new())?;
         let deadline = Moment::now().after(PATIENCE);

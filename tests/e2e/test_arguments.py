@@ -211,12 +211,50 @@ def test_sizes_take_units(config, value):
 
 
 def test_a_port_in_use_is_an_error(config):
-    """In use by another program; two poolers may share one (SO_REUSEPORT)."""
+    """In use by another program."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         done = run(config(GOOD.replace("16432", str(port))))
     assert done.returncode not in (0, 2)
     assert str(port) in done.stderr
+
+
+def test_two_poolers_do_not_share_a_port(doorman):
+    one = doorman()
+    done = run(one.path)
+    assert done.returncode == 78
+    assert str(one.port) in done.stderr and "another process has the port" in done.stderr
+    assert one.serves()
+
+
+def test_two_poolers_share_a_port_if_both_are_told_to(doorman):
+    one = doorman(general={"so_reuseport": True})
+    other = doorman(general={"so_reuseport": True, "port": one.port})
+    wait_until(lambda: "Accepting connections" in other.log())
+    one.upgrade()
+    other.upgrade()
+
+
+@pytest.mark.parametrize("is_parent", [True, False])
+def test_a_port_is_shared_with_the_process_that_has_started_it(doorman, is_parent):
+    """As the asynchronous pg_doorman starts its successor; whoever else has the port keeps it."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        general = {"port": held.getsockname()[1]}
+        if is_parent:
+            one = doorman(general=general)
+            wait_until(lambda: "Accepting connections" in one.log())
+            held.close()
+            assert one.serves()
+            assert run(one.path).returncode == 78
+        else:
+            one = doorman()
+            one.config["general"] |= general
+            one.write()
+            shell = subprocess.run(["/bin/sh", "-c", f'"{binary()}" "{one.path}"; exit $?'], capture_output=True)
+            assert shell.returncode == 78
 
 
 def test_structured_log_is_json_lines(doorman):

@@ -151,6 +151,35 @@ print(*seen)
 """
 
 
+def test_a_pid_file_of_another_name_takes_the_place_of_the_old_one(daemon):
+    it = daemon()
+    old, old_file = it.pid(), it.pid_file
+    it.pid_file = old_file.with_name("other.pid")
+    it.one.config["general"]["daemon_pid_file"] = str(it.pid_file)
+    it.one.write()
+    os.kill(old, signal.SIGUSR2)
+    wait_until(lambda: it.pid_file.exists() and not alive(old))
+    assert it.one.processes() == [it.pid()] and not old_file.exists()
+    it.adopt()
+    it.one.stop()
+    assert not it.pid_file.exists()
+
+
+def test_a_pid_file_that_cannot_be_written_is_an_error_of_the_upgrade(daemon):
+    it = daemon()
+    pid = it.pid()
+    shutil.rmtree(it.pid_file.parent)
+    done = subprocess.run([binary(), "upgrade", "--pid", str(pid)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "upgrade abandoned" in done.stderr and str(it.pid_file) in done.stderr
+    assert it.one.processes() == [pid] and it.one.serves()
+    it.pid_file.parent.mkdir()
+    done = subprocess.run([binary(), "upgrade", "--pid", str(pid)], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert it.one.processes() == [it.pid()]
+    it.adopt()
+
+
 def test_a_daemon_is_upgraded_by_its_pid_file(daemon):
     it = daemon()
     old = it.pid()
@@ -381,7 +410,7 @@ def cron_job(**settings):
              if line and not line.startswith("#")]
     *assignments, job = lines
     environment = {"PATH": "/usr/bin:/bin", **dict(line.split("=", 1) for line in assignments), **settings}
-    words = re.fullmatch(r"(\S+ ){5}root (.*)", job)
+    words = re.fullmatch(r"(\S+ ){5}postgres (.*)", job)
     assert words and "%" not in job
     return subprocess.Popen([environment["SHELL"], "-c", words.group(2)], env=environment, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, cwd="/")

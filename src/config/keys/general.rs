@@ -15,6 +15,9 @@ keys! {
             /// How many connections the kernel may hold that are not accepted yet.
             /// 0: as many as max_connections, and at least 1024.
             backlog: Option<u32> = is("0"), integer_or_off(MANY), Restart, Works;
+            /// Whether other processes may listen on the same port (SO_REUSEPORT). The kernel
+            /// then divides clients among them, and a CancelRequest may reach the wrong one.
+            so_reuseport: bool = is("false"), Kind::Bool, Restart, Works;
             /// The directory of the Unix socket, whose name there is `.s.PGSQL.PORT`.
             unix_socket_dir: Option<PathBuf> = unset("no Unix socket", "\"/run/pg_doorman\""),
                 Kind::Path, Restart, Works;
@@ -117,8 +120,11 @@ keys! {
                 Kind::Name, Restart, Works;
         }
         group "Process" {
-            /// Where a daemon (option -d) writes its process id.
-            daemon_pid_file: PathBuf = is("\"/tmp/pg_doorman.pid\""), Kind::Path, Restart, Works;
+            /// Where a daemon (option -d) writes its process id. Unset, it is
+            /// /run/pg_doorman/pg_doorman.pid, or pg_doorman.pid in $XDG_RUNTIME_DIR if the
+            /// first cannot be written.
+            daemon_pid_file: Option<PathBuf> =
+                unset("see above", "\"/run/pg_doorman/pg_doorman.pid\""), Kind::Path, Restart, Works;
         }
         group "Sockets, to clients and to PostgreSQL" {
             /// After how long a silence TCP asks whether the other side is still there.
