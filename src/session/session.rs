@@ -98,9 +98,9 @@ pub struct Lent {
     /// PostgreSQL has been told to send what it keeps back of the replies.
     #[serde(default)]
     pub flushed: bool,
-    /// How many of the expected replies the client has asked for by a Flush.
+    /// How many of the expected replies, the last ones, are to requests that have no Flush of the client's behind them.
     #[serde(default)]
-    pub flushed_by_client: usize,
+    pub unflushed: usize,
     /// The kind of the client's last message that was begun to be sent.
     #[serde(default)]
     pub last_request: u8,
@@ -180,7 +180,7 @@ impl Lent {
             conversation: Conversation::Between,
             client_waits: false,
             flushed: false,
-            flushed_by_client: 0,
+            unflushed: 0,
             last_request: 0,
             bound_effects: BoundEffects::default(),
             unnamed_parsed: false,

@@ -89,7 +89,8 @@ impl Session {
         // The last reply is to the half message, and never comes.
         let due = (lent.expected.len()).saturating_sub(usize::from(half_sent));
         let ends = |one: &Expected| one.ends_batch() && one.uncertain == 0;
-        let told = lent.expected.iter().take(due).any(ends) || due.min(lent.flushed_by_client) > 0;
+        let flushed = lent.expected.len().saturating_sub(lent.unflushed);
+        let told = flushed > 0 || lent.expected.iter().take(due).any(ends);
         if waits_for_client || due == 0 {
             ToServe::Nothing
         } else if told {

@@ -197,7 +197,6 @@ impl Lent {
     /// Takes the head off the queue: its reply is complete.
     pub(super) fn answered(&mut self) -> Option<Expected> {
         self.client_waits = false;
-        self.flushed_by_client = self.flushed_by_client.saturating_sub(1);
         self.expected.pop_front()
     }
 

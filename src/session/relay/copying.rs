@@ -59,7 +59,7 @@ impl Session {
             }
         }
         // It ignores a Flush.
-        lent.flushed_by_client = 0;
+        lent.unflushed = lent.expected.len();
         // The head is the request that copies.
         let mut syncs = 0;
         while let Some(next) = lent.expected.get(1) {

@@ -310,7 +310,7 @@ impl Session {
             }
             frontend::FLUSH => {
                 if !matches!(lent.conversation(), Conversation::CopyingIn { .. }) {
-                    lent.flushed_by_client = lent.expected.len();
+                    lent.unflushed = 0;
                 }
                 Ok(self.begin(head, at, rest, false, out))
             }
@@ -428,6 +428,7 @@ impl Session {
             }
             lent.flushed = false;
             lent.sent(expected.reply);
+            lent.unflushed = lent.unflushed.min(lent.expected.len()) + 1;
             lent.expected.push_back(expected);
         }
         self.produce_own(out);

@@ -284,6 +284,17 @@ fn a_batch_without_sync_is_run_and_its_replies_are_for_nobody() {
 }
 
 #[test]
+fn a_flush_before_an_error_is_forgotten_with_what_was_skipped() {
+    let failing = [bind("s"), execute(), close_portal(""), flush(), sync()].concat();
+    let batch = [parse("", "select 1"), flush(), bind("")].concat();
+    let mut between = ended(&[&failing, &batch], ClientEnd::Terminate);
+    between.server(&[&error("26000", "no"), &ready(), &parsed()]);
+    assert_eq!(between.rest_to_serve(), ToServe::Untold);
+    between.server(&[&bound()]);
+    assert_eq!(between.rest_to_serve(), ToServe::Nothing);
+}
+
+#[test]
 fn an_error_in_a_batch_without_sync_is_for_the_client() {
     let mut between = ended(&[&parse("", "selec")], ClientEnd::Terminate);
     assert_eq!(between.rest_to_serve(), ToServe::Untold);
