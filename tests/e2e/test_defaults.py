@@ -3,9 +3,14 @@ connection is free to ask or not."""
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
+
 import psycopg
 import pytest
 
+from postgres import Postgres
 from wait import stays, wait_until
 from wire import error, kinds, parse, query, sync
 
@@ -121,6 +126,40 @@ def test_a_login_is_told_what_a_reload_of_postgresql_has_changed(doorman, altere
     wait_until(lambda: told(one, READ_ONLY) == "off")
     one.connect(target_session_attrs="read-write").close()
     assert sets.value(f"show {READ_ONLY}") == "off"
+
+
+@pytest.fixture
+def standby():
+    """A PostgreSQL in recovery, which waits for its promotion."""
+    cluster = Postgres()
+    try:
+        cluster.start().stop()
+        signal = Path(cluster.data, "standby.signal")
+        signal.touch()
+        shutil.copystat(Path(cluster.data, "PG_VERSION"), signal)
+        if os.geteuid() == 0:
+            shutil.chown(signal, "postgres", "postgres")
+        cluster.start_again()
+        yield cluster
+    finally:
+        cluster.remove()
+
+
+def test_a_login_is_told_of_a_promotion(doorman, standby, mode):
+    one = doorman(mode=mode, pool={"server_port": standby.port})
+    with one.connect(target_session_attrs="standby") as connection:
+        assert connection.execute("select pg_is_in_recovery()").fetchone() == (True,)
+    with pytest.raises(psycopg.OperationalError):
+        one.connect(target_session_attrs="read-write")
+    standby.admin("select pg_promote()")
+
+    def writes():
+        try:
+            with one.connect(target_session_attrs="read-write") as connection:
+                return connection.execute("select pg_is_in_recovery()").fetchone() == (False,)
+        except psycopg.OperationalError:
+            return False
+    wait_until(writes)
 
 
 def test_nothing_is_closed_for_it(doorman, altered, pg):

@@ -23,6 +23,7 @@ mod begin;
 mod check;
 mod cleaning;
 mod copy;
+mod defaults;
 mod leaving;
 mod messages;
 mod model;
