@@ -168,7 +168,7 @@ def test_queries_and_calls_inside_batches(doorman, pg, mode, seed):
         lambda: CALL, lambda: CALL_FAILS,
         lambda: flush(), lambda: sync(), lambda: close_statement(""),
         lambda: copy_data(b"1"), lambda: copy_done(), lambda: copy_fail("no"),
-        lambda: query("set local work_mem = '1MB'"), lambda: query("begin; commit"), lambda: query("rollback"),
+        lambda: query("set local work_mem = '1MB'"), lambda: query("begin"), lambda: query("rollback"),
         lambda: query("set application_name = 'x'"), lambda: parse("discard temp") + bind() + execute(),
     ]
 
