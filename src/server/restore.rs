@@ -25,7 +25,7 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// The statements, each a Query of its own, for a client that has `chosen` these settings at startup, on a server
+    /// The statements, one after the other, for a client that has `chosen` these settings at startup, on a server
     /// connection that has logged in as `user`.
     pub fn statements(&self, chosen: &Parameters, user: &[u8]) -> Vec<Vec<u8>> {
         let (mut encoding, mut others) = (Parameters::default(), chosen.clone());
@@ -39,59 +39,58 @@ impl Restore {
             true => self.known(chosen),
             false => self.unknown(chosen, user),
         };
-        let parts = [part(&encoding), part(&others)];
-        (parts.into_iter()).filter(|sql| !sql.is_empty()).collect()
+        [part(&encoding), part(&others)].concat()
     }
 
-    /// The statement that sets what has gone back. In a block it takes no snapshot, so that the transaction can still
+    /// The statements that set what has gone back. In a block they take no snapshot, so that the transaction can still
     /// choose its isolation.
-    fn known(&self, chosen: &Parameters) -> Vec<u8> {
-        let mut sql = Vec::new();
+    fn known(&self, chosen: &Parameters) -> Vec<Vec<u8>> {
+        let mut statements = Vec::new();
         let plain = (self.names.iter()).filter(|name| !Parameters::is_identity(name));
         let plain = plain.filter_map(|name| Some((name.as_str(), chosen.get(name)?)));
         // Who may not be allowed to set the others.
         let identity = chosen.identity();
         let identity = identity.filter(|(name, _)| self.names.iter().any(|one| one == name));
         for (name, value) in plain.chain(identity) {
-            if !sql.is_empty() {
-                sql.push(b';');
-            }
             let parts = if !LISTS.contains(&name) {
                 Some(vec![value.to_vec()])
             } else {
                 identifiers(value).filter(|_| self.in_block)
             };
-            match parts {
-                Some(parts) => self.set(&mut sql, name, &parts),
-                None => self.set_config(&mut sql, name, value),
-            }
+            statements.push(match parts {
+                Some(parts) => self.set(name, &parts),
+                None => self.set_config(name, value),
+            });
         }
-        sql
+        statements
     }
 
-    fn set(&self, sql: &mut Vec<u8>, name: &str, value: &[Vec<u8>]) {
-        sql.extend_from_slice(if self.local { b"SET LOCAL " } else { b"SET " });
+    fn set(&self, name: &str, value: &[Vec<u8>]) -> Vec<u8> {
+        let verb: &[u8] = if self.local { b"SET LOCAL " } else { b"SET " };
+        let mut sql = verb.to_vec();
         let parts = name.split('.').map(|part| part.replace('"', "\"\""));
         let parts: Vec<_> = parts.map(|part| format!("\"{part}\"")).collect();
         sql.extend_from_slice(parts.join(".").as_bytes());
         sql.extend_from_slice(b" TO ");
         for (place, part) in value.iter().enumerate() {
             sql.extend_from_slice(if place > 0 { b"," } else { b"" });
-            literal(sql, part);
+            literal(&mut sql, part);
         }
+        sql
     }
 
-    fn set_config(&self, sql: &mut Vec<u8>, name: &str, value: &[u8]) {
-        sql.extend_from_slice(b"SELECT pg_catalog.set_config(");
-        literal(sql, name.as_bytes());
+    fn set_config(&self, name: &str, value: &[u8]) -> Vec<u8> {
+        let mut sql = b"SELECT pg_catalog.set_config(".to_vec();
+        literal(&mut sql, name.as_bytes());
         sql.push(b',');
-        literal(sql, value);
+        literal(&mut sql, value);
         sql.extend_from_slice(if self.local { b",true)" } else { b",false)" });
+        sql
     }
 
-    /// The statement that sets those of the `chosen` settings that are at a default now, and if it may have gone back
+    /// The statements that set those of the `chosen` settings that are at a default now, and if it may have gone back
     /// who runs the statements, where that is as in a session that has just logged in as `user`.
-    fn unknown(&self, chosen: &Parameters, user: &[u8]) -> Vec<u8> {
+    fn unknown(&self, chosen: &Parameters, user: &[u8]) -> Vec<Vec<u8>> {
         let mut values = Vec::new();
         for (name, value) in chosen.iter() {
             if Parameters::is_identity(name) {
@@ -103,7 +102,7 @@ impl Restore {
             literal(&mut values, value);
             values.push(b')');
         }
-        let mut sql = Vec::new();
+        let mut statements = Vec::new();
         if !values.is_empty() {
             let local: &[u8] = if self.local { b"true" } else { b"false" };
             // What no view shows, settings of nobody's, is empty after a RESET.
@@ -118,22 +117,20 @@ impl Restore {
                   THEN COALESCE(pg_catalog.current_setting(w.name, true), '') OPERATOR(pg_catalog.=) '' \
                   ELSE s.source OPERATOR(pg_catalog.<>) 'session' END",
             ];
-            sql = parts.concat();
+            statements.push(parts.concat());
         }
         for (name, value) in chosen.identity() {
             if !self.names.iter().any(|one| one == name) {
                 continue;
             }
-            if !sql.is_empty() {
-                sql.push(b';');
-            }
-            self.set_config(&mut sql, name, value);
+            let mut sql = self.set_config(name, value);
             sql.extend_from_slice(b" WHERE pg_catalog.current_setting(");
             literal(&mut sql, name.as_bytes());
             sql.extend_from_slice(b") OPERATOR(pg_catalog.=) ");
             literal(&mut sql, if name == "role" { b"none" } else { user });
+            statements.push(sql);
         }
-        sql
+        statements
     }
 }
 
@@ -205,7 +202,7 @@ mod tests {
                 in_block: local,
             };
             let statements = restore.statements(&chosen, b"app");
-            String::from_utf8(statements.concat()).unwrap()
+            String::from_utf8(statements.join(&b';')).unwrap()
         };
         assert_eq!(
             sql(&names, true),

@@ -218,6 +218,21 @@ def test_nothing_is_left_in_plain_sight_of_the_protocol(doorman, pg, trace, leav
     assert rows(one.raw().ask(query(PROBE))) == clean
 
 
+def test_the_unnamed_statement_outlives_what_the_pooler_sets(doorman, mode):
+    """In a batch a RESET does not drop it; a query of the pooler's own would."""
+    one = doorman(mode=mode, size=1)
+    raw = one.raw(**SOME)
+    update = "update pg_settings set setting = '7s' where name = 'statement_timeout'"
+    for sql in ("reset all", update, "select 1 from set_config('timezone', null, false)"):
+        raw.ask(query("begin"))
+        raw.ask(parse("select 5"), bind(), execute(), sync())
+        raw.ask(parse(sql, "named"), bind((), "named"), execute(), sync())
+        assert rows(raw.ask(bind(), execute(), sync())) == [[b"5"]], sql
+        raw.ask(query("deallocate all"))
+        raw.ask(query("commit"))
+        assert raw.value("show timezone") == "Asia/Tokyo"
+
+
 def oid(pg, name: str, arguments: int = 3) -> int:
     return pg.admin(f"select oid::int from pg_proc where proname = '{name}' and pronargs = {arguments}")[0]["oid"]
 

@@ -197,6 +197,9 @@ impl Session {
         }
         let Some(lent) = &mut self.lent else { return };
         let going_back = &mut lent.going_back;
+        if going_back.restoring {
+            return;
+        }
         match tag {
             b"DO" | b"CALL" => going_back.note_anything(),
             b"RESET" | b"DISCARD ALL" | b"SET" if unread && !going_back.read => {
@@ -250,9 +253,7 @@ impl Session {
         lent.backend.traces.add(Traces::SETTINGS);
         lent.going_back.restoring = true;
         lent.unsettled.hold_up();
-        for sql in statements {
-            self.ask(&sql, out);
-        }
+        self.ask_in_batch(&statements, out);
         Fate::Drop
     }
 }

@@ -34,6 +34,9 @@ const FOLLOWED: [&str; 5] = [
 /// The setting that decides where a table is made, and so whether it is a temporary one.
 const SEARCH_PATH: &str = "search_path";
 
+/// The name of a statement of the pooler's own while it runs, and of its portal.
+const POOLERS: &str = "DOORMAN_own";
+
 /// The setting that decides how the others' bytes are read.
 const CLIENT_ENCODING: &str = "client_encoding";
 
@@ -109,6 +112,47 @@ impl Session {
             lent.expected
                 .push_back(Expected::swallow(Reply::UntilReady { tame: true }));
         }
+    }
+
+    /// Sends the server statements of the pooler's own while it serves the client, whose unnamed statement and portal
+    /// a Query would drop.
+    pub(super) fn ask_in_batch(&mut self, statements: &[Vec<u8>], out: &mut Output) {
+        let Some(lent) = &mut self.lent else { return };
+        let close = |own: &mut Vec<u8>, what: u8| {
+            write::message(own, frontend::CLOSE, |body| {
+                body.push(what);
+                write::c_string(body, POOLERS.as_bytes());
+            });
+        };
+        let mut replies = Vec::new();
+        out.server.write(|own| {
+            // One that failed may have left it.
+            close(own, b'S');
+            replies.push(Reply::Close);
+            for sql in statements {
+                write::message(own, frontend::PARSE, |body| {
+                    write::c_string(body, POOLERS.as_bytes());
+                    write::c_string(body, sql);
+                    body.extend_from_slice(&[0; 2]);
+                });
+                write::message(own, frontend::BIND, |body| {
+                    write::c_string(body, POOLERS.as_bytes());
+                    write::c_string(body, POOLERS.as_bytes());
+                    body.extend_from_slice(&[0; 6]);
+                });
+                write::message(own, frontend::EXECUTE, |body| {
+                    write::c_string(body, POOLERS.as_bytes());
+                    body.extend_from_slice(&[0; 4]);
+                });
+                close(own, b'P');
+                close(own, b'S');
+                let of_one = [Reply::Parse, Reply::Bind, Reply::Execute];
+                replies.extend(of_one.into_iter().chain([Reply::Close; 2]));
+            }
+            frontend::bare(own, frontend::SYNC);
+            replies.push(Reply::Ready);
+        });
+        (lent.expected).extend(replies.into_iter().map(Expected::swallow));
     }
 
     /// Writes the statements that give the server connection this client's settings.

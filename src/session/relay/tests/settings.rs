@@ -161,6 +161,30 @@ fn with_chosen(mode: Mode) -> Between {
     between
 }
 
+/// The batch in which the pooler runs statements of its own.
+fn own(statements: &[&str]) -> Bytes {
+    let name = "DOORMAN_own";
+    let mut batch = close(name);
+    for sql in statements {
+        let run = message(b'E', b"DOORMAN_own\0\0\0\0\0");
+        let bound = message(b'B', b"DOORMAN_own\0DOORMAN_own\0\0\0\0\0\0\0");
+        batch.extend([parse(name, sql), bound, run].concat());
+        batch.extend([close_portal(name), close(name)].concat());
+    }
+    batch.extend(sync());
+    batch
+}
+
+/// The server's replies to that, with what it says at the end.
+fn done(tags: &[&str], end: &[&[u8]]) -> Bytes {
+    let mut replies = closed();
+    for tag in tags {
+        replies.extend([parsed(), bound(), complete(tag), closed(), closed()].concat());
+    }
+    replies.extend(end.concat());
+    replies
+}
+
 #[test]
 fn reset_goes_back_to_what_the_client_chose_at_startup_before_it_can_ask() {
     for mode in [Mode::Transaction, Mode::Session] {
@@ -170,23 +194,26 @@ fn reset_goes_back_to_what_the_client_chose_at_startup_before_it_can_ask() {
         let reply = [complete("RESET"), parameter("TimeZone", "UTC")].concat();
         between.server(&[&reply, &ready()]);
         between.client_gets(&[&reply]);
-        between.server_gets(&[&query("SET \"timezone\" TO 'Asia/Tokyo'")]);
+        between.server_gets(&[&own(&["SET \"timezone\" TO 'Asia/Tokyo'"])]);
         let restored = parameter("TimeZone", "Asia/Tokyo");
-        between.server(&[&complete("SET"), &restored, &ready()]);
+        between.server(&[&done(&["SET"], &[&restored, &ready()])]);
         between.client_gets(&[&restored, &ready()]);
     }
 }
 
 #[test]
 fn in_a_block_it_goes_back_in_the_block() {
-    for (text, own) in [
+    for (text, sets) in [
         (
             "reset all",
-            "SET \"timezone\" TO 'Asia/Tokyo';SET \"work_mem\" TO '1MB'",
+            &[
+                "SET \"timezone\" TO 'Asia/Tokyo'",
+                "SET \"work_mem\" TO '1MB'",
+            ][..],
         ),
         (
             "set local work_mem to default",
-            "SET LOCAL \"work_mem\" TO '1MB'",
+            &["SET LOCAL \"work_mem\" TO '1MB'"],
         ),
     ] {
         let mut between = with_chosen(Mode::Session);
@@ -195,8 +222,9 @@ fn in_a_block_it_goes_back_in_the_block() {
         between.to_server.clear();
         between.client(&[&query(text)]);
         between.server(&[&complete("RESET"), &ready_in_transaction()]);
-        between.server_gets(&[&query(text), &query(own)]);
-        between.server(&[&complete("SET"), &ready_in_transaction()]);
+        between.server_gets(&[&query(text), &own(sets)]);
+        let tags = vec!["SET"; sets.len()];
+        between.server(&[&done(&tags, &[&ready_in_transaction()])]);
         between.to_client.clear();
         between.passes(
             &[&query("select 1")],
@@ -210,7 +238,7 @@ fn in_a_block_it_goes_back_in_the_block() {
         between.client_gets(&[&complete("ROLLBACK")]);
         assert!(!between.to_server.is_empty());
         between.to_server.clear();
-        between.server(&[&columns(), &complete("SELECT 2"), &ready_in_transaction()]);
+        between.server(&[&done(&["SELECT 2"], &[&ready_in_transaction()])]);
         between.client_gets(&[&ready_in_transaction()]);
         between.passes(&[&query("commit")], &[&complete("COMMIT"), &ready()]);
     }
@@ -223,9 +251,10 @@ fn discard_all_goes_back_to_all_of_it() {
     between.to_server.clear();
     between.server(&[&complete("DISCARD ALL"), &ready()]);
     between.client_gets(&[&complete("DISCARD ALL")]);
-    between.server_gets(&[&query(
-        "SET \"timezone\" TO 'Asia/Tokyo';SET \"work_mem\" TO '1MB'",
-    )]);
+    between.server_gets(&[&own(&[
+        "SET \"timezone\" TO 'Asia/Tokyo'",
+        "SET \"work_mem\" TO '1MB'",
+    ])]);
 }
 
 #[test]
@@ -287,7 +316,7 @@ fn what_may_have_gone_back_is_asked_for() {
                 "{own}"
             );
             between.to_server.clear();
-            between.server(&[&columns(), &complete("SELECT 0"), &ready()]);
+            between.server(&[&done(&["SELECT 0"], &[&ready()])]);
             between.client_gets(&[&ready()]);
         }
     }
