@@ -137,6 +137,28 @@ pub fn hurry_like(starter: Pid) {
     hurry();
 }
 
+/// Whether a thread hurries: asked at every turn, and told to the kernel only when it changes.
+#[derive(Debug)]
+pub struct Haste(bool);
+
+impl Haste {
+    /// That of a thread that hurries.
+    pub fn hurrying() -> Haste {
+        Haste(true)
+    }
+
+    /// Lets the calling thread hurry from now on, or no longer.
+    pub fn set(&mut self, hurries: bool) {
+        if std::mem::replace(&mut self.0, hurries) != hurries {
+            if hurries {
+                hurry();
+            } else {
+                hurry_no_more();
+            }
+        }
+    }
+}
+
 /// The nice value of a thread, or of the calling one.
 fn nice(thread: i32) -> Option<i32> {
     nix::errno::Errno::clear();

@@ -27,7 +27,7 @@ use super::outcome::Outcome;
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
 use crate::net::process::Process;
-use crate::net::thread;
+use crate::net::thread::{self, Haste};
 use crate::net::wait::{Interest, Woken, wait, wake};
 use crate::pool::pool;
 use crate::pool::totals::Work;
@@ -164,6 +164,7 @@ struct HandOver<'a> {
     new: VecDeque<NewConnection>,
     new_sent: HashMap<u64, NewConnection>,
     next_new: u64,
+    haste: Haste,
     /// Sessions that have something large to go before them.
     parcels: VecDeque<Parcel>,
     /// Sessions that do not move, and when they are cut.
@@ -243,6 +244,7 @@ pub fn hand_over(
         new: VecDeque::new(),
         new_sent: HashMap::new(),
         next_new: 0,
+        haste: Haste::hurrying(),
         parcels: VecDeque::new(),
         kept: VecDeque::new(),
         sessions: HashMap::new(),

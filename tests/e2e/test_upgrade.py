@@ -499,21 +499,6 @@ def test_named_statements_are_there_afterwards(doorman, pg, mode, same_backends)
             assert rows(raw.read_until("Z")) == [[str(n + round).encode()], [b"same"]]
 
 
-def test_statements_that_sql_speaks_of_are_there_afterwards(doorman, mode):
-    one = doorman(mode=mode, size=1)
-    raw = one.raw()
-    raw.ask(parse("select 'by name'", "q"), sync())
-    raw.ask(query("begin"))
-    for step in range(3):
-        if step == 1:
-            one.upgrade()
-        assert rows(raw.ask(query("execute q"))) == [[b"by name"]]
-    raw.ask(query("commit"))
-    assert rows(raw.ask(query("execute q"))) == [[b"by name"]]
-    raw.ask(query("deallocate q; select 1"))
-    assert error(raw.ask(query("execute q"))).code == "26000"
-
-
 def test_old_and_new_statements_do_not_meet(doorman):
     """One backend, a statement from before and one from after."""
     one = doorman(size=1)

@@ -160,6 +160,9 @@ impl HandOver<'_> {
                 }
             }
         }
+        // While nothing is left but large pieces, those who are served come first.
+        let small = !self.backlog.is_empty() || !self.to_tell.is_empty();
+        self.haste.set(small || !self.has_pieces());
         self.give_piece()?;
         if self.reception.is_receiving() {
             self.new.extend(self.reception.take_new_connections());

@@ -17,6 +17,7 @@ use super::{exchange, wrong};
 use crate::net::encrypted::Encrypted;
 use crate::net::passing::Passage;
 use crate::net::stream::Stream;
+use crate::net::thread::Haste;
 use crate::net::wait::{Interest, wait};
 use crate::pool::pool::Pool;
 use crate::server::backend::Connection;
@@ -54,6 +55,8 @@ pub(super) struct Taker {
     house: Arc<House>,
     reception: Arc<Reception>,
     passage: Passage,
+    /// Large pieces take their time, and nobody waits for them.
+    haste: Haste,
     /// What has come before its session.
     parts: Parts,
     /// What is to be passed on to the predecessor.
@@ -87,6 +90,7 @@ impl Taker {
             house,
             reception,
             passage,
+            haste: Haste::hurrying(),
             parts,
             errands,
             settings: Vec::new(),
@@ -171,11 +175,17 @@ impl Taker {
         loop {
             while let Some((message, descriptors)) = messages::take(&mut self.passage)? {
                 match message {
-                    Message::Session(moved) => self.session(*moved, descriptors)?,
+                    Message::Session(moved) => {
+                        self.haste.set(true);
+                        self.session(*moved, descriptors)?;
+                    }
                     Message::Console(moved) => self.console(*moved, descriptors)?,
                     Message::Idle(idle) => self.idle(*idle, descriptors)?,
                     Message::New(new) => self.new_connection(new, descriptors)?,
-                    Message::Piece(piece) => self.parts.add(piece)?,
+                    Message::Piece(piece) => {
+                        self.haste.set(false);
+                        self.parts.add(piece)?;
+                    }
                     Message::Statements(some) => self.parts.note(some),
                     Message::Settings(told) => self.settings.push(Arc::new(told)),
                     Message::Work(done) => {
