@@ -104,6 +104,14 @@ impl Driver {
         }
     }
 
+    /// Takes notice of a new plan. That the pool has ended is for [`Driver::refresh_plan`] to notice.
+    pub(super) fn take_up_plan(&mut self) {
+        let pool = self.claim.pool();
+        if !pool.is_closed() {
+            self.plan = pool.plan_unless(self.plan.0).unwrap_or(self.plan.clone());
+        }
+    }
+
     /// Takes notice of a new plan, or of the pool's end.
     pub(super) fn refresh_plan(&mut self) -> Result<(), Ending> {
         if let Some(plan) = self.claim.pool().plan_unless(self.plan.0) {

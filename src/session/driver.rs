@@ -237,7 +237,10 @@ impl Driver {
         );
         self.session.now = Moment::now();
         match woken {
-            Ok(Woken::Told) => Ok(()),
+            Ok(Woken::Told) => {
+                self.take_up_plan();
+                Ok(())
+            }
             Ok(Woken::Deadline) => self.check_limits(),
             Ok(Woken::Ready { client, server }) => {
                 if client.readable {

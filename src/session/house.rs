@@ -209,7 +209,19 @@ impl House {
         self.console_verifiers
             .prepare(&settings.general, &self.mock);
         *self.settings.write() = Arc::new(settings);
+        let timeouts = |handle: &Handle| {
+            let pool = self.pools.find(&handle.who.database, &handle.who.user);
+            pool.map(|pool| pool.plan().timeouts)
+        };
+        let sessions = self.sessions.all();
+        let before: Vec<_> = sessions.iter().map(|handle| timeouts(handle)).collect();
         self.pools.apply(plans);
+        for (handle, before) in sessions.iter().zip(before) {
+            if timeouts(handle) != before {
+                // What it waits for may have another time now.
+                handle.wake();
+            }
+        }
         for handle in self.sessions.all() {
             if !handle.who.console
                 && self

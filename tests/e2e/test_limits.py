@@ -316,6 +316,20 @@ def test_the_time_goes_on_in_another_process(doorman, pg, name):
     assert one.serves()
 
 
+def test_a_reload_reaches_clients_that_wait(doorman, pg):
+    one = doorman(size=3)
+    idle, begun, busy = one.raw(), one.raw(), one.raw()
+    begun.ask(query("begin; select 1"))
+    busy.send(query("select pg_sleep(60)"))
+    wait_until(lambda: active(pg, "pg_sleep"), what="it runs")
+    one.config["general"] |= {"client_idle_timeout": "200ms", "idle_transaction_timeout": "200ms",
+                              "query_timeout": "200ms"}
+    one.reload()
+    is_told(idle, "client_idle_timeout")
+    is_told(begun, "idle_transaction_timeout")
+    is_told(busy, "query_timeout")
+
+
 @pytest.mark.parametrize("bare", [30, "30"])
 def test_a_bare_number_is_refused(doorman, bare):
     one = doorman()
