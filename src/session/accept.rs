@@ -5,6 +5,9 @@
 //! counted and bounded before one is started, because a start that fails for want of memory mappings ends
 //! the process; and a CancelRequest and a console session are served when none can be started.
 
+mod cancels;
+mod reserve;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,13 +18,11 @@ use nix::unistd::Pid;
 use parking_lot::Mutex;
 
 use super::acceptor::{Acceptor, Class, Command};
-use super::cancel::{cancel, cancel_anywhere, cancel_elsewhere};
-use super::guest::{Guest, What};
+use super::guest::Guest;
 use super::house::House;
 use super::login_permit::{LOGINS, LoginPermit};
 use super::new_connection::NewConnection;
 use super::parking::{Bay, PARKED, Parking};
-use super::refusal::say;
 use super::registry::CancelKey;
 use super::rejections::Rejections;
 use super::serve::{receive, serve_guest};
@@ -29,7 +30,6 @@ use crate::net::clock::Moment;
 use crate::net::listener::Listener;
 use crate::net::thread;
 use crate::net::wait;
-use crate::wire::sqlstate;
 
 /// Bytes of stack of a client's thread. Only what is touched is resident.
 pub(super) const STACK: usize = 256 * 1024;
@@ -304,57 +304,6 @@ impl Reception {
         (seated, true)
     }
 
-    /// Cancels what the session with this key is doing, as another process asks for it; see
-    /// [`Reception::is_receiving`]. If it is not here the request goes `back`, or is dropped.
-    pub fn cancel(self: &Arc<Reception>, key: CancelKey, back: bool) {
-        let _arriving = Arriving::new(&self.arriving);
-        match self.seat() {
-            Ok(seat) => seat.take(Work::Cancel {
-                key,
-                back,
-                _from: None,
-                _arriving,
-            }),
-            Err(error) => {
-                self.note_no_thread(&error);
-                let _ = self.reserve.try_send(Work::Cancel {
-                    key,
-                    back,
-                    _from: None,
-                    _arriving,
-                });
-            }
-        }
-    }
-
-    /// Carries out a CancelRequest that a client of ours has brought, in a thread if there is something to cancel.
-    pub(super) fn cancel_for_client(self: &Arc<Reception>, key: CancelKey, from: NewConnection) {
-        if self.house.sessions.by_cancel_key(&key).is_none() {
-            return cancel_elsewhere(&self.house, key);
-        }
-        let busy = Arriving::new(&self.cancels);
-        let seat = if self.cancels.load(Ordering::Relaxed) <= CANCELS {
-            self.seat()
-        } else {
-            Err(io::ErrorKind::QuotaExceeded.into())
-        };
-        let back = true;
-        let work = Work::Cancel {
-            key,
-            back,
-            _from: Some(from),
-            _arriving: busy,
-        };
-        match seat {
-            Ok(seat) => seat.take(work),
-            Err(_) => {
-                if self.reserve.try_send(work).is_err() {
-                    log::warn!("too many cancel requests at a time; one was dropped");
-                }
-            }
-        }
-    }
-
     /// A thread that is there to serve a guest who is still to come: one that is parked, or a new one.
     ///
     /// # Errors
@@ -420,63 +369,6 @@ impl Reception {
         match refused {
             Work::Arrival(connection, ..) => Err(Box::new(connection)),
             Work::Guest(_) | Work::Cancel { .. } => Ok(()),
-        }
-    }
-
-    /// Starts the threads in reserve: one for CancelRequests and for logins at the console, and one for such a
-    /// console session.
-    fn start_reserve(self: &Arc<Reception>, work: Receiver<Work>) -> io::Result<()> {
-        let (guests, guest) = bounded::<Guest>(0);
-        let reception = Arc::clone(self);
-        std::thread::Builder::new()
-            .stack_size(STACK)
-            .spawn(move || {
-                thread::name("reserve");
-                thread::hurry_no_more();
-                for work in work {
-                    reception.guarded(|| reception.work_in_reserve(work, &guests));
-                    thread::name("reserve");
-                }
-            })?;
-        let reception = Arc::clone(self);
-        std::thread::Builder::new()
-            .stack_size(STACK)
-            .spawn(move || {
-                thread::name("reserve");
-                thread::hurry_no_more();
-                for guest in guest {
-                    reception.guarded(|| drop(serve_guest(&reception.house, guest, None)));
-                    thread::name("reserve");
-                }
-            })
-            .map(drop)
-    }
-
-    fn work_in_reserve(self: &Arc<Reception>, work: Work, guests: &Sender<Guest>) {
-        match work {
-            Work::Arrival(connection, permit, arriving) => {
-                let Some(guest) = receive(self, connection, permit, arriving, true) else {
-                    return;
-                };
-                let guest = match self.seat() {
-                    Ok(seat) => return seat.take_in(guest),
-                    Err(_) => guests.try_send(guest),
-                };
-                if let Err(refused) = guest {
-                    refuse_guest(refused.into_inner());
-                }
-            }
-            Work::Guest(guest) => drop(serve_guest(&self.house, *guest, None)),
-            Work::Cancel { key, back, .. } => self.carry_out(key, back),
-        }
-    }
-
-    /// Carries out a CancelRequest.
-    fn carry_out(&self, key: CancelKey, back: bool) {
-        if back {
-            cancel_anywhere(&self.house, key);
-        } else {
-            cancel(&self.house, &key);
         }
     }
 
@@ -566,18 +458,4 @@ impl Reception {
         }
         self.threads.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Ends a console session for which the thread in reserve is not free.
-fn refuse_guest(guest: Guest) {
-    let Guest { entry, place, what } = guest;
-    if let What::Console(console) = what {
-        let refusal = say(
-            sqlstate::TOO_MANY_CONNECTIONS,
-            "sorry, no thread can be started, and the one in reserve for the console is in use",
-        );
-        console.client.part(&refusal.message());
-    }
-    drop(entry);
-    drop(place);
 }

@@ -7,6 +7,9 @@
 //!
 //! Invariant: this thread never waits for anybody: not for a client, not for a thread, not for a pool.
 
+mod refusing;
+mod starting;
+
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -25,17 +28,14 @@ use super::accept::{Arriving, Reception};
 use super::crowd::{Crowd, FairQueue, Origin};
 use super::house::Stage;
 use super::login_permit::SILENCE;
-use super::new_connection::{Kind, NewConnection, Next, Opening};
-use super::refusal::{Refusal, say};
+use super::new_connection::{NewConnection, Next, Opening};
+use super::refusal::Refusal;
 use super::turns::Turns;
 use crate::config::General;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::net::listener::Listener;
-use crate::net::stream::Stream;
 use crate::net::wait::{self, Interest};
-use crate::pool::plans::client_sockets;
-use crate::wire::sqlstate;
 
 /// Events that are dealt with at a time, and connections accepted from one listener.
 const EVENTS: usize = 128;
@@ -463,176 +463,6 @@ impl Acceptor {
                 Next::Begin(kind) => return self.begin(id, kind),
                 Next::Refuse(refusal) => return self.refuse(id, &refusal),
             }
-        }
-    }
-
-    /// The first packet is there, or a handshake has begun.
-    fn begin(&mut self, id: u64, kind: Kind) {
-        let class = match kind {
-            Kind::Cancel(key) => {
-                let arrivals = &self.reception.house.arrivals;
-                arrivals.cancel.fetch_add(1, Ordering::Relaxed);
-                if let Some(held) = self.release(id) {
-                    self.reception.cancel_for_client(key, held.connection);
-                }
-                return;
-            }
-            Kind::Tls => Class::Tls,
-            Kind::Console => Class::Console,
-            Kind::Session => Class::Plain,
-        };
-        self.crowd.heard(id);
-        let settings = self.reception.house.settings();
-        let Some(held) = self.held.get_mut(&id) else {
-            return;
-        };
-        let queue = &mut self.ready[class as usize];
-        let origin = held.origin;
-        if let (Class::Tls, Some(rate)) = (class, settings.general.tls_rate_limit_per_second) {
-            let turn = self.turns.after(rate, queue.ahead_of(origin));
-            if held.until.is_some_and(|until| until < turn) {
-                let why = "tls_rate_limit_per_second leaves it no turn within client_login_timeout";
-                return self.refuse(id, &Refusal::Handshake(why.to_owned()));
-            }
-        }
-        held.state = State::Ready(class);
-        queue.push(origin, id);
-        // A client that has closed its side may still read, but not do a handshake.
-        let flags = match class {
-            Class::Tls => EpollFlags::EPOLLRDHUP,
-            Class::Console | Class::Plain => EpollFlags::empty(),
-        };
-        let mut event = EpollEvent::new(flags, id);
-        // It fails for no descriptor that was added.
-        let _ = self
-            .epoll
-            .modify(held.connection.socket.as_fd(), &mut event);
-    }
-
-    /// Lets those begin that wait for a thread, as far as there are permits and turns.
-    fn start_ready(&mut self) {
-        self.retry = None;
-        let settings = self.reception.house.settings();
-        let rate = settings.general.tls_rate_limit_per_second;
-        let mut waits = [Class::Console, Class::Plain, Class::Tls].to_vec();
-        while !waits.is_empty() {
-            waits.retain(|&class| {
-                let later = match class {
-                    Class::Tls if self.ready[class as usize].len() > 0 => {
-                        self.turns.next(rate, Moment::now())
-                    }
-                    _ => None,
-                };
-                if let Some(later) = later {
-                    self.look_again(later);
-                    return false;
-                }
-                let started = self.start_next(class);
-                if let (true, Class::Tls, Some(rate)) = (started, class, rate) {
-                    self.turns.take(rate, Moment::now());
-                }
-                started
-            });
-        }
-    }
-
-    fn look_again(&mut self, at: Moment) {
-        self.retry = Some(self.retry.map_or(at, |retry| retry.min(at)));
-    }
-
-    /// Starts the login of the next that waits, if one does and there is a permit for it.
-    fn start_next(&mut self, class: Class) -> bool {
-        let queue = &mut self.ready[class as usize];
-        let Some((origin, _)) = queue.next() else {
-            return false;
-        };
-        let waiting = queue.len();
-        let logins = &self.reception.house.logins;
-        let Some(permit) = logins.begin(origin, class == Class::Console, waiting) else {
-            self.look_again(Moment::now().after(PAUSE));
-            return false;
-        };
-        let Some(id) = queue.pop() else {
-            return false;
-        };
-        // Counted before it leaves what is held here: it is never in neither.
-        let arriving = Arriving::new(&self.reception.arriving);
-        if let Some(held) = self.held.get_mut(&id) {
-            held.state = State::Waiting;
-        }
-        let Some(held) = self.release(id) else {
-            return true;
-        };
-        let started = self
-            .reception
-            .start_login(held.connection, permit, arriving, class);
-        if let Err(connection) = started {
-            let refusal = say(
-                sqlstate::TOO_MANY_CONNECTIONS,
-                "sorry, too many clients already: no thread can be started for another",
-            );
-            self.turn_away(*connection, &refusal);
-        }
-        true
-    }
-
-    fn refuse(&mut self, id: u64, refusal: &Refusal) {
-        if let Some(held) = self.release(id) {
-            self.turn_away(held.connection, refusal);
-        }
-    }
-
-    /// Says the last word on a connection.
-    fn turn_away(&mut self, connection: NewConnection, refusal: &Refusal) {
-        let NewConnection { socket, opening } = connection;
-        let address = opening.address.clone();
-        self.reception.rejections.note(None, &address, refusal);
-        let last = if opening.is_tls() {
-            Vec::new()
-        } else {
-            refusal.message()
-        };
-        if last.is_empty() {
-            return;
-        }
-        let general = self.reception.house.settings();
-        let sockets = client_sockets(&general.general);
-        let unix = matches!(address, Address::Unix(_));
-        let stream = Stream::new(socket, unix, &sockets);
-        if let Some(socket) = stream.say_last(&last) {
-            self.linger(NewConnection {
-                socket: socket.into(),
-                opening: Opening::new(address, opening.connected_at, None),
-            });
-        }
-    }
-
-    fn linger(&mut self, connection: NewConnection) {
-        self.hold(connection, State::Lingering);
-    }
-
-    /// Closes those whose time is over.
-    fn expire(&mut self) {
-        let now = Moment::now();
-        while let Some(&(at, id)) = self.deadlines.first() {
-            if at > now {
-                return;
-            }
-            self.deadlines.pop_first();
-            let Some(held) = self.held.get_mut(&id) else {
-                continue;
-            };
-            held.until = None;
-            if held.state == State::Lingering {
-                self.release(id);
-                continue;
-            }
-            let refusal = if held.connection.opening.is_tls() {
-                Refusal::Handshake("it took longer than client_login_timeout".to_owned())
-            } else {
-                crate::net::dialogue::Broken::Deadline.into()
-            };
-            self.refuse(id, &refusal);
         }
     }
 }
