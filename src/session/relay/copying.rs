@@ -15,6 +15,7 @@ use super::pieces::Output;
 use super::replies::Desync;
 use crate::server::prepared::NOBODYS;
 use crate::session::session::{Lent, Session};
+use crate::wire::frame::Header;
 use crate::wire::{frontend, write};
 
 impl Session {
@@ -77,6 +78,35 @@ impl Session {
         }
         lent.converse(Conversation::CopyingIn { ended });
         Ok(())
+    }
+
+    /// Whether the server waits for the client's data.
+    pub(super) fn is_copying_in(&self) -> bool {
+        let lent = self.lent.as_ref();
+        lent.is_some_and(|lent| lent.conversation() == Conversation::CopyingIn { ended: false })
+    }
+
+    /// A request comes in the middle of a copy, and what it means is known only when the copy is over. It
+    /// breaks the protocol: PostgreSQL gets a message of its kind that it refuses in any case.
+    pub(super) fn break_copy(
+        &mut self,
+        head: Header,
+        at: usize,
+        rest: &[u8],
+        out: &mut Output,
+    ) -> usize {
+        let reply = match head.kind {
+            frontend::PARSE => Reply::Parse,
+            frontend::BIND => Reply::Bind,
+            frontend::DESCRIBE => Reply::Describe,
+            frontend::EXECUTE => Reply::Execute,
+            frontend::CLOSE => Reply::Close,
+            _ => Reply::UntilReady { tame: false },
+        };
+        out.server.write(|own| frontend::bare(own, head.kind));
+        self.expect(Expected::forward(reply), out);
+        self.begin(head, at, rest, true, out);
+        head.whole().min(rest.len())
     }
 
     /// A Sync is passed on to a server that copies in, and the client has not ended the copy.

@@ -97,6 +97,10 @@ impl Session {
                     at += n;
                 }
                 Step::NeedsMore => break,
+                Step::MustWait if self.is_copying_in() => {
+                    let rest = &input[at..];
+                    at += self.break_copy(head, at, rest, out);
+                }
                 Step::MustWait => {
                     self.wait_for_reply(out);
                     break;

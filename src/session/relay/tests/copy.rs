@@ -297,3 +297,32 @@ fn wherever_a_copy_is_cut_the_same_bytes_pass() {
         assert!(between.is_back());
     }
 }
+
+#[test]
+fn a_request_in_the_middle_of_a_copy_does_not_wait_for_its_end() {
+    let mut between = Between::new();
+    let copies = [
+        parse("a", "copy t from stdin"),
+        bind("a"),
+        execute(),
+        sync(),
+    ]
+    .concat();
+    between.client(&[&copies, &bind("a")]);
+    between.server(&[&parsed(), &bound(), &copy_in()]);
+    between.to_client.clear();
+    between.server_gets(&[
+        &parse("DOORMAN_0", "copy t from stdin"),
+        &bind("DOORMAN_0"),
+        &execute(),
+        &sync(),
+        &message(b'B', b""),
+    ]);
+    let complains = error(
+        "08P01",
+        "unexpected message type 0x42 during COPY from stdin",
+    );
+    between.server(&[&complains]);
+    between.client_gets(&[&complains]);
+    assert!(!between.is_back());
+}
