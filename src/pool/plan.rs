@@ -126,6 +126,10 @@ pub struct Plan {
     pub prepared_cache: usize,
     /// Statements kept on one connection.
     pub prepared_per_server: usize,
+    /// Bytes of their text.
+    pub prepared_bytes_per_server: usize,
+    /// Bytes that one client may have the pooler keep for it.
+    pub memory_per_client: usize,
     /// Named statements one client may have.
     pub prepared_per_client: usize,
     /// Where PostgreSQL is.

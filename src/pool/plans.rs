@@ -89,7 +89,9 @@ fn plan(
         prepared_cache: pool.prepared_statements_cache_size,
         prepared_per_server: pool
             .server_prepared_statements_cache_size
-            .unwrap_or(pool.prepared_statements_cache_size),
+            .unwrap_or(PREPARED_PER_SERVER),
+        prepared_bytes_per_server: bytes(general.server_prepared_statements_memory),
+        memory_per_client: bytes(general.client_memory_limit),
         prepared_per_client: general.client_prepared_statements_max.unwrap_or(usize::MAX),
         host: pool.server_host.clone(),
         port: pool.server_port,
@@ -120,6 +122,15 @@ fn login(user: &User) -> Login {
             secret: ServerSecret::None,
         }),
     }
+}
+
+/// Statements that a server connection keeps, unless the configuration says otherwise.
+const PREPARED_PER_SERVER: usize = 1024;
+
+/// A size in bytes; without one there is no limit.
+fn bytes(size: Option<u64>) -> usize {
+    size.and_then(|size| usize::try_from(size).ok())
+        .unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::server::constants;
 use crate::server::prepared::{LARGE, Statement, traces_of};
 use crate::server::reading;
 
@@ -169,7 +170,8 @@ impl Statements {
     pub fn intern(&self, definition: &[u8], under: &Arc<[u8]>, limit: usize) -> Arc<Statement> {
         // Before anybody is asked to understand it.
         let epoch = self.epoch();
-        let passing = definition.len() > LARGE || reading::is_unknown(under);
+        let alone = constants::belong_to_their_time(definition);
+        let passing = alone || definition.len() > LARGE || reading::is_unknown(under);
         let found = |shelf: &mut Shelf| match passing {
             true => None,
             false => shelf.find(definition, under, epoch),

@@ -215,6 +215,8 @@ pub(crate) fn plan(server: &Server, size: usize) -> Plan {
         prepared_cache: 10,
         prepared_per_server: 10,
         prepared_per_client: 10,
+        prepared_bytes_per_server: usize::MAX,
+        memory_per_client: usize::MAX,
         host: "127.0.0.1".into(),
         port: server.0.port,
         server_database: "db".into(),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::parameters::Parameters;
-use super::prepared::{Prepared, Statement};
+use super::prepared::{Limit, Prepared, Statement};
 use super::seats::Seat;
 use super::traces::Traces;
 use crate::net::address::Address;
@@ -216,10 +216,15 @@ impl Backend {
     /// Whether it has the statement. If not, one is noted as being on its way, and the caller has to send
     /// the Parse; with more than `limit` statements the least recently used make room, and with none allowed
     /// it stays for the transaction.
-    pub fn has_statement(&mut self, statement: &Statement, limit: usize) -> bool {
+    pub fn has_statement(&mut self, statement: &Statement, limit: Limit) -> bool {
         let number = statement.number;
         let has = self.prepared.touch(number)
-            || (self.prepared).add(number, limit, statement.is_passing() || limit == 0);
+            || (self.prepared).add(
+                number,
+                statement.definition.len(),
+                limit,
+                statement.is_passing() || limit.statements == 0,
+            );
         let tally = &self.key.tally;
         let count = if has {
             &tally.prepared_hits

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod cancel;
+pub mod constants;
 pub mod encryption;
 mod lexer;
 pub mod login;

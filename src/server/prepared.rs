@@ -170,6 +170,18 @@ pub struct Prepared {
     passing: HashSet<u64>,
     /// Statements that were dropped from the list and still stand on the server.
     surplus: BTreeSet<u64>,
+    /// Bytes of the text of each, and of all in the list.
+    sizes: HashMap<u64, u64>,
+    bytes: u64,
+}
+
+/// What one connection keeps at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Statements.
+    pub statements: usize,
+    /// Bytes of their text.
+    pub bytes: usize,
 }
 
 impl Prepared {
@@ -204,22 +216,28 @@ impl Prepared {
     pub fn end_passing(&mut self) {
         for number in self.passing.drain() {
             if self.statements.remove(&number).is_some() {
+                self.bytes -= self.sizes.remove(&number).unwrap_or(0);
                 self.surplus.insert(number);
             }
         }
     }
 
     /// Notes that a Parse for the statement is on its way; `passing` says that it is for this transaction
-    /// only. With more than `limit` statements the least recently used eighth is put aside to be closed.
+    /// only. With more than `limit` the least recently used eighth is put aside to be closed, or as many as
+    /// there are too many bytes.
     /// True if the statement still stood on the server, put aside, and needs no Parse.
-    pub fn add(&mut self, number: u64, limit: usize, passing: bool) -> bool {
+    pub fn add(&mut self, number: u64, size: usize, limit: Limit, passing: bool) -> bool {
         self.tick += 1;
+        let size = size as u64;
+        self.bytes += size;
+        self.bytes -= self.sizes.insert(number, size).unwrap_or(0);
         self.statements.insert(number, self.tick);
         if passing {
             self.passing.insert(number);
         }
         let still_stood = self.surplus.remove(&number);
-        if self.statements.len() > limit.max(1) {
+        let most = limit.bytes as u64;
+        if self.statements.len() > limit.statements.max(1) || self.bytes > most {
             let mut by_age: Vec<(u64, u64)> = self
                 .statements
                 .iter()
@@ -227,8 +245,16 @@ impl Prepared {
                 .collect();
             by_age.sort_unstable();
             // Never the one just added.
-            let leaving = (limit / 8).max(1).min(by_age.len() - 1);
-            for &(_, number) in &by_age[..leaving] {
+            let many = self.statements.len() > limit.statements.max(1);
+            let leaving = if many {
+                (limit.statements / 8).max(1)
+            } else {
+                0
+            };
+            for (left, &(_, number)) in by_age[..by_age.len() - 1].iter().enumerate() {
+                if left >= leaving && self.bytes <= most {
+                    break;
+                }
                 self.put_aside(number);
             }
         }
@@ -239,6 +265,7 @@ impl Prepared {
     pub fn put_aside(&mut self, number: u64) {
         self.passing.remove(&number);
         if self.statements.remove(&number).is_some() {
+            self.bytes -= self.sizes.remove(&number).unwrap_or(0);
             self.surplus.insert(number);
         }
     }
@@ -246,6 +273,7 @@ impl Prepared {
     /// Notes that the Parse of the statement failed.
     pub fn forget(&mut self, number: u64) {
         self.statements.remove(&number);
+        self.bytes -= self.sizes.remove(&number).unwrap_or(0);
         self.passing.remove(&number);
         // It may have made room already.
         self.surplus.remove(&number);
@@ -254,6 +282,8 @@ impl Prepared {
     /// Notes that the server has forgotten all statements.
     pub fn clear(&mut self) {
         self.statements.clear();
+        self.sizes.clear();
+        self.bytes = 0;
         self.passing.clear();
         self.surplus.clear();
     }
@@ -288,17 +318,39 @@ impl Prepared {
 mod tests {
     use super::*;
 
+    const LIMIT: Limit = Limit {
+        statements: 4,
+        bytes: 1000,
+    };
+
+    #[test]
+    fn so_do_those_that_are_too_many_bytes() {
+        let mut prepared = Prepared::default();
+        for number in 0..3 {
+            prepared.add(number, 300, LIMIT, false);
+        }
+        prepared.add(3, 700, LIMIT, false);
+        assert!(prepared.has(2) && prepared.has(3) && !prepared.has(1) && !prepared.has(0));
+        prepared.add(4, 5000, LIMIT, false);
+        assert_eq!(prepared.len(), 1, "what is needed now stays");
+        prepared.forget(4);
+        assert_eq!(prepared.bytes, 0);
+    }
+
     #[test]
     fn the_least_recently_used_leave_first_and_stay_on_record_until_closed() {
         let mut prepared = Prepared::default();
         for number in 0..4 {
-            assert!(!prepared.add(number, 4, false));
+            assert!(!prepared.add(number, 1, LIMIT, false));
         }
         assert!(prepared.touch(0));
-        prepared.add(4, 4, false);
+        prepared.add(4, 1, LIMIT, false);
         assert!(prepared.touch(0) && prepared.touch(4));
         assert!(!prepared.touch(1));
-        assert!(prepared.add(1, 4, false), "it still stood on the server");
+        assert!(
+            prepared.add(1, 1, LIMIT, false),
+            "it still stood on the server"
+        );
         assert_eq!(
             prepared.take_surplus(),
             Some(2),

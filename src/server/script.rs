@@ -5,6 +5,23 @@
 
 use super::lexer::{Lexer, Token, is_word};
 
+/// The name of a prepared statement that EXECUTE, DEALLOCATE or PREPARE stands in front of and that `is_meant`,
+/// if the text has one. A text that cannot be read has none.
+pub fn speaks_of(text: &[u8], is_meant: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+    const VERBS: [&str; 3] = ["execute", "deallocate", "prepare"];
+    let mut lexer = Lexer::new(text, true);
+    while let Some(statement) = lexer.statement()? {
+        for pair in statement.windows(2) {
+            let spoken = VERBS.iter().any(|verb| is_word(pair.first(), verb));
+            match &pair[1] {
+                Token::Quoted(name) if spoken && is_meant(name) => return Some(name.clone()),
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
 /// What a DEALLOCATE is about.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Target {
@@ -46,6 +63,24 @@ mod tests {
 
     fn of(text: &str) -> Option<Target> {
         deallocated(text.as_bytes())
+    }
+
+    #[test]
+    fn names_are_found_where_they_are_used() {
+        let found = |text: &str| speaks_of(text.as_bytes(), |name| name.starts_with(b"X_"));
+        for text in [
+            "execute \"X_0\"",
+            "select 1; /* so */ EXECUTE \"X_0\"(1)",
+            "explain (analyze) execute \"X_0\"",
+            "create temp table t as execute\"X_0\"",
+            "deallocate prepare \"X_0\"; select 1",
+            "prepare \"X_0\" as select 1",
+        ] {
+            assert_eq!(found(text).as_deref(), Some(&b"X_0"[..]), "{text}");
+        }
+        for text in ["select \"X_0\"", "execute x_0", "select 'execute \"X_0\"'"] {
+            assert_eq!(found(text), None, "{text}");
+        }
     }
 
     #[test]

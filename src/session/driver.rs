@@ -402,7 +402,12 @@ impl Driver {
         let consumed = match step {
             Ok(consumed) => consumed,
             Err(desync) => {
-                let _ = self.deliver(input.bytes());
+                let delivered = self.deliver(input.bytes());
+                if std::mem::take(&mut self.session.elsewhere) {
+                    self.starved = false;
+                    self.write_off(&desync.0);
+                    return delivered;
+                }
                 return Err(Ending::ServerConfused(desync.0));
             }
         };

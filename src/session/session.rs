@@ -229,6 +229,10 @@ pub struct Rules {
     pub prepared_cache: usize,
     /// Statements kept on one server connection.
     pub prepared_per_server: usize,
+    /// Bytes of their text.
+    pub prepared_bytes_per_server: usize,
+    /// Bytes that the client may have the pooler keep for it.
+    pub memory_per_client: usize,
     /// Named statements the client may have.
     pub prepared_per_client: usize,
     /// Whether what the client leaves is undone.
@@ -245,6 +249,8 @@ impl Default for Rules {
             follow_statements: true,
             prepared_cache: 0,
             prepared_per_server: 1,
+            prepared_bytes_per_server: usize::MAX,
+            memory_per_client: usize::MAX,
             prepared_per_client: usize::MAX,
             clean: true,
             log_parameters: false,
@@ -260,6 +266,8 @@ impl From<&Plan> for Rules {
             follow_statements: plan.prepared_statements && plan.mode == Mode::Transaction,
             prepared_cache: plan.prepared_cache,
             prepared_per_server: plan.prepared_per_server,
+            prepared_bytes_per_server: plan.prepared_bytes_per_server,
+            memory_per_client: plan.memory_per_client,
             prepared_per_client: plan.prepared_per_client,
             clean: plan.clean,
             log_parameters: plan.log_parameter_changes,
@@ -360,6 +368,9 @@ pub struct Session {
     /// Its next request is taken up again because a plan was stale: it will not misread the new one's rows.
     #[serde(default, skip_serializing_if = "is_default")]
     pub begins_again: bool,
+    /// Its server connection is of no use; its request is unread, to be sent on another.
+    #[serde(skip)]
+    pub elsewhere: bool,
     /// What it has done since its pool was last told.
     #[serde(default, skip_serializing_if = "is_default")]
     pub work: Work,
@@ -408,6 +419,7 @@ impl Session {
             under: Under::default(),
             overheard: Overheard::default(),
             begins_again: false,
+            elsewhere: false,
             work: Work::default(),
         }
     }

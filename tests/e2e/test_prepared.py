@@ -357,6 +357,125 @@ def test_a_type_that_is_created_anew(doorman):
         one.raw().ask(query("drop type mood"))
 
 
+def test_a_constant_of_its_time_is_shared_by_nobody(doorman):
+    one = doorman(size=1)
+    seen = set()
+    for _ in range(4):
+        raw = one.raw()
+        seen.add(rows(raw.ask(*run("select 'now'::timestamptz::text", name="s")))[0][0])
+    assert len(seen) == 4
+
+
+# The books and PostgreSQL
+
+def test_portals_that_deallocate_are_told_apart(doorman, direct):
+    one = doorman(size=1)
+    raw, other = one.raw(), one.raw()
+    for it in (raw, direct):
+        it.ask(parse("select 'a'", "a"), parse("select 'b'", "b"), parse("deallocate a", "da"),
+               parse("deallocate b", "db"), sync())
+        seen = it.ask(bind((), "da", "pa"), bind((), "db", "pb"), execute("pb"), sync())
+        assert kinds(seen) == "22CZ"
+    for name in "ab":
+        step = [bind((), name), execute(), sync()]
+        assert gist(raw.ask(*step)) == gist(direct.ask(*step))
+        assert rows(other.ask(parse(f"select '{name}'", name), bind((), name), execute(), sync())) == [[name.encode()]]
+
+
+@pytest.fixture
+def forgetful(pg):
+    pg.admin("create function forget() returns int language plpgsql as "
+             "$$ begin execute 'deal' || 'locate all'; return 1; end $$", database="shop")
+    yield "select forget()"
+    pg.admin("drop function forget()", database="shop")
+
+
+@pytest.mark.parametrize("speak", [lambda sql: [query(sql)], run], ids=["simple", "extended"])
+def test_a_function_that_deallocates_everything_is_noticed_by_nobody(doorman, forgetful, speak):
+    one = doorman(size=1)
+    raw, other = one.raw(), one.raw()
+    for it in (raw, other):
+        it.ask(*run("select 's'", name="s"))
+    for _ in range(2):
+        raw.ask(*speak(forgetful))
+        for it in (raw, other):
+            assert rows(it.ask(bind((), "s"), execute(), sync())) == [[b"s"]]
+        assert rows(one.raw().ask(*run("select 's'", name="s"))) == [[b"s"]]
+    one.wait_log("behind the pooler's back")
+
+
+def test_in_a_block_its_client_loses_the_session(doorman, forgetful):
+    one = doorman(size=1)
+    raw, other = one.raw(), one.raw()
+    raw.ask(*run("select 's'", name="s"))
+    other.ask(*run("select 's'", name="s"))
+    raw.ask(query("begin"))
+    raw.ask(query(forgetful))
+    seen = raw.ask(bind((), "s"), execute(), sync())
+    assert error(seen).code == "08006" and "DOORMAN" not in error(seen).text
+    assert rows(other.ask(bind((), "s"), execute(), sync())) == [[b"s"]]
+
+
+@pytest.mark.parametrize("sql", ['execute "DOORMAN_0"', 'select 1; execute "DOORMAN_0"', 'explain execute "DOORMAN_0"',
+                                 'deallocate "DOORMAN_0"', 'select 1; deallocate "DOORMAN_0"',
+                                 'prepare "DOORMAN_0" as select 1'])
+@pytest.mark.parametrize("speak", [lambda sql: [query(sql)], run], ids=["simple", "extended"])
+def test_sql_reaches_no_statement_by_the_name_it_has_on_the_server(doorman, sql, speak):
+    if ";" in sql and speak is run:
+        pytest.skip("one statement in a Parse")
+    one = doorman(size=1)
+    one.raw().ask(*run("select 'mine'", name="mine"))
+    curious = one.raw()
+    for block in ([], ["begin"]):
+        for word in block:
+            curious.ask(query(word))
+        refused = error(curious.ask(*speak(sql)))
+        assert (refused.code, refused.text) == ("26000", 'prepared statement "DOORMAN_0" does not exist')
+        assert curious.status == ("E" if block else "I")
+
+
+# What a client may have the pooler keep
+
+def test_a_client_may_have_so_many_bytes_of_statements(doorman):
+    one = doorman(general={"client_memory_limit": "1MB"})
+    raw, other = one.raw(), one.raw()
+    text = "select length('" + "x" * 400_000 + "')"
+    for n in range(2):
+        assert kinds(raw.ask(parse(text, f"s{n}"), sync())) == "1Z"
+    refused = error(raw.ask(parse(text, "s2"), sync()))
+    assert refused.code == "53200" and "client_memory_limit" in refused.text
+    assert rows(raw.ask(bind((), "s1"), execute(), sync())) == [[b"400000"]]
+    assert kinds(raw.ask(close_statement("s0"), parse(text, "s2"), sync())) == "31Z"
+    # One that is larger than all it may have is not waited for.
+    assert error(other.ask(parse("select '" + "x" * 2_000_000 + "'"), sync())).code == "53200"
+    assert rows(other.ask(*run("select 1"))) == [[b"1"]]
+
+
+def test_a_server_connection_keeps_so_many_bytes(doorman):
+    raw = doorman(size=1, general={"server_prepared_statements_memory": "100kB"}).raw()
+    for n in range(50):
+        raw.ask(*run(f"select {n}, length('{'x' * 10_000}')", name=f"s{n}"))
+    raw.ask(parse(";"), sync())
+    assert int(raw.value("select sum(length(statement)) from pg_prepared_statements")) <= 120_000
+    for n in range(50):
+        assert rows(raw.ask(bind((), f"s{n}"), execute(), sync())) == [[b"%d" % n, b"10000"]]
+
+
+# A Close needs no server connection
+
+def test_close_and_sync_wait_for_nobody(doorman):
+    one = doorman(size=1)
+    raw, busy = one.raw(), one.raw()
+    raw.ask(parse("select 1", "s"), parse("select 2"), sync())
+    busy.ask(query("begin"))
+    for step in ([close_statement("s"), sync()], [close_statement("nothing"), sync()], [close_statement(), sync()]):
+        assert kinds(raw.ask(*step)) == "3Z"
+    busy.ask(query("end"))
+    for name in ("s", ""):
+        assert error(raw.ask(bind((), name), execute(), sync())).code == "26000"
+    assert kinds(raw.ask(parse("select 1", "s"), sync())) == "1Z"
+
+
 # The same text under other settings is another statement
 
 @pytest.fixture
@@ -621,9 +740,9 @@ def test_the_name_a_statement_has_on_the_server_reaches_nothing(doorman, direct,
     got, alone = curious.ask(*batch), direct.ask(*batch)
     if how in ("bind", "describe", "close", "deallocate"):
         assert gist(got) == gist(alone)
-    elif how == "deallocate by parse":
+    elif how != "prepare":
         assert error(got).text == error(alone).text
-    assert how in ("in a longer query", "prepare") or curious.status == direct.status
+    assert how == "prepare" or curious.status == direct.status
     curious.ask(query("rollback"))
     for _ in range(2):
         assert rows(victim.ask(bind((), "mine"), execute(), sync())) == [[b"mine"]]

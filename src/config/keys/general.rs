@@ -169,8 +169,16 @@ keys! {
             /// least recently used are closed. 0: none is kept beyond its transaction, as none of
             /// more than 16 KiB ever is.
             server_prepared_statements_cache_size: Option<usize> =
-                unset("as prepared_statements_cache_size", "1024"),
-                integer(0, MANY), Live, Works;
+                unset("1024", "1024"), integer(0, MANY), Live, Works;
+            /// How many bytes of statements' texts are kept prepared on one server connection;
+            /// with more, the least recently used are closed. 0: no limit.
+            server_prepared_statements_memory: Option<u64> =
+                is("\"8MB\""), size_or_off(), Live, Works;
+            /// How many bytes of prepared statements, texts and names, one client may have the
+            /// pooler keep, 256 bytes for each counted as well. Another Parse is refused with
+            /// 53200 until the client closes some. Nothing else of a client is kept without a
+            /// bound: its replies and requests pass in pieces. 0: no limit.
+            client_memory_limit: Option<u64> = is("\"256MB\""), size_or_off(), Live, Works;
             /// How many named statements one client may have. Another Parse is refused with 53400
             /// until it closes some. 0: as many as it likes.
             client_prepared_statements_max: Option<usize> = is("10000"),

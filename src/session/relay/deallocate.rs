@@ -4,7 +4,9 @@
 //! statements of a Query finds no statement that follows its client. No client reaches another's statement by the
 //! name it has on servers.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use aho_corasick::AhoCorasick;
 
 use super::conversation::Conversation;
 use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
@@ -61,7 +63,9 @@ impl Session {
             return None;
         }
         let without_server = self.status_without_server();
-        match deallocated(rest.get(HEADER..head.whole())?)? {
+        let text = rest.get(HEADER..head.whole())?;
+        let meant = deallocated(text).or_else(|| internal_name(text).map(Target::One));
+        match meant? {
             // Where no server is in a transaction there are no others than those that follow.
             Target::All if self.lent.is_none() && without_server != TransactionStatus::Failed => {
                 self.statements.clear();
@@ -124,6 +128,9 @@ impl Session {
     /// The name, if the client has none and the server may: another's, or one that was the client's.
     pub(super) fn deallocated_by(&self, definition: &[u8]) -> Result<Option<Deallocated>, Vec<u8>> {
         let text_end = definition.iter().position(|&b| b == 0).unwrap_or(0);
+        if let Some(name) = internal_name(&definition[..=text_end]) {
+            return Err(name);
+        }
         let Some(Target::One(name)) = deallocated(&definition[..=text_end]) else {
             return Ok(None);
         };
@@ -148,6 +155,17 @@ fn answer(out: &mut Vec<u8>, status: TransactionStatus) {
         backend::command_complete(out, "DEALLOCATE");
     }
     backend::ready_for_query(out, status);
+}
+
+/// The name of the pooler's own that a text, with its NUL, executes, deallocates or prepares, if it does.
+fn internal_name(text: &[u8]) -> Option<Vec<u8>> {
+    static PREFIXES: OnceLock<Option<AhoCorasick>> = OnceLock::new();
+    let prefix = PREFIXES.get_or_init(|| AhoCorasick::new([PREFIX]).ok());
+    // Almost no text has it.
+    if !prefix.as_ref().is_some_and(|prefix| prefix.is_match(text)) {
+        return None;
+    }
+    script::speaks_of(text.strip_suffix(b"\0").unwrap_or(text), is_poolers_own)
 }
 
 /// What the text, with its NUL, speaks of, if it is a single DEALLOCATE.

@@ -28,6 +28,8 @@ impl Session {
         let phase = self.phase();
         let fields = body.map(ErrorFields::parse).unwrap_or_default();
         let stale = self.finds_stale(&fields, statements);
+        let contradicts = self.contradicts_books(&fields);
+        let hint = self.hint(&fields);
         let awaited = self.fails_deferred() && !fields.is_fatal();
         let Some(lent) = &mut self.lent else {
             return Ok(Fate::Drop);
@@ -65,6 +67,15 @@ impl Session {
                 sqlstate::INVALID_STATEMENT_NAME | sqlstate::IN_FAILED_TRANSACTION
             )
         });
+        if contradicts && phase == Phase::Serving {
+            log::warn!("{} statements lost pid={pid}: {fields}", self.tag());
+            self.leave_connection();
+            self.take_back(fields.is_fatal())?;
+            return Err(Desync(
+                "a statement that was prepared on it was deallocated behind the pooler's back"
+                    .into(),
+            ));
+        }
         self.copy_in_fails();
         self.take_back(fields.is_fatal())?;
         self.ask_for_mark(out);
@@ -97,7 +108,7 @@ impl Session {
             }
             None => body.and_then(|body| self.in_clients_words(body)),
         };
-        let in_clients_words = match (in_clients_words, body, self.hint(&fields)) {
+        let in_clients_words = match (in_clients_words, body, hint) {
             (None, Some(body), Some(hint)) if refusal.is_none() => {
                 Some(with_field(body, b'H', hint))
             }
@@ -123,6 +134,21 @@ impl Session {
             }
             None => Ok(Fate::Pass),
         }
+    }
+
+    /// Whether an error says that the server has not, or has already, a statement of the pooler's, where nobody
+    /// has asked it to say so.
+    fn contradicts_books(&self, error: &ErrorFields) -> bool {
+        let of_statements = matches!(
+            error.code.as_str(),
+            sqlstate::INVALID_STATEMENT_NAME | sqlstate::DUPLICATE_STATEMENT
+        );
+        let front = self.lent.as_ref().and_then(|lent| lent.expected.front());
+        let undo = front.and_then(|front| front.undo.as_ref());
+        let asked = undo.is_some_and(|undo| undo.refusal.is_some());
+        let names = |after: &str| after.starts_with(|c: char| c.is_ascii_digit());
+        let speaks = error.message.split(PREFIX).skip(1).any(names);
+        of_statements && !asked && speaks && self.rules.follow_statements
     }
 
     /// Drops what is expected before the next Sync and undoes what was assumed of it.
@@ -202,6 +228,13 @@ impl Session {
         if error.code != sqlstate::INVALID_STATEMENT_NAME {
             return None;
         }
+        // Not where the protocol itself speaks of it.
+        let by_sql = |front: &&Expected| {
+            let sql = [Reply::Execute, Reply::Parse].contains(&front.reply) || front.ends_batch();
+            sql || front.statement.is_some()
+        };
+        let front = self.lent.as_ref().and_then(|lent| lent.expected.front());
+        front.filter(by_sql)?;
         let name = error.message.split('"').nth(1)?;
         self.statements.contains_key(name.as_bytes()).then_some(
             "It was prepared by the protocol (Parse), and the pooler keeps it under another name. Execute it by \

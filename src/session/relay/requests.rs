@@ -7,7 +7,7 @@
 use super::conversation::{Conversation, Treatment};
 use super::expected::{Expected, Reply, Undo};
 use super::pieces::Output;
-use super::statements::LONGEST_STATEMENT;
+use super::statements::{LONGEST_STATEMENT, NamesIn, names_in};
 use super::unsettled::Open;
 use crate::pool::statements::Statements;
 use crate::server::reading::{self, Changes};
@@ -17,6 +17,7 @@ use crate::wire::backend;
 use crate::wire::error::{Severity, error_response};
 use crate::wire::frame::{self, BadLength, HEADER, Header};
 use crate::wire::frontend;
+use crate::wire::write;
 
 /// A message is awaited up to this many bytes before a server connection is taken for it; a larger one
 /// passes in parts, unless it is taken as a whole anyway.
@@ -126,7 +127,8 @@ impl Session {
     fn patience(&self, head: Header) -> usize {
         let whole = head.kind == frontend::PARSE
             && self.rules.follow_statements
-            && head.body <= LONGEST_STATEMENT;
+            && head.body <= LONGEST_STATEMENT
+            && !self.is_too_much(head.body);
         if whole { head.whole() } else { PATIENCE }
     }
 
@@ -381,6 +383,19 @@ impl Session {
             frontend::FLUSH | frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {
                 self.begin(head, at, rest, true, out)
             }
+            frontend::CLOSE => match names_in(head, rest) {
+                // No portal lives without a server connection, and no Close fails.
+                Ok(NamesIn::Found(names)) => {
+                    if let Some(name) = names.statement {
+                        self.statements.remove(name);
+                    }
+                    out.client
+                        .write(|own| write::message(own, backend::CLOSE_COMPLETE, |_| {}));
+                    self.begin(head, at, rest, true, out)
+                }
+                Ok(NamesIn::NeedsMore) => Step::NeedsMore,
+                Ok(NamesIn::Malformed) | Err(_) => Step::NeedsServer,
+            },
             // Half a message must hold nothing but its own thread.
             _ if rest.len() < head.whole().min(self.patience(head)) => Step::NeedsMore,
             _ => Step::NeedsServer,

@@ -30,7 +30,7 @@ impl Session {
         statements: &Statements,
         out: &mut Output,
     ) -> bool {
-        let limit = self.rules.prepared_per_server;
+        let limit = self.limit_per_server();
         let Some(lent) = &mut self.lent else {
             return false;
         };

@@ -90,6 +90,19 @@ impl Kept {
     /// can be sent again from there: nothing before it needs to be, and the client does not rely on what
     /// it has heard of the result in an earlier batch.
     fn place(&self, due: usize) -> Option<usize> {
+        let place = self.unanswered(due)?;
+        let (_, kind, body) = self.messages().find(|(at, ..)| *at == place)?;
+        let name = match kind {
+            frontend::DESCRIBE => frame::c_string(body.strip_prefix(b"S")?)?.0,
+            frontend::BIND => frame::c_string(frame::c_string(body)?.1)?.0,
+            _ => return None,
+        };
+        self.parses(name).then_some(place)
+    }
+
+    /// Where the request begins whose reply is due, if `due` requests have not had theirs and nothing that
+    /// is needed again has been answered.
+    fn unanswered(&self, due: usize) -> Option<usize> {
         if !self.whole {
             return None;
         }
@@ -110,13 +123,7 @@ impl Kept {
         if (requests.by_ref().take(answered)).any(|(_, kind, _)| lost_with_it(kind)) {
             return None;
         }
-        let (place, kind, body) = requests.next()?;
-        let name = match kind {
-            frontend::DESCRIBE => frame::c_string(body.strip_prefix(b"S")?)?.0,
-            frontend::BIND => frame::c_string(frame::c_string(body)?.1)?.0,
-            _ => return None,
-        };
-        self.parses(name).then_some(place)
+        requests.next().map(|(place, ..)| place)
     }
 }
 
@@ -163,6 +170,28 @@ impl Session {
 
     /// From where in its batch the request whose reply is due can be taken up again.
     pub(super) fn place_to_begin_again(&self, lent: &Lent) -> Option<usize> {
+        lent.kept.place(self.due_alone(lent)?)
+    }
+
+    /// An error has shown that the server does not have what the books say. The connection is closed; the
+    /// client's request is kept, to be sent on another, if nothing of it has been answered.
+    pub(super) fn leave_connection(&mut self) {
+        let Some(lent) = &self.lent else { return };
+        let due = self.due_alone(lent);
+        let place = due.and_then(|due| lent.kept.unanswered(due));
+        let (Some(place), Some(lent)) = (place, &mut self.lent) else {
+            return;
+        };
+        let mut again = lent.kept.bytes.split_off(place);
+        lent.kept.begin(false);
+        again.append(&mut self.client.unread);
+        self.client.unread = again;
+        self.elsewhere = true;
+    }
+
+    /// How many requests of the client's have not had their replies, if they are of one batch and no
+    /// transaction block is open.
+    fn due_alone(&self, lent: &Lent) -> Option<usize> {
         let between = self.client.frame.left == 0 && !self.abandoned;
         if self.phase() != Phase::Serving || !between || lent.backend.in_transaction() {
             return None;
@@ -171,7 +200,7 @@ impl Session {
         let of_client = |expected: &&Expected| expected.deliver != Deliver::Swallow;
         let due = lent.expected.iter().filter(of_client).count();
         let ends = lent.expected.iter().filter(ends).count();
-        lent.kept.place(due - ends)
+        due.checked_sub(ends)
     }
 
     /// Lets nobody use the statement with this number any more.

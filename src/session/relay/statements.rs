@@ -19,16 +19,20 @@ use super::requests::{Step, Violation};
 use super::stale;
 use super::unsettled::Open;
 use crate::pool::statements::Statements;
-use crate::server::prepared::{NOBODYS, PREFIX, Statement};
+use crate::server::prepared::{Limit, NOBODYS, PREFIX, Statement};
 use crate::server::reading::{self, Changes};
 use crate::server::traces::{self, Scan, Traces};
-use crate::session::session::Session;
+use crate::session::session::{Lent, Session};
+use crate::wire::backend::TransactionStatus;
 use crate::wire::frame::{self, HEADER, Header};
 use crate::wire::sqlstate;
 use crate::wire::{frontend, write};
 
 /// The longest Parse that is taken as a whole, in bytes; a statement's text has to be stored.
 pub const LONGEST_STATEMENT: usize = 256 * 1024 * 1024;
+
+/// What a statement takes beside its text and its name, in bytes.
+const EACH_STATEMENT: usize = 256;
 
 /// The longest names in Bind, Describe and Close together, in bytes. PostgreSQL has no limit of its own, and takes
 /// names that differ only behind their first 63 bytes for the same, which are kept apart here; drivers use some dozen
@@ -117,6 +121,14 @@ impl Session {
         statements: &Statements,
         out: &mut Output,
     ) -> Result<Step, Violation> {
+        // The unnamed one makes room for itself.
+        let replaces = rest.get(HEADER) == Some(&0);
+        let replaced = self.statements.get(&b""[..]).filter(|_| replaces);
+        let replaced = replaced.map_or(0, |one| one.definition.len());
+        if self.is_too_much(head.body.saturating_sub(replaced)) {
+            self.refuse_in_batch(self.too_much(), out);
+            return Ok(self.begin(head, at, rest, true, out));
+        }
         if head.body > LONGEST_STATEMENT {
             return Err(Violation(format!(
                 "a statement of {} bytes cannot be prepared through the pooler; the limit is {LONGEST_STATEMENT}",
@@ -147,7 +159,12 @@ impl Session {
             return Ok(Step::Took(head.whole()));
         }
         let under = self.reads_under(statements);
-        let statement = statements.intern(definition, &under, self.rules.prepared_cache);
+        let mut statement = statements.intern(definition, &under, self.rules.prepared_cache);
+        let failed = |lent: &Lent| lent.backend.status == TransactionStatus::Failed;
+        if self.lent.as_ref().is_some_and(failed) {
+            // PostgreSQL refuses it there, or has another complaint.
+            statement = Arc::new(statements.apart(&statement, &under));
+        }
         if self.hangs_on(None, Some(&statement)) {
             return Ok(Step::MustWait);
         }
@@ -163,7 +180,7 @@ impl Session {
             name: Some((name.to_vec(), before)),
             ..Undo::default()
         };
-        let limit = self.rules.prepared_per_server;
+        let limit = self.limit_per_server();
         let Some(lent) = &mut self.lent else {
             return Ok(Step::NeedsServer);
         };
@@ -235,6 +252,41 @@ impl Session {
         self.expect(Expected::swallow(Reply::Parse), out);
     }
 
+    /// What one server connection keeps.
+    pub(super) fn limit_per_server(&self) -> Limit {
+        Limit {
+            statements: self.rules.prepared_per_server,
+            bytes: self.rules.prepared_bytes_per_server,
+        }
+    }
+
+    /// Bytes of the statements that the client has, as far as the pooler keeps them for it.
+    fn held(&self) -> usize {
+        let each = |(name, one): (&Vec<u8>, &Arc<Statement>)| {
+            name.len() + one.definition.len() + EACH_STATEMENT
+        };
+        self.statements.iter().map(each).sum()
+    }
+
+    /// Whether a Parse with this many bytes would be more than the client may have the pooler keep.
+    pub(super) fn is_too_much(&self, body: usize) -> bool {
+        self.held().saturating_add(body) > self.rules.memory_per_client
+    }
+
+    fn too_much(&self) -> Refusal {
+        let words = format!(
+            "out of memory: this client has the pooler keep {} bytes of prepared statements and may have {} \
+             (client_memory_limit); close those that are no longer needed",
+            self.held(),
+            self.rules.memory_per_client
+        );
+        Refusal {
+            code: sqlstate::OUT_OF_MEMORY.to_owned(),
+            words,
+            routine: None,
+        }
+    }
+
     /// How many statements the client may have, its unnamed one included.
     fn named_limit(&self) -> usize {
         let unnamed = usize::from(self.statements.contains_key(&b""[..]));
@@ -275,7 +327,7 @@ impl Session {
     /// Takes note that a statement is going to be used, and puts a Parse in front of the request if this server
     /// connection lacks it.
     fn ensure_prepared(&mut self, statement: &Statement, out: &mut Output) {
-        let limit = self.rules.prepared_per_server;
+        let limit = self.limit_per_server();
         let text = frame::c_string(&statement.definition).map(|(text, _)| text);
         self.note_going_back(text, statement.traces, true);
         let Some(lent) = &mut self.lent else { return };
@@ -581,16 +633,16 @@ enum Usable {
 }
 
 /// The names in a Bind, Describe or Close.
-struct Names<'a> {
+pub(super) struct Names<'a> {
     portal: &'a [u8],
     /// `None` if it is about a portal.
-    statement: Option<&'a [u8]>,
+    pub(super) statement: Option<&'a [u8]>,
     /// Bytes of the body in front of the statement's name.
     before: usize,
 }
 
 /// What is found of the names in a message.
-enum NamesIn<'a> {
+pub(super) enum NamesIn<'a> {
     Found(Names<'a>),
     NeedsMore,
     /// PostgreSQL refuses the message by its form.
@@ -598,7 +650,7 @@ enum NamesIn<'a> {
 }
 
 /// The names in a Bind, Describe or Close, as far as it has come. `None`: not far enough.
-fn names_in(head: Header, rest: &[u8]) -> Result<NamesIn<'_>, Violation> {
+pub(super) fn names_in(head: Header, rest: &[u8]) -> Result<NamesIn<'_>, Violation> {
     let there = &rest[HEADER..rest.len().min(head.whole())];
     let whole = there.len() == head.body;
     let of_statement = |portal, before, statement| Names {

@@ -59,6 +59,8 @@ fn rules() -> Rules {
         prepared_cache: 100,
         prepared_per_server: 100,
         prepared_per_client: 100,
+        prepared_bytes_per_server: usize::MAX,
+        memory_per_client: usize::MAX,
         clean: true,
         log_parameters: false,
     }

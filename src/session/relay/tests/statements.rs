@@ -201,8 +201,7 @@ fn anothers_statement_is_not_reached_by_the_name_it_has_on_the_server() {
         other.client_gets(&[&not_there("DOORMAN_0"), &ready()]);
     }
     other.client(&[&close("DOORMAN_0"), &sync()]);
-    other.server_gets(&[&sync()]);
-    other.server(&[&ready()]);
+    other.server_gets(&[]);
     other.client_gets(&[&closed(), &ready()]);
     other.client(&[&query("deallocate \"DOORMAN_0\"")]);
     other.server_gets(&[]);
@@ -307,11 +306,33 @@ fn a_closed_statement_is_gone_for_the_client_and_stays_on_the_server() {
 }
 
 #[test]
-fn closing_what_is_not_there_and_closing_portals_is_the_servers_business() {
+fn closing_needs_no_server_and_takes_no_cancel() {
     let mut between = Between::new();
+    between.client(&[&parse("a", "select 1"), &parse("", "select 2"), &sync()]);
+    between.server(&[&parsed(), &parsed(), &ready()]);
+    between.to_client.clear();
+    between.to_server.clear();
+    between.client(&[
+        &close("a"),
+        &close(""),
+        &close("nothing"),
+        &close_portal("p"),
+        &flush(),
+    ]);
+    between.client(&[&sync()]);
+    between.server_gets(&[]);
+    between.client_gets(&[&closed(), &closed(), &closed(), &closed(), &ready()]);
+    assert!(between.is_back() && between.session.statements.is_empty());
+    // In a transaction it is the server's business.
+    between.passes(
+        &[&query("begin")],
+        &[&complete("BEGIN"), &ready_in_transaction()],
+    );
     let request = [close("nothing"), close_portal("p"), sync()].concat();
-    between.passes(&[&request], &[&closed(), &closed(), &ready()]);
-    assert!(between.is_back());
+    between.passes(
+        &[&request],
+        &[&closed(), &closed(), &ready_in_transaction()],
+    );
 }
 
 #[test]
@@ -779,4 +800,40 @@ fn a_deallocate_waits_for_what_may_bring_the_statement_back() {
         &complete("DEALLOCATE"),
         &ready(),
     ]);
+}
+
+/// The server says that it has not what was prepared on it.
+fn lost(between: &mut Between) -> Desync {
+    let words = "prepared statement \"DOORMAN_0\" does not exist";
+    let lost = between.try_server(&error("26000", words));
+    lost.expect_err("the books are wrong")
+}
+
+#[test]
+fn where_the_books_are_wrong_the_request_is_kept_for_another_connection() {
+    let mut between = known(&["select 1"]);
+    let request = [bind("0"), execute(), sync()].concat();
+    between.client(&[&request]);
+    let words = lost(&mut between);
+    assert!(!words.0.contains("DOORMAN") && between.session.elsewhere);
+    assert_eq!(between.from_client, request);
+    between.client_gets(&[]);
+}
+
+#[test]
+fn where_something_has_been_answered_it_is_not() {
+    let mut between = known(&["select 1", "select 2"]);
+    between.client(&[&bind("1"), &execute(), &bind("0"), &sync()]);
+    between.server(&[&bound(), &complete("SELECT 1")]);
+    lost(&mut between);
+    assert!(!between.session.elsewhere);
+
+    let mut between = known(&["select 1"]);
+    between.passes(
+        &[&query("begin")],
+        &[&complete("BEGIN"), &ready_in_transaction()],
+    );
+    between.client(&[&bind("0"), &sync()]);
+    lost(&mut between);
+    assert!(!between.session.elsewhere);
 }
