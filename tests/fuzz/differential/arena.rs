@@ -168,8 +168,9 @@ impl<'a> Arena<'a> {
         };
         let mut bytes = Vec::new();
         client.conversation.read();
-        for message in messages {
-            if excluded::is_left_out(pool, &client.conversation, message) {
+        for (at, message) in messages.iter().enumerate() {
+            let before = at.checked_sub(1).map(|at| &messages[at]);
+            if excluded::is_left_out(pool, &client.conversation, before, message) {
                 continue;
             }
             self.coverage

@@ -27,7 +27,7 @@ pub const EXCLUDED: &[(&str, &str)] = &[
         "the client has gone",
     ),
     (
-        "Describe of a statement in a failed transaction, in transaction mode",
+        "Bind and Describe of a statement in a failed transaction, in transaction mode",
         "PostgreSQL prepares nothing there, so the server connection may lack it: not sent",
     ),
     (
@@ -87,11 +87,20 @@ pub fn mixes_names(sql: &str) -> bool {
         .any(|word| sql.contains(word))
 }
 
-/// Whether this message is not sent to either side in this state.
-pub fn is_left_out(pool: &Pool, conversation: &Conversation, message: &Front) -> bool {
+/// Whether this message is not sent to either side in this state, behind this message of the same write.
+pub fn is_left_out(
+    pool: &Pool,
+    conversation: &Conversation,
+    before: Option<&Front>,
+    message: &Front,
+) -> bool {
+    let just_parsed = |name| matches!(before, Some(Front::Parse(parsed, _)) if parsed == name);
     !pool.session
         && conversation.failed()
-        && matches!(message, Front::Describe(b'S', name) if !name.is_empty())
+        && match message {
+            Front::Describe(b'S', name) | Front::Bind(_, name, _) => !just_parsed(name),
+            _ => false,
+        }
 }
 
 /// Whether this text may make, change or drop objects.

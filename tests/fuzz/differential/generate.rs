@@ -8,7 +8,7 @@ use crate::frontend::Front;
 use crate::pooler::POOLS;
 use crate::rng::Rng;
 use crate::step::{Leave, Step};
-use crate::texts;
+use crate::texts::{self, Taste};
 
 /// A sequence in the making.
 pub struct Generator {
@@ -18,6 +18,7 @@ pub struct Generator {
     upgrades: bool,
     open: String,
     session: bool,
+    taste: Taste,
 }
 
 impl Generator {
@@ -27,7 +28,8 @@ impl Generator {
         let pool = rng.below(POOLS.len());
         let clients = 2 + rng.below(3);
         let left = 6 + rng.below(40);
-        let upgrades = rng.percent(4);
+        let upgrades = rng.percent(8);
+        let taste = Taste::new(&mut rng);
         (
             Self {
                 rng,
@@ -36,6 +38,7 @@ impl Generator {
                 upgrades,
                 open: open.to_string(),
                 session: POOLS[pool].session,
+                taste,
             },
             pool,
         )
@@ -50,7 +53,7 @@ impl Generator {
         if self.left == 0 || self.rng.percent(2) {
             return Some(Step::Probe);
         }
-        if self.upgrades && self.rng.percent(5) {
+        if self.upgrades && self.rng.percent(8) {
             return Some(Step::Upgrade);
         }
         loop {
@@ -59,7 +62,7 @@ impl Generator {
                 if arena.may_wait(number) && !self.open.contains("full") {
                     continue;
                 }
-                let mut settings = texts::startup(&mut self.rng, number);
+                let mut settings = texts::startup(&mut self.rng, &self.taste, number);
                 if !self.open.contains("role") {
                     settings.retain(|(_, value)| !value.contains("role="));
                 }
@@ -110,7 +113,7 @@ impl Generator {
     fn harmless(&mut self, number: usize) -> Vec<Front> {
         let mut all = Vec::new();
         for _ in 0..=self.rng.below(3) {
-            let (text, durable) = texts::any(&mut self.rng, number, self.session);
+            let (text, durable) = texts::any(&mut self.rng, &self.taste, number, self.session);
             if durable {
                 continue;
             }
@@ -193,7 +196,7 @@ impl Generator {
     fn some(&mut self, all: &mut Vec<Front>, number: usize) {
         match self.rng.below(100) {
             0..=34 => {
-                let text = texts::any(&mut self.rng, number, self.session).0;
+                let text = texts::any(&mut self.rng, &self.taste, number, self.session).0;
                 let copies = text.contains("from stdin");
                 all.push(Front::Query(text));
                 if copies && self.rng.percent(60) {
@@ -246,7 +249,7 @@ impl Generator {
             if !name.is_empty() && self.rng.percent(40) {
                 all.push(Front::Close(b'S', name.clone()));
             }
-            let text = texts::prepared(&mut self.rng, number, self.session);
+            let text = texts::prepared(&mut self.rng, &self.taste, number, self.session);
             let values = text
                 .matches('$')
                 .filter(|_| !text.contains("$$"))
@@ -290,7 +293,10 @@ impl Generator {
         };
         let name = self.name();
         match self.rng.below(12) {
-            0 | 1 => Front::Parse(name, texts::prepared(&mut self.rng, number, self.session)),
+            0 | 1 => Front::Parse(
+                name,
+                texts::prepared(&mut self.rng, &self.taste, number, self.session),
+            ),
             2 | 3 => {
                 let values = self.rng.below(2);
                 Front::Bind(portal, name, self.values(values))

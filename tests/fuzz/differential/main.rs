@@ -14,6 +14,7 @@ mod excluded;
 mod fault;
 mod frontend;
 mod generate;
+mod known;
 mod leaving;
 mod pooler;
 mod postgres;
@@ -50,6 +51,7 @@ struct Options {
     /// Names of faults that are known and open, for which sequences are made all the same.
     open: String,
     pool: Option<String>,
+    known: bool,
 }
 
 impl Options {
@@ -66,6 +68,7 @@ impl Options {
             program,
             open: "skip syncs hasty".into(),
             pool: None,
+            known: true,
         };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
@@ -88,6 +91,7 @@ impl Options {
                 "--sequences" => options.sequences = number()?,
                 "--seconds" => options.time = Duration::from_secs(number()?),
                 "--limit" => options.limit = Duration::from_secs(number()?),
+                "--only-random" => options.known = false,
                 "--keep-going" => options.keep_going = true,
                 _ => return Err(format!("unknown option {word}")),
             }
@@ -245,10 +249,47 @@ impl Fuzzer {
         self.restart()
     }
 
+    /// Plays the sequences that once found a fault. Returns whether all is well.
+    fn known(&mut self) -> Result<bool, String> {
+        let (all, mut well) = (known::sequences(), true);
+        for pool in &POOLS {
+            for (name, steps) in &all {
+                self.postgres.reset()?;
+                let mut arena = Arena::new(
+                    &mut self.postgres,
+                    &mut self.pooler,
+                    pool,
+                    &mut self.coverage,
+                    self.options.limit,
+                    true,
+                );
+                let fault = steps
+                    .iter()
+                    .chain([&Step::Probe])
+                    .find_map(|step| arena.play(step).err());
+                let Some(fault) = fault else { continue };
+                well = false;
+                println!(
+                    "FAULT: {name}: {} (pool {})\n{}",
+                    fault.kind, pool.name, fault.detail
+                );
+                for step in steps {
+                    println!("  {step}");
+                }
+                self.restart()?;
+            }
+        }
+        println!("{} known sequences in {} pools", all.len(), POOLS.len());
+        Ok(well)
+    }
+
     fn run(&mut self) -> Result<bool, String> {
         let start = Instant::now();
         let mut kinds: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         let mut played = 0;
+        if self.options.known && !self.known()? && !self.options.keep_going {
+            return Ok(false);
+        }
         println!("first seed: {}", self.options.seed);
         while played < self.options.sequences && start.elapsed() < self.options.time {
             let seed = self.options.seed + played;

@@ -312,15 +312,43 @@ const SETTINGS: &[(&str, &[&str])] = &[
     ("jit", &["on", "off"]),
 ];
 
+/// What a sequence prefers, so that its clients meet: a few texts and a few settings.
+pub struct Taste {
+    texts: Vec<&'static str>,
+    settings: Vec<usize>,
+}
+
+impl Taste {
+    /// Some taste.
+    pub fn new(rng: &mut Rng) -> Self {
+        let mut texts = Vec::new();
+        for _ in 0..3 {
+            let kind = if rng.percent(75) { &READS } else { &WRITES };
+            texts.push(rng_text(rng, kind));
+        }
+        let settings = (0..2).map(|_| rng.below(SETTINGS.len())).collect();
+        Self { texts, settings }
+    }
+
+    fn setting(&self, rng: &mut Rng) -> &'static (&'static str, &'static [&'static str]) {
+        let at = if rng.percent(60) {
+            *rng.pick(&self.settings)
+        } else {
+            rng.below(SETTINGS.len())
+        };
+        &SETTINGS[at]
+    }
+}
+
 /// Settings for a startup packet.
-pub fn startup(rng: &mut Rng, client: usize) -> Vec<(String, String)> {
+pub fn startup(rng: &mut Rng, taste: &Taste, client: usize) -> Vec<(String, String)> {
     let mut all = Vec::new();
     let mut options = Vec::new();
     if rng.percent(85) {
         options.push(format!("-c search_path=c{client}"));
     }
     while rng.percent(25) {
-        let (name, values) = rng.pick(SETTINGS);
+        let (name, values) = taste.setting(rng);
         let value = rng.pick(values).replace("{c}", &client.to_string());
         let fits = !all.iter().any(|(known, _)| known == name) && *name != "search_path";
         if rng.percent(50) && fits && value != "nowhere" && value != "-5" {
@@ -346,8 +374,8 @@ pub fn startup(rng: &mut Rng, client: usize) -> Vec<(String, String)> {
 }
 
 /// A SET or a SHOW, in one of their forms.
-fn setting(rng: &mut Rng) -> String {
-    let (name, values) = rng.pick(SETTINGS);
+fn setting(rng: &mut Rng, taste: &Taste) -> String {
+    let (name, values) = taste.setting(rng);
     let value = rng.pick(values);
     match rng.below(15) {
         0 => format!("set {name} to default"),
@@ -375,16 +403,16 @@ fn quoted(name: &str, value: &str) -> String {
 }
 
 /// Any text, and whether it changes what is stored.
-pub fn any(rng: &mut Rng, client: usize, session: bool) -> (String, bool) {
+pub fn any(rng: &mut Rng, taste: &Taste, client: usize, session: bool) -> (String, bool) {
     loop {
-        let (text, durable) = some(rng, client);
+        let (text, durable) = some(rng, taste, client);
         if session || !excluded::mixes_names(&text) {
             return (text, durable);
         }
     }
 }
 
-fn some(rng: &mut Rng, client: usize) -> (String, bool) {
+fn some(rng: &mut Rng, taste: &Taste, client: usize) -> (String, bool) {
     let total: usize = KINDS.iter().map(|kind| kind.weight).sum();
     let mut left = rng.below(total + SETS);
     for kind in KINDS {
@@ -394,7 +422,7 @@ fn some(rng: &mut Rng, client: usize) -> (String, bool) {
         }
         left -= kind.weight;
     }
-    let text = setting(rng);
+    let text = setting(rng, taste);
     (filled(rng, &text, client), false)
 }
 
@@ -411,11 +439,15 @@ pub fn copy(rng: &mut Rng, client: usize) -> String {
 }
 
 /// A text of the kind that clients prepare.
-pub fn prepared(rng: &mut Rng, client: usize, session: bool) -> String {
+pub fn prepared(rng: &mut Rng, taste: &Taste, client: usize, session: bool) -> String {
     loop {
         let text = match rng.below(10) {
             0..=4 => {
-                let text = rng_text(rng, &READS);
+                let text = if rng.percent(60) {
+                    *rng.pick(&taste.texts)
+                } else {
+                    rng_text(rng, &READS)
+                };
                 // Texts that several clients share have no number of their own.
                 if rng.percent(70) {
                     text.replace("{n}", "5")
@@ -424,8 +456,8 @@ pub fn prepared(rng: &mut Rng, client: usize, session: bool) -> String {
                 }
             }
             5 => rng_text(rng, &WRITES).to_string(),
-            6 => setting(rng),
-            _ => any(rng, client, session).0,
+            6 => setting(rng, taste),
+            _ => any(rng, taste, client, session).0,
         };
         if session || !excluded::mixes_names(&text) {
             return filled(rng, &text, client);
