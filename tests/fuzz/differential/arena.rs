@@ -184,10 +184,16 @@ impl<'a> Arena<'a> {
             client.direct.send(&message);
             settle(&mut client.direct)?;
             client.conversation.replied(&client.direct.replies[from..]);
+            bytes.extend_from_slice(&message);
             if client.traces && client.conversation.at_rest() && !client.direct.closed {
                 end_transaction(client, pool)?;
+                if !pool.session && at + 1 < messages.len() {
+                    client.begun = true;
+                    client.pooled.send(&std::mem::take(&mut bytes));
+                    self.await_all(None)?;
+                    return self.send(number, &messages[at + 1..], behind);
+                }
             }
-            bytes.extend_from_slice(&message);
         }
         client.sleeps &= !client.conversation.at_rest();
         client.begun |= !messages.is_empty();

@@ -31,6 +31,10 @@ pub const EXCLUDED: &[(&str, &str)] = &[
         "PostgreSQL prepares nothing there, so the server connection may lack it: not sent",
     ),
     (
+        "what ends with the transaction, for a message of the same write behind it, in transaction mode",
+        "the server connection may be kept for it: such a write is sent in two",
+    ),
+    (
         "the hint of 26000",
         "the pooler adds one that explains the line above",
     ),

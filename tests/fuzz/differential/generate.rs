@@ -156,6 +156,7 @@ impl Generator {
         let mut tame = Vec::new();
         let mut open = matches!(place, Place::Batch | Place::Skipping);
         let mut copying = place == Place::CopyingIn;
+        let (mut between, mut parsed) = (copying, place == Place::Batch);
         for message in all {
             if matches!(message, Front::Describe(b'Y', _) | Front::Close(b'Y', _))
                 && !self.open.contains("subtype")
@@ -187,6 +188,17 @@ impl Generator {
                     tame.push(Front::Done);
                     copying = false;
                 }
+            }
+            if !self.open.contains("midcopy") {
+                parsed = (parsed && kind != 'S')
+                    || (kind == 'P' && message.sql().contains("from stdin"));
+                if between && !matches!(kind, 'd' | 'c' | 'f' | 'S' | 'H') {
+                    tame.push(Front::Done);
+                    between = false;
+                }
+                between = (between && !matches!(kind, 'c' | 'f'))
+                    || (kind == 'Q' && message.sql().contains("from stdin"))
+                    || (kind == 'E' && parsed);
             }
             tame.push(message);
         }

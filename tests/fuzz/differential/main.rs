@@ -284,12 +284,12 @@ impl Fuzzer {
     }
 
     fn run(&mut self) -> Result<bool, String> {
-        let start = Instant::now();
         let mut kinds: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         let mut played = 0;
         if self.options.known && !self.known()? && !self.options.keep_going {
             return Ok(false);
         }
+        let start = Instant::now();
         println!("first seed: {}", self.options.seed);
         while played < self.options.sequences && start.elapsed() < self.options.time {
             let seed = self.options.seed + played;
@@ -304,6 +304,11 @@ impl Fuzzer {
             }
             let (pool, steps, fault) = self.generated(seed)?;
             let Some(fault) = fault else { continue };
+            if self.postgres.has_crashed()? {
+                println!("PostgreSQL itself has crashed: seed {seed} is passed over");
+                self.restart()?;
+                continue;
+            }
             let known = kinds
                 .entry(format!("{} in {pool}", fault.kind))
                 .or_insert((0, seed));

@@ -204,6 +204,30 @@ impl Postgres {
         Ok(())
     }
 
+    /// Whether PostgreSQL itself has crashed. If so, it has recovered when this returns.
+    pub fn has_crashed(&mut self) -> Result<bool, String> {
+        let sound = |admin: &mut Connection| {
+            admin.replies.clear();
+            answered(&admin.ask("select 1", LONG)).is_ok()
+        };
+        if self.admin.iter_mut().all(sound) {
+            return Ok(false);
+        }
+        self.changed = true;
+        for _ in 0..200 {
+            let admin: Result<Vec<_>, _> = DATABASES
+                .map(|name| self.superuser(name))
+                .into_iter()
+                .collect();
+            if let Ok(admin) = admin {
+                self.admin = admin;
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Err("PostgreSQL has crashed and does not come back".into())
+    }
+
     /// How many of the pooler's sessions sleep.
     pub fn asleep(&mut self) -> usize {
         let admin = &mut self.admin[1];
