@@ -195,7 +195,12 @@ impl Pooler {
         let config = self.directory.join("pg_doorman.toml");
         let mut next = None;
         within(Duration::from_secs(5), || {
-            next = processes(&config).into_iter().find(|pid| *pid != old);
+            // The old process is to be gone: a signal that comes before is for whoever serves then.
+            let all = processes(&config);
+            next = all
+                .first()
+                .copied()
+                .filter(|pid| all.len() == 1 && *pid != old);
             next.is_some()
         });
         self.pid = next.ok_or("no process has taken over")?;
