@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::relay::begin::Deferred;
 use super::relay::check::Overheard;
 use super::relay::client_end::ClientEnd;
-use super::relay::conversation::{self, BoundEffects, Conversation};
+use super::relay::conversation::{BoundEffects, Conversation};
 use super::relay::defaults::SettingUp;
 use super::relay::expected::Queue;
 use super::relay::going_back::GoingBack;
@@ -57,7 +57,6 @@ pub struct Frame {
     /// Whether they are text that is looked through for traces.
     pub scan: Option<Scan>,
     /// Whether it is a row of so many bytes that whoever receives it must keep on reading.
-    #[serde(default)]
     pub huge: bool,
 }
 
@@ -90,7 +89,7 @@ pub struct Lent {
     #[serde(default)]
     pub unsettled: Unsettled,
     /// Where the conversation with the server stands. Changed only by `Lent::converse`.
-    #[serde(flatten, with = "conversation::written")]
+    #[serde(default)]
     conversation: Conversation,
     /// The client's next message waits for a reply; what it waits for is asked again when one has come.
     #[serde(default)]

@@ -108,11 +108,12 @@ fn every_recorded_hand_over_is_understood() {
 }
 
 /// What belongs to a key that is no field of ours: names of parameters, of statements.
-const DATA: [&str; 9] = [
+const DATA: [&str; 10] = [
     "Settings",
     "told",
     "unreported",
     "chosen",
+    "defaults",
     "fresh",
     "reported",
     "applied",

@@ -45,56 +45,6 @@ pub enum Conversation {
     },
 }
 
-/// How a [`Conversation`] is written down. The first three keys are all that versions before 4.1 know.
-pub(crate) mod written {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::Conversation;
-
-    #[derive(Default, Serialize, Deserialize)]
-    #[serde(default)]
-    struct Written {
-        skipping: bool,
-        copying_in: bool,
-        batch_open: bool,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        conversation: Option<Conversation>,
-    }
-
-    pub(crate) fn serialize<S: Serializer>(it: &Conversation, to: S) -> Result<S::Ok, S::Error> {
-        Written {
-            skipping: *it == Conversation::SkippingToSync,
-            copying_in: matches!(
-                it,
-                Conversation::CopyingIn { ended: false } | Conversation::CopyFailed { .. }
-            ),
-            batch_open: *it == Conversation::InBatch,
-            conversation: Some(*it),
-        }
-        .serialize(to)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Conversation, D::Error> {
-        let read = Written::deserialize(from)?;
-        Ok(match read {
-            Written {
-                conversation: Some(it),
-                ..
-            } => it,
-            Written {
-                copying_in: true, ..
-            } => Conversation::CopyingIn { ended: false },
-            Written { skipping: true, .. } => Conversation::SkippingToSync,
-            Written {
-                batch_open: true, ..
-            } => Conversation::InBatch,
-            _ => Conversation::Between,
-        })
-    }
-}
-
 /// What the portals that are bound may do when they are executed, as far as later requests depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
