@@ -12,23 +12,24 @@ keys! {
             host: Vec<String> = is("\"0.0.0.0\""), Kind::List, Restart, Works;
             /// The port to listen on, also part of the Unix socket's name.
             port: u16 = is("5432"), integer(1, 65_535), Restart, Works;
-            /// How many connections the kernel may hold that are not accepted yet.
+            /// How many connections the kernel may hold that the pooler has not accepted yet.
             /// 0: as many as max_connections, and at least 1024.
             backlog: Option<u32> = is("0"), integer_or_off(MANY), Restart, Works;
             /// Whether other processes may listen on the same port (SO_REUSEPORT). The kernel
             /// then divides clients among them, and a CancelRequest may reach the wrong one.
             so_reuseport: bool = is("false"), Kind::Bool, Restart, Works;
-            /// The directory of the Unix socket, whose name there is `.s.PGSQL.PORT`.
+            /// The directory of the Unix socket. The socket's name is `.s.PGSQL.PORT`.
             unix_socket_dir: Option<PathBuf> = unset("no Unix socket", "\"/run/pg_doorman\""),
                 Kind::Path, Restart, Works;
-            /// Who may connect to the Unix socket.
+            /// The permissions of the Unix socket: who may connect to it.
             unix_socket_mode: u32 = is("\"0600\""), Kind::Permissions, Restart, Works;
-            /// How many clients may be connected, console sessions included. Those over
-            /// the limit are told 53300.
+            /// How many clients may be connected, console sessions included. A client over the
+            /// limit gets error 53300.
             max_connections: usize = is("8192"), integer(1, MANY), NewClients, Works;
-            /// How many connections may be open whose client has sent no whole first packet.
-            /// Where that many are, the one that has been silent longest is closed, of the
-            /// address with most of them. A quarter of the limit of open files is the most.
+            /// How many connections may be open whose client has not sent a whole first packet.
+            /// At the limit, a connection of the address that has most of them is closed: the
+            /// one that has sent nothing for longest. The limit is never more than a quarter of
+            /// the limit of open files.
             max_unauthenticated_connections: usize = is("4096"),
                 integer(1, MANY), NewClients, Works;
             /// How long a client may take from its first byte to the end of its login.
@@ -38,12 +39,12 @@ keys! {
         group "Console" {
             /// The administrator of the console (database pgdoorman or pgbouncer).
             admin_username: String = required("\"admin\""), Kind::Name, NewClients, Works;
-            /// The administrator's password: plain text, or what PostgreSQL would store of it.
-            /// It is asked for by SCRAM, or by MD5 if only an MD5 hash is here.
+            /// The administrator's password: plain text, a SCRAM verifier or an MD5 hash. The
+            /// console asks for it by SCRAM, or by MD5 if this is an MD5 hash.
             admin_password: Secret = required("\"change-me\""), Kind::Secret, NewClients, Works;
-            /// A user of the console who may SHOW and nothing else, for monitoring.
+            /// A user of the console who may give SHOW and no other command, for monitoring.
             stats_username: Option<String> = unset("none", "\"stats\""), Kind::Name, NewClients, Works;
-            /// The password of stats_username, in the forms of admin_password.
+            /// The password of stats_username: plain text, a SCRAM verifier or an MD5 hash.
             stats_password: Option<Secret> = unset("none", "\"change-me\""),
                 Kind::Secret, NewClients, Works;
         }
@@ -51,88 +52,93 @@ keys! {
             /// How long a new connection to PostgreSQL may take, from connecting to its
             /// first ReadyForQuery.
             connect_timeout: Duration = is("\"3s\""), duration(), NewServers, Works;
-            /// How long a client may wait for a server connection, all reasons of waiting
-            /// together. Then its request fails, and the session goes on: 53300 if the pool is
-            /// full, 08006 or 57P03 if PostgreSQL cannot be reached.
+            /// How long a request may wait for a server connection, all reasons of waiting
+            /// together. Then the request fails and the session goes on. The error is 53300 if
+            /// the pool is full, 08006 or 57P03 if PostgreSQL cannot be reached.
             query_wait_timeout: Duration = is("\"5s\""), duration_from_zero(), Live, Works;
             /// How long a server connection may be unused before it is closed, give or take a
             /// fifth.
             idle_timeout: Option<Duration> = is("\"10m\""), duration_or_off(), Live, Works;
-            /// How old a server connection may get, give or take a fifth; it is closed when it
-            /// is next free.
+            /// How old a server connection may get, give or take a fifth. An older one is
+            /// closed when no client has it.
             server_lifetime: Option<Duration> = is("\"20m\""), duration_or_off(), Live, Works;
-            /// A server connection unused for longer than this is tried with an empty query
-            /// before a client gets it.
+            /// How long a server connection may be unused before it is tried with an empty
+            /// query, ahead of the next client.
             server_idle_check_timeout: Option<Duration> = is("\"60s\""),
                 duration_or_off(), Live, Works;
-            /// A client that closes its connection without a Terminate may still read what it
-            /// asked for. After this time, what still runs for it is canceled. What runs for a
-            /// client whose connection is reset is canceled at once.
+            /// How long a client's requests go on after the client has closed its connection
+            /// without a Terminate. Then what still runs for the client is canceled. What runs
+            /// for a client whose connection is reset is canceled at once.
             client_gone_timeout: Duration = is("\"1s\""), duration_from_zero(), Live, Works;
-            /// How long PostgreSQL may read nothing of a request that it has begun to be sent, before
-            /// its connection is closed. The time counts only while PostgreSQL owes no other
-            /// reply and gets no data of a COPY.
+            /// How long PostgreSQL may read nothing of a request that is being sent to it,
+            /// before the server connection is closed. The time counts only while PostgreSQL
+            /// owes no earlier reply and gets no data of a COPY.
             server_write_timeout: Duration = is("\"5s\""), duration(), Live, Works;
-            /// How long a client that holds a server connection may read nothing of what waits for
-            /// it, or send nothing more of half a message, before its session is cut off. The
-            /// time counts only in transaction mode, and only if another client waits for the
-            /// pool. 0: no limit.
+            /// How long a client that holds a server connection may leave its replies unread,
+            /// or send no more of a message that it has begun, before its session is ended. The
+            /// time counts only in transaction mode, and only while another client waits for
+            /// the pool. 0: no limit.
             client_stall_timeout: Option<Duration> = is("\"60s\""), duration_or_off(), Live, Works;
-            /// How long a client without a server connection may send nothing, before its session
-            /// is ended with 57P05.
+            /// How long a client without a server connection may send nothing, before its
+            /// session is ended with 57P05.
             client_idle_timeout: Option<Duration> = is("0"), duration_with_unit(), Live, Works;
             /// How long a client may send nothing in a transaction, before its session is ended
-            /// with 25P03 and its transaction rolled back.
+            /// with 25P03 and the transaction is rolled back.
             idle_transaction_timeout: Option<Duration> = is("0"), duration_with_unit(), Live, Works;
-            /// How long a query may take, before it is canceled and its client's session ended with
-            /// 57014. This includes the time in which the client reads the rows.
+            /// How long a query may take, before it is canceled and the client's session is
+            /// ended with 57014. The time in which the client reads the rows is included.
             query_timeout: Option<Duration> = is("0"), duration_with_unit(), Live, Works;
-            /// How long a transaction may take, before its client's session is ended with 25P04 and
-            /// the transaction rolled back.
+            /// How long a transaction may take, before the client's session is ended with 25P04
+            /// and the transaction is rolled back.
             transaction_timeout: Option<Duration> = is("0"), duration_with_unit(), Live, Works;
             /// How long transactions may go on after SIGINT or SHUTDOWN.
             shutdown_timeout: Duration = is("\"10s\""), duration_from_zero(), Live, Works;
             /// How long a client may read nothing in the middle of a row of more than 1 MiB,
-            /// before its session is cut off to free the server connection. However slowly it
-            /// reads, it is not cut off while it reads.
+            /// before its session is ended to free the server connection. A client that reads
+            /// slowly is not ended.
             proxy_copy_data_timeout: Duration = is("\"15s\""), duration(), Live, Works;
         }
         group "Server connections" {
-            /// How often connections past their time are closed and missing ones opened.
+            /// How often server connections past their idle_timeout or server_lifetime are
+            /// closed, and missing ones of min_pool_size opened.
             retain_connections_time: Duration = is("\"30s\""), duration(), Live, Works;
-            /// How many of them are closed at a time, over all pools. 0: all.
+            /// How many server connections past their time are closed at once, over all pools.
+            /// 0: all.
             retain_connections_max: Option<usize> = is("3"), integer_or_off(MANY), Live, Works;
-            /// Which free connection is used first: true, the one unused longest; false, the
-            /// one used last.
+            /// Which free server connection is used first: true, the one unused for longest;
+            /// false, the one used last.
             server_round_robin: bool = is("false"), Kind::Bool, Live, Works;
-            /// How many connections a pool may be opening at the same time.
+            /// How many server connections a pool may be opening at the same time.
             max_concurrent_creates: usize = is("4"), integer(1, MANY), Live, Works;
-            /// A second limit for the same; the smaller one counts.
+            /// A second limit of the server connections that a pool may be opening at the same
+            /// time. The smaller one of this and max_concurrent_creates counts.
             scaling_max_parallel_creates: usize = is("2"), integer(1, MANY), Live, Works;
         }
         group "Log" {
             /// Whether each login is logged.
             log_client_connections: bool = is("false"), Kind::Bool, Live, Works;
-            /// Whether each client's leaving is logged, with its reason.
+            /// Whether each end of a client's session is logged, with its reason.
             log_client_disconnections: bool = is("false"), Kind::Bool, Live, Works;
             /// Logs go to syslog under this name instead of to standard error.
             syslog_prog_name: Option<String> = unset("logs go to standard error", "\"pg_doorman\""),
                 Kind::Name, Restart, Works;
         }
         group "Process" {
-            /// Where a daemon (option -d) writes its process id. Unset, it is
+            /// The file in which a daemon (option -d) writes its process id. Unset, it is
             /// /run/pg_doorman/pg_doorman.pid, or pg_doorman.pid in $XDG_RUNTIME_DIR if the
             /// first cannot be written.
             daemon_pid_file: Option<PathBuf> =
                 unset("see above", "\"/run/pg_doorman/pg_doorman.pid\""), Kind::Path, Restart, Works;
         }
         group "Sockets, to clients and to PostgreSQL" {
-            /// After how long a silence TCP asks whether the other side is still there.
+            /// How long a TCP connection may carry nothing before the kernel asks whether the
+            /// other side still exists.
             tcp_keepalives_idle: Option<Duration> = is("5"), seconds(Zero::Off), NewConnections, Works;
-            /// How long it waits before it asks again. 0: the system decides.
+            /// How long the kernel waits between two keepalive probes. 0: the kernel decides.
             tcp_keepalives_interval: Option<Duration> = is("5"),
                 seconds(Zero::Off), NewConnections, Works;
-            /// How often it asks before the connection counts as dead. 0: the system decides.
+            /// How many keepalive probes may stay unanswered before the connection counts as
+            /// dead. 0: the kernel decides.
             tcp_keepalives_count: Option<u32> = is("5"), integer_or_off(127), NewConnections, Works;
             /// How long closing a client's socket waits for unsent data. Set to 0, clients
             /// may read "connection reset" instead of the last error.
@@ -140,8 +146,9 @@ keys! {
                 seconds(Zero::Value), NewConnections, Works;
             /// Whether small packets are sent at once.
             tcp_no_delay: bool = is("true"), Kind::Bool, NewConnections, Works;
-            /// How long the other side's host may acknowledge nothing of what was sent, before its
-            /// connection counts as lost. A peer that is busy and reads nothing is not lost.
+            /// How long the other side's host may acknowledge nothing of what was sent, before
+            /// the connection counts as lost. A peer that is busy and reads nothing is not
+            /// lost.
             tcp_user_timeout: Option<Duration> = is("60"), seconds(Zero::Off), NewConnections, Works;
             /// The kernel's buffer for a TCP socket, each way. 0: the kernel decides.
             tcp_socket_buffer_size: Option<u64> = is("0"), size_or_off(), NewConnections, Works;
@@ -149,38 +156,40 @@ keys! {
             unix_socket_buffer_size: Option<u64> = is("\"1MB\""), size_or_off(), NewConnections, Works;
         }
         group "Memory" {
-            /// How much memory the clients' unfinished messages may take together: those that
-            /// cannot be passed on in pieces, which are the statements they prepare (Parse). A
-            /// client whose message is too much is told 53200. 0: no limit.
+            /// How many bytes the clients' unfinished messages may take together. Only messages
+            /// that cannot be passed on in pieces count, which are the statements that clients
+            /// prepare (Parse). A client whose message exceeds the limit gets error 53200. 0:
+            /// no limit.
             max_memory_usage: Option<u64> = is("\"256MB\""), size_or_off(), Live, Works;
         }
         group "Prepared statements" {
-            /// Whether, in transaction mode, the statements a client prepares by the protocol
-            /// (Parse) follow it from one server connection to the next. If not, they end
-            /// with the transaction. Statements of SQL's PREPARE end with the transaction in
-            /// either case. SQL's EXECUTE finds no statement that follows its client. In
-            /// session mode a client's statements are on its own server connection.
+            /// Whether, in transaction mode, the statements that a client prepares by the
+            /// protocol (Parse) follow it from one server connection to the next. If false,
+            /// such statements end with the transaction. Statements of SQL's PREPARE end with
+            /// the transaction in either case. SQL's EXECUTE finds no statement that follows
+            /// its client. In session mode a client's statements are on its own server
+            /// connection.
             prepared_statements: bool = is("true"), Kind::Bool, Live, Works;
-            /// How many statements are remembered, for all pools together, before those that
-            /// no client has prepared any more are forgotten. Those that clients have are
-            /// kept, however many there are. 1 or more while prepared_statements is on.
+            /// How many statements are remembered, for all pools together, before statements
+            /// that no client has prepared any more are forgotten. Statements that a client has
+            /// prepared are always kept. 1 or more while prepared_statements is on.
             prepared_statements_cache_size: usize = is("8192"), integer(0, MANY), Live, Works;
-            /// How many statements are kept prepared on one server connection; with more, the
-            /// least recently used are closed. 0: none is kept beyond its transaction, as none of
-            /// more than 16 KiB ever is.
+            /// How many statements are kept prepared on one server connection. With more, the
+            /// least recently used are closed. 0 keeps none after the transaction. Statements
+            /// over 16 KiB are never kept.
             server_prepared_statements_cache_size: Option<usize> =
                 unset("1024", "1024"), integer(0, MANY), Live, Works;
-            /// How many bytes of statements' texts are kept prepared on one server connection;
-            /// with more, the least recently used are closed. 0: no limit.
+            /// How many bytes of statement text are kept prepared on one server connection.
+            /// With more, the least recently used statements are closed. 0: no limit.
             server_prepared_statements_memory: Option<u64> =
                 is("\"8MB\""), size_or_off(), Live, Works;
-            /// How many bytes of prepared statements, texts and names, one client may have the
-            /// pooler keep, 256 bytes for each counted as well. Another Parse is refused with
-            /// 53200 until the client closes some. Nothing else of a client is kept without a
-            /// bound: its replies and requests pass in pieces. 0: no limit.
+            /// How many bytes the prepared statements of one client may take: their texts,
+            /// their names, and 256 bytes for each. A Parse over the limit is refused with
+            /// 53200 until the client closes statements. Nothing else is kept for a client
+            /// without a bound: requests and replies pass in pieces. 0: no limit.
             client_memory_limit: Option<u64> = is("\"256MB\""), size_or_off(), Live, Works;
-            /// How many named statements one client may have. Another Parse is refused with 53400
-            /// until it closes some. 0: as many as it likes.
+            /// How many named statements one client may have. A Parse over the limit is refused
+            /// with 53400 until the client closes statements. 0: no limit.
             client_prepared_statements_max: Option<usize> = is("10000"),
                 integer_or_off(MANY), Live, Works;
             /// How many unnamed statements are remembered for one client. 0: all.
@@ -193,11 +202,12 @@ keys! {
             /// How long the text of an unused unnamed statement is kept, in seconds.
             query_interner_anon_idle_ttl_seconds: Option<usize> = is("60"),
                 integer_or_off(MANY), Live, Ignored(FORGOTTEN_BY_NUMBER);
-            /// A simple query that, outside of a transaction and byte for byte, is answered with
-            /// what PostgreSQL last answered to it in the same pool, without a server connection,
-            /// for as long as the pool has one and none is lost. Its answer has to be the same for
-            /// all clients; errors, and what leaves anything behind, are not kept. An empty text:
-            /// none.
+            /// A simple query that is answered from memory: with what PostgreSQL last answered
+            /// to it in the pool, and without a server connection. The query must match byte
+            /// for byte and be outside of a transaction. The answer is used as long as the pool
+            /// has a server connection and none is lost. It must be the same for all clients.
+            /// Errors are not kept, nor answers of a query that leaves anything behind. An
+            /// empty text: no such query.
             pooler_check_query: String = is("\";\""), Kind::Text, Live, Works;
         }
         group "TLS for clients" {
@@ -210,25 +220,25 @@ keys! {
             /// The certificate shown to clients, followed by its chain (PEM).
             tls_certificate: Option<PathBuf> = unset("no TLS", "\"/etc/pg_doorman/server.crt\""),
                 Kind::Path, NewClients, Works;
-            /// Its private key, without a passphrase (PEM).
+            /// The private key of tls_certificate, without a passphrase (PEM).
             tls_private_key: Option<PathBuf> = unset("no TLS", "\"/etc/pg_doorman/server.key\""),
                 Kind::Path, NewClients, Works;
-            /// The authorities whose client certificates are accepted (PEM). Clients are then
-            /// asked for one; pg_hba rules can demand it of some, by the method cert or the
-            /// option clientcert.
+            /// The authorities whose client certificates are accepted (PEM). If set, clients
+            /// are asked for a certificate. Rules of pg_hba can demand one of some clients, by
+            /// the method cert or the option clientcert.
             tls_ca_cert: Option<PathBuf> = unset("none", "\"/etc/pg_doorman/clients.crt\""),
                 Kind::Path, NewClients, Works;
-            /// The client certificates that those have revoked (PEM).
+            /// The client certificates that the authorities of tls_ca_cert have revoked (PEM).
             tls_crl: Option<PathBuf> = unset("none", "\"/etc/pg_doorman/clients.crl\""),
                 Kind::Path, NewClients, Works;
-            /// The oldest version that is accepted.
+            /// The oldest TLS version that clients may use.
             tls_min_version: TlsVersion = is("\"TLSv1.2\""),
                 Kind::OneOf(TlsVersion::WORDS), NewClients, Works;
-            /// The suites that are accepted, best first, by OpenSSL's names.
+            /// The cipher suites that clients may use, best first, by OpenSSL's names.
             tls_cipher_suites: Option<Vec<String>> =
                 unset("all there are", SUITES),
                 Kind::List, NewClients, Works;
-            /// How many TLS handshakes are begun in a second.
+            /// How many TLS handshakes of clients begin in a second. 0: no limit.
             tls_rate_limit_per_second: Option<u32> = is("0"),
                 integer_or_off(MANY), Live, Works;
         }
@@ -243,21 +253,22 @@ keys! {
             server_tls_ca_cert: Option<PathBuf> =
                 unset("none", "\"/etc/pg_doorman/postgres-ca.crt\""),
                 Kind::Path, NewServers, Works;
-            /// The certificates that those have revoked (PEM).
+            /// The certificates that the authorities of server_tls_ca_cert have revoked (PEM).
             server_tls_crl: Option<PathBuf> = unset("none", "\"/etc/pg_doorman/postgres.crl\""),
                 Kind::Path, NewServers, Works;
             /// The certificate shown to PostgreSQL if it asks, followed by its chain (PEM).
             server_tls_certificate: Option<PathBuf> =
                 unset("none", "\"/etc/pg_doorman/client.crt\""),
                 Kind::Path, NewServers, Works;
-            /// Its private key, without a passphrase (PEM).
+            /// The private key of server_tls_certificate, without a passphrase (PEM).
             server_tls_private_key: Option<PathBuf> =
                 unset("none", "\"/etc/pg_doorman/client.key\""),
                 Kind::Path, NewServers, Works;
-            /// The oldest version that is offered.
+            /// The oldest TLS version that is offered to PostgreSQL.
             server_tls_min_version: TlsVersion = is("\"TLSv1.2\""),
                 Kind::OneOf(TlsVersion::WORDS), NewServers, Works;
-            /// The suites that are offered, best first, by OpenSSL's names.
+            /// The cipher suites that are offered to PostgreSQL, best first, by OpenSSL's
+            /// names.
             server_tls_cipher_suites: Option<Vec<String>> = unset("all there are", SUITES),
                 Kind::List, NewServers, Works;
         }
@@ -270,18 +281,18 @@ keys! {
                 unset("everybody may try to log in", "{ path = \"/etc/pg_doorman/pg_hba.conf\" }"),
                 Kind::Own("the text, or a table with path or content"), NewClients, Works;
             /// User-name maps as in PostgreSQL's pg_ident.conf, for rules of pg_hba with the
-            /// option map, in the same forms.
+            /// option map: the text itself, { path = "FILE" }, or { content = "TEXT" }.
             pg_ident =
                 unset("no maps", "{ path = \"/etc/pg_doorman/pg_ident.conf\" }"),
                 Kind::Own("the text, or a table with path or content"), NewClients, Works;
-            /// The older form: networks from which TCP clients may log in. Not together with
-            /// pg_hba.
+            /// Networks from which TCP clients may log in: the older form of pg_hba, and not
+            /// together with it.
             hba = unset("from everywhere", "[\"10.0.0.0/8\"]"),
                 Kind::Own("a list of networks"), NewClients, Works;
         }
         group "TLS for clients" {
-            /// Further certificates, for clients that ask for a server by a name of one of them
-            /// (SNI). All others are shown tls_certificate.
+            /// Further certificates, for clients that ask for a server by one of the names in
+            /// them (SNI). Other clients are shown tls_certificate.
             tls_certificates = unset("none", "[]"),
                 Kind::Own("a list of tables"), NewClients, Works;
         }
@@ -304,31 +315,31 @@ keys! {
             /// The old name of client_anonymous_prepared_cache_size.
             client_prepared_statements_cache_size = unset("see there", "256"),
                 integer(0, MANY), NewClients, Alias("client_anonymous_prepared_cache_size");
-            /// Threads of the async runtime.
+            /// How many worker threads the async runtime has.
             worker_threads = is("4"), Kind::Any, Restart, Ignored(RUNTIME);
-            /// Whether those are bound to processors.
+            /// Whether async worker threads are bound to processors.
             worker_cpu_affinity_pinning = is("false"), Kind::Any, Restart, Ignored(RUNTIME);
-            /// Their stack.
+            /// The stack size of async worker threads.
             worker_stack_size = unset("the system's", "\"8MB\""),
                 Kind::Any, Restart, Ignored(RUNTIME);
-            /// Its threads for blocking calls.
+            /// How many threads the async runtime has for blocking calls.
             max_blocking_threads = unset("its own", "64"), Kind::Any, Restart, Ignored(RUNTIME);
-            /// How often its shared queue is looked at.
+            /// How often the async runtime looks at its shared queue.
             tokio_global_queue_interval = unset("its own", "5"),
                 Kind::Any, Restart, Ignored(RUNTIME);
-            /// How often it looks for events.
+            /// How often the async runtime looks for events.
             tokio_event_interval = unset("its own", "1"), Kind::Any, Restart, Ignored(RUNTIME);
-            /// Where Patroni answers.
+            /// The addresses of Patroni's REST API.
             patroni_api_urls = unset("none", "[\"http://10.0.0.1:8008\"]"),
                 Kind::Any, Live, Ignored(PATRONI);
-            /// How long a failed server is not tried.
+            /// How long a failed PostgreSQL server is not tried, with Patroni.
             fallback_cooldown = unset("its own", "\"30s\""), Kind::Any, Live, Ignored(PATRONI);
             /// How long Patroni may take to answer.
             patroni_api_timeout = unset("its own", "\"5s\""), Kind::Any, Live, Ignored(PATRONI);
-            /// How long connecting to another member may take.
+            /// How long a connection to another Patroni member may take.
             fallback_connect_timeout = unset("its own", "\"5s\""),
                 Kind::Any, Live, Ignored(PATRONI);
-            /// How old a connection to another member may get.
+            /// How old a connection to another Patroni member may get.
             fallback_lifetime = unset("its own", "\"30s\""), Kind::Any, Live, Ignored(PATRONI);
         }
     }

@@ -20,97 +20,113 @@ keys! {
             application_name: String = is("\"pg_doorman\""), Kind::Text, NewServers, Works;
         }
         group "How connections are shared" {
-            /// How long a client keeps its server connection: until its transaction ends, or
-            /// until it leaves.
+            /// How long a client keeps its server connection: transaction, until its
+            /// transaction ends; session, until it leaves.
             pool_mode: PoolMode = is("\"transaction\""), Kind::OneOf(PoolMode::WORDS), Live, Works;
-            /// As in `[general]`.
+            /// How long a new connection of this pool to PostgreSQL may take, from connecting
+            /// to its first ReadyForQuery.
             connect_timeout: Duration = inherited("general.connect_timeout", "\"3s\""),
                 duration(), NewServers, Works;
-            /// As in `[general]`.
+            /// How long a server connection of this pool may be unused before it is closed,
+            /// give or take a fifth.
             idle_timeout: Option<Duration> = inherited("general.idle_timeout", "\"10m\""),
                 duration_or_off(), Live, Works;
-            /// As in `[general]`.
+            /// How old a server connection of this pool may get, give or take a fifth.
             server_lifetime: Option<Duration> = inherited("general.server_lifetime", "\"20m\""),
                 duration_or_off(), Live, Works;
-            /// As in `[general]`.
+            /// How long a client of this pool without a server connection may send nothing,
+            /// before its session is ended with 57P05.
             client_idle_timeout: Option<Duration> =
                 inherited("general.client_idle_timeout", "\"1h\""),
                 duration_with_unit(), Live, Works;
-            /// As in `[general]`.
+            /// How long a client of this pool may send nothing in a transaction, before its
+            /// session is ended with 25P03.
             idle_transaction_timeout: Option<Duration> =
                 inherited("general.idle_transaction_timeout", "\"5m\""),
                 duration_with_unit(), Live, Works;
-            /// As in `[general]`.
+            /// How long a query in this pool may take, before it is canceled and the client's
+            /// session is ended with 57014.
             query_timeout: Option<Duration> =
                 inherited("general.query_timeout", "\"10m\""),
                 duration_with_unit(), Live, Works;
-            /// As in `[general]`.
+            /// How long a transaction in this pool may take, before the client's session is
+            /// ended with 25P04.
             transaction_timeout: Option<Duration> =
                 inherited("general.transaction_timeout", "\"30m\""),
                 duration_with_unit(), Live, Works;
-            /// Whether what a client changed is undone before the next one gets the
-            /// connection. False is for clients that change nothing; an open transaction is
+            /// Whether what a client changed is undone before the next client gets the server
+            /// connection. False is for clients that change nothing. An open transaction is
             /// rolled back in any case.
             cleanup_server_connections: bool = is("true"), Kind::Bool, Live, Works;
             /// Whether each parameter change that PostgreSQL reports to a client is logged.
             log_client_parameter_status_changes: bool = is("false"), Kind::Bool, Live, Works;
         }
         group "Prepared statements" {
-            /// As in `[general]`.
+            /// How many statements this pool lets the pooler remember, before statements that
+            /// no client has prepared any more are forgotten. The memory is shared by all
+            /// pools.
             prepared_statements_cache_size: usize =
                 inherited("general.prepared_statements_cache_size", "8192"),
                 integer(0, MANY), Live, Works;
-            /// As in `[general]`.
+            /// How many statements are kept prepared on one server connection of this pool.
             server_prepared_statements_cache_size: Option<usize> =
                 inherited("general.server_prepared_statements_cache_size", "1024"),
                 integer(0, MANY), Live, Works;
         }
         group "Limit for all users together" {
-            /// How many server connections all users of this pool may have together. When all
-            /// are in use, a free one of another user is closed for who has waited longest.
-            /// 0: no limit.
+            /// How many server connections all users of this pool may have together. At the
+            /// limit, a free one of another user is closed for the client that has waited
+            /// longest. 0: no limit.
             max_db_connections: Option<usize> = is("0"), integer_or_off(MANY), Live, Works;
-            /// A connection that comes back is closed for a client of another user, if that one has
-            /// waited longer than the first client of this user by more than this.
+            /// How much longer a client of another user must have waited than the first waiting
+            /// client of this user, for a server connection that this user returns to be closed
+            /// for it. Counts at the limit of max_db_connections.
             fairness_delay: Duration = is("\"100ms\""), duration_from_zero(), Live, Works;
-            /// How old a free connection must be before it may be closed for another user who
-            /// has waited for less than fairness_delay.
+            /// How old a free server connection must be before it may be closed for another
+            /// user whose client has waited for less than fairness_delay.
             min_connection_lifetime: Duration = is("\"30s\""), duration_from_zero(), Live, Works;
-            /// How many connections more there may be for a short time: they are closed once
-            /// they are free, by retain_connections_time.
+            /// How many server connections there may be for a short time above
+            /// max_db_connections. They are closed once they are free, by
+            /// retain_connections_time.
             reserve_pool_size: usize = is("0"), integer(0, MANY), Live, Works;
-            /// How long the clients of a user without any connection wait when all are in use,
-            /// those of the reserve too, before they are told 53300.
+            /// How long the clients of a user without any server connection wait at the limit
+            /// of max_db_connections and reserve_pool_size, before they get error 53300.
             reserve_pool_timeout: Duration = is("\"3s\""), duration_from_zero(), Live, Works;
-            /// How many connections of a user are never closed for another; min_pool_size
-            /// counts as well.
+            /// How many server connections of a user are never closed for another user. The
+            /// larger one of this and min_pool_size counts.
             min_guaranteed_pool_size: usize = is("0"), integer(0, MANY), Live, Works;
         }
         group "TLS to PostgreSQL" {
-            /// As in `[general]`.
+            /// Whether this pool's server connections use TLS: disable, allow, prefer, require,
+            /// verify-ca or verify-full.
             server_tls_mode: ServerTlsMode = inherited("general.server_tls_mode", "\"allow\""),
                 Kind::OneOf(ServerTlsMode::WORDS), NewServers, Works;
-            /// As in `[general]`.
+            /// The authorities that PostgreSQL's certificate must be signed by (PEM), for this
+            /// pool.
             server_tls_ca_cert: Option<PathBuf> =
                 inherited("general.server_tls_ca_cert", "\"/etc/pg_doorman/postgres-ca.crt\""),
                 Kind::Path, NewServers, Works;
-            /// As in `[general]`.
+            /// The certificates that the authorities of server_tls_ca_cert have revoked (PEM),
+            /// for this pool.
             server_tls_crl: Option<PathBuf> =
                 inherited("general.server_tls_crl", "\"/etc/pg_doorman/postgres.crl\""),
                 Kind::Path, NewServers, Works;
-            /// As in `[general]`.
+            /// The certificate that this pool shows to PostgreSQL if it asks, followed by its
+            /// chain (PEM).
             server_tls_certificate: Option<PathBuf> =
                 inherited("general.server_tls_certificate", "\"/etc/pg_doorman/client.crt\""),
                 Kind::Path, NewServers, Works;
-            /// As in `[general]`.
+            /// The private key of server_tls_certificate, without a passphrase (PEM), for this
+            /// pool.
             server_tls_private_key: Option<PathBuf> =
                 inherited("general.server_tls_private_key", "\"/etc/pg_doorman/client.key\""),
                 Kind::Path, NewServers, Works;
-            /// As in `[general]`.
+            /// The oldest TLS version that this pool offers to PostgreSQL.
             server_tls_min_version: TlsVersion =
                 inherited("general.server_tls_min_version", "\"TLSv1.2\""),
                 Kind::OneOf(TlsVersion::WORDS), NewServers, Works;
-            /// As in `[general]`.
+            /// The cipher suites that this pool offers to PostgreSQL, best first, by OpenSSL's
+            /// names.
             server_tls_cipher_suites: Option<Vec<String>> =
                 inherited("general.server_tls_cipher_suites", SUITES),
                 Kind::List, NewServers, Works;
@@ -131,25 +147,26 @@ keys! {
                 Kind::Own("a table"), Live, NotYet(AUTH_QUERY);
         }
         group "Accepted, without effect" {
-            /// See `[general]`.
+            /// How full this pool may be and still open connections without waiting, in
+            /// percent.
             scaling_warm_pool_ratio = unset("see [general]", "20"),
                 integer(0, 100), Live, Ignored(STRICT_QUEUE);
-            /// See `[general]`.
+            /// How often a client of this pool tries again before it waits.
             scaling_fast_retries = unset("see [general]", "10"),
                 integer(0, MANY), Live, Ignored(STRICT_QUEUE);
-            /// See `[general]`.
+            /// The addresses of Patroni's REST API, for this pool.
             patroni_api_urls = unset("see [general]", "[\"http://10.0.0.1:8008\"]"),
                 Kind::Any, Live, Ignored(PATRONI);
-            /// See `[general]`.
+            /// How long a failed PostgreSQL server of this pool is not tried, with Patroni.
             fallback_cooldown = unset("see [general]", "\"30s\""),
                 Kind::Any, Live, Ignored(PATRONI);
-            /// See `[general]`.
+            /// How long Patroni may take to answer, for this pool.
             patroni_api_timeout = unset("see [general]", "\"5s\""),
                 Kind::Any, Live, Ignored(PATRONI);
-            /// See `[general]`.
+            /// How long a connection of this pool to another Patroni member may take.
             fallback_connect_timeout = unset("see [general]", "\"5s\""),
                 Kind::Any, Live, Ignored(PATRONI);
-            /// See `[general]`.
+            /// How old a connection of this pool to another Patroni member may get.
             fallback_lifetime = unset("see [general]", "\"30s\""),
                 Kind::Any, Live, Ignored(PATRONI);
         }

@@ -14,34 +14,39 @@ keys! {
             password: Password = required("\"\""), Kind::Verifier, NewClients, Works;
             /// How many server connections this user may have in this pool.
             pool_size: usize = required("40"), integer(1, MANY), Live, Works;
-            /// How many are kept open.
+            /// How many server connections of this user are kept open.
             min_pool_size: usize = is("0"), integer(0, MANY), Live, Works;
-            /// As in the pool.
+            /// How long a client of this user keeps its server connection: transaction, until
+            /// its transaction ends; session, until it leaves.
             pool_mode: PoolMode = inherited("pools.NAME.pool_mode", "\"transaction\""),
                 Kind::OneOf(PoolMode::WORDS), Live, Works;
-            /// The name used at PostgreSQL instead of username.
+            /// The name that the pooler logs in with at PostgreSQL, instead of username.
             server_username: Option<String> = unset("username", "\"app\""),
                 Kind::Name, NewServers, Works;
-            /// The password used at PostgreSQL, in plain text.
+            /// The password that the pooler logs in with at PostgreSQL, in plain text.
             server_password: Option<Secret> =
                 unset("what the client proved is passed on", "\"secret\""),
                 Kind::Secret, NewServers, Works;
-            /// As in the pool.
+            /// How old a server connection of this user may get, give or take a fifth.
             server_lifetime: Option<Duration> = inherited("pools.NAME.server_lifetime", "\"20m\""),
                 duration_or_off(), Live, Works;
-            /// As in the pool.
+            /// How long a client of this user without a server connection may send nothing,
+            /// before its session is ended with 57P05.
             client_idle_timeout: Option<Duration> =
                 inherited("pools.NAME.client_idle_timeout", "\"1h\""),
                 duration_with_unit(), Live, Works;
-            /// As in the pool.
+            /// How long a client of this user may send nothing in a transaction, before its
+            /// session is ended with 25P03.
             idle_transaction_timeout: Option<Duration> =
                 inherited("pools.NAME.idle_transaction_timeout", "\"5m\""),
                 duration_with_unit(), Live, Works;
-            /// As in the pool.
+            /// How long a query of this user may take, before it is canceled and the client's
+            /// session is ended with 57014.
             query_timeout: Option<Duration> =
                 inherited("pools.NAME.query_timeout", "\"10m\""),
                 duration_with_unit(), Live, Works;
-            /// As in the pool.
+            /// How long a transaction of this user may take, before the client's session is
+            /// ended with 25P04.
             transaction_timeout: Option<Duration> =
                 inherited("pools.NAME.transaction_timeout", "\"30m\""),
                 duration_with_unit(), Live, Works;
