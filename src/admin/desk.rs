@@ -187,7 +187,7 @@ impl Desk {
 
 impl Console for Desk {
     fn obey(&self, order: Order) {
-        log::info!("Got {order:?} by way of the other process of the upgrade");
+        log::info!("Got {order} from the other process of the upgrade");
         let all = |name: Option<String>, action: fn(&Arc<Pool>)| {
             // Its pools need not be the same.
             let _ = self.for_each_pool(name.as_deref(), action);

@@ -52,7 +52,9 @@ impl Life {
                     return;
                 }
                 Ok(_) => {}
-                Err(_) => return log::warn!("the upgrade has not come to its end"),
+                Err(_) => {
+                    return log::warn!("the upgrade did not end in time; stopping without it");
+                }
             }
         }
     }

@@ -4,9 +4,11 @@
 //! next client that sends the same. What the client is told is what is in effect, and a setting that
 //! PostgreSQL refuses is refused in PostgreSQL's words.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::lend::{Claim, NotLent};
+use super::refusal::no_server;
 use crate::net::clock::Moment;
 use crate::net::dialogue::Dialogue;
 use crate::pool::effects::{Effect, Settings};
@@ -38,6 +40,16 @@ pub enum Unsettled {
     Refused(ErrorFields),
     /// The server connection broke.
     Lost(String),
+}
+
+impl fmt::Display for Unsettled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unsettled::NotLent(why) => f.write_str(&no_server(why).1),
+            Unsettled::Refused(fields) => fields.fmt(f),
+            Unsettled::Lost(how) => f.write_str(how),
+        }
+    }
 }
 
 /// Finds out what `wanted` comes to. `told` says whether the caller was told to stop.
@@ -239,7 +251,7 @@ fn ask_for_defaults(claim: &mut Claim, plan: &Plan, told: &dyn Fn() -> bool) {
         }
         Err(why) => {
             log::warn!(
-                "[{}@{}] an idle connection does not answer: {why:?}",
+                "[{}@{}] an idle server connection did not answer and is closed: {why}",
                 claim.pool().user,
                 claim.pool().database
             );

@@ -1,4 +1,7 @@
-//! How a session ends: the reasons, what the client is told, and what the log says.
+//! Why a session ends: the reasons, as an ErrorResponse and as text for the log.
+//!
+//! Closes nothing; that is `session::settle`. Invariant: each reason has one SQLSTATE, and the log line names the
+//! setting that has ended the session, if one has.
 
 use std::fmt;
 use std::time::Duration;
@@ -189,18 +192,21 @@ impl Ending {
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Ending::Left => f.write_str("it said good-bye"),
-            Ending::Closed => f.write_str("it is gone: connection closed"),
-            Ending::Gone(how) => write!(f, "it is gone: {how}"),
+            Ending::Left => f.write_str("client sent Terminate"),
+            Ending::Closed => f.write_str("client closed the connection"),
+            Ending::Gone(how) => write!(f, "client is gone: {how}"),
             Ending::StoodStill(limit) => write!(
                 f,
-                "it read nothing of a huge row for {limit:?} (proxy_copy_data_timeout)"
+                "client read nothing of a row of more than 1 MiB for {limit:?} (proxy_copy_data_timeout)"
             ),
             Ending::Violation(what) => write!(f, "protocol violation: {what}"),
-            Ending::Moves => f.write_str("it has moved"),
-            Ending::Sleeps => f.write_str("it is silent"),
+            Ending::Moves => f.write_str("session moved to another process"),
+            Ending::Sleeps => f.write_str("session is idle"),
             Ending::StartupRefused(fields) => {
-                write!(f, "a setting of its startup packet: {fields}")
+                write!(
+                    f,
+                    "PostgreSQL refused a setting of the startup packet: {fields}"
+                )
             }
             Ending::ServerLeft => f.write_str("PostgreSQL ended the connection"),
             other => match other.words() {

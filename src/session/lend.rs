@@ -296,7 +296,7 @@ impl Drop for Claim {
 }
 
 /// One call to the kernel for each use of a connection: nothing of a request is sent to a server that has
-/// already said good-bye.
+/// already closed the connection.
 fn is_alive(connection: &mut Connection) -> bool {
     connection.stream.is_silent()
 }

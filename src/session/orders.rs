@@ -1,5 +1,8 @@
-//! What is asked of the pooler as a whole, and by whom it is carried out while two processes share the clients:
-//! by both. What is asked of one of them is passed on to the other.
+//! Commands that concern the whole pooler, and CancelRequests, while two processes share the clients.
+//!
+//! Both processes carry a command out: the one that gets it passes it on. Nothing is carried out here.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +25,24 @@ pub enum Order {
     Reconnect(Option<String>),
     /// SET log_level.
     SetLogLevel(String),
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (command, database) = match self {
+            Order::Reload => ("RELOAD", None),
+            Order::ShutDown => ("SHUTDOWN", None),
+            Order::Stop => ("SIGTERM", None),
+            Order::Pause(database) => ("PAUSE", database.as_deref()),
+            Order::Resume(database) => ("RESUME", database.as_deref()),
+            Order::Reconnect(database) => ("RECONNECT", database.as_deref()),
+            Order::SetLogLevel(filter) => return write!(f, "SET log_level = '{filter}'"),
+        };
+        match database {
+            Some(database) => write!(f, "{command} {database}"),
+            None => f.write_str(command),
+        }
+    }
 }
 
 /// What one process of a hand-over has for the other, beside sessions.

@@ -92,7 +92,7 @@ impl Rejections {
             Refusal::Crowded => (
                 log::Level::Warn,
                 format!("client {address} closed before its login"),
-                "it was the one silent longest, and others waited (max_unauthenticated_connections)"
+                "it had sent nothing for longest of all that wait (max_unauthenticated_connections)"
                     .to_owned(),
             ),
             Refusal::Forwarded(fields) => (

@@ -205,7 +205,7 @@ fn serve_console(
         return Ok("there is no console".to_owned());
     };
     let (text, ending) = match console::serve(&mut dialogue, &**console, rights) {
-        ConsoleEnd::Left => ("it said good-bye".to_owned(), Ending::Left),
+        ConsoleEnd::Left => ("client sent Terminate".to_owned(), Ending::Left),
         ConsoleEnd::Broken(Broken::Told) if house.stage() != Stage::Stopping => {
             return Err(rest(dialogue, rights, Reply::Given));
         }

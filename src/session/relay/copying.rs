@@ -53,10 +53,11 @@ impl Session {
         };
         match lent.conversation() {
             Conversation::Between | Conversation::InBatch => {}
-            other => {
-                return Err(Desync(format!(
-                    "a copy begins where it stands at {other:?}"
-                )));
+            Conversation::SkippingToSync
+            | Conversation::CopyingIn { .. }
+            | Conversation::CopyFailed { .. } => {
+                let words = "CopyInResponse came before the end of a copy or of a failed batch";
+                return Err(Desync(words.into()));
             }
         }
         // It ignores a Flush.
@@ -129,7 +130,9 @@ impl Session {
         match lent.conversation() {
             Conversation::CopyingIn { ended: true } => {}
             Conversation::CopyingIn { ended: false } => {
-                return Err(Desync("a copy is complete that nobody has ended".into()));
+                return Err(Desync(
+                    "a copy succeeded that the client has not ended".into(),
+                ));
             }
             _ => return Ok(()),
         }
@@ -137,7 +140,7 @@ impl Session {
             match lent.expected.get(1).map(|next| next.reply) {
                 Some(Reply::CopyEnd) => break,
                 Some(Reply::Ready) => lent.forget_uncertain(1),
-                other => return Err(Desync(format!("the end of a copy where {other:?} is due"))),
+                _ => return Err(Desync("a copy ended that the client has not ended".into())),
             }
         }
         lent.expected.remove(1);

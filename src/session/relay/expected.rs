@@ -6,6 +6,7 @@
 //! the server skip the request.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,22 @@ pub enum Reply {
     Refused,
     /// None. Marks where the client's CopyDone or CopyFail stands among its requests.
     CopyEnd,
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reply::UntilReady { .. } => "the reply to a Query or FunctionCall",
+            Reply::Ready => "the reply to a Sync",
+            Reply::Parse => "the reply to a Parse",
+            Reply::Bind => "the reply to a Bind",
+            Reply::Describe => "the reply to a Describe",
+            Reply::Execute => "the reply to an Execute",
+            Reply::Close => "the reply to a Close",
+            Reply::Refused => "an error",
+            Reply::CopyEnd => "the end of a copy",
+        })
+    }
 }
 
 /// Why the pooler refuses a request.

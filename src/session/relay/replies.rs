@@ -235,10 +235,10 @@ impl Session {
             }
             let front = lent.expected.front();
             if !is_due(head.kind, front) {
+                let due = front.map_or("nothing".to_owned(), |front| front.reply.to_string());
                 return Err(Desync(format!(
-                    "a message of type \"{}\" where the reply due is {:?}",
+                    "a message of type \"{}\" came where {due} is due",
                     head.kind.escape_ascii(),
-                    front.map(|front| front.reply)
                 )));
             }
         }
