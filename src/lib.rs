@@ -28,39 +28,75 @@
 //!
 //! # A query's way
 //!
-//! [`session::accept`] gives the socket to a thread; [`session::login`] finds out who it is and makes a
-//! [`session::guest`]; [`session::driver`] waits and reads; [`session::relay::requests`] notes which replies
-//! are due and wants a server connection; [`session::lend`] gets one from [`pool::pool`];
-//! [`session::relay::lending`] makes it have the client's settings; [`session::relay::replies`] matches the
-//! replies and, when the transaction is over, [`session::relay::lending`] undoes what the client left, and
-//! the driver gives the connection back before it writes the last reply.
+//! `session::acceptor` keeps the connection until its first packet has come; [`session::accept`] gives it to a
+//! thread; [`session::login`] logs the client in and makes a [`session::guest`]; [`session::driver`] waits and
+//! reads; [`session::relay::requests`] notes which replies are due and wants a server connection;
+//! [`session::lend`] gets one from [`pool::pool`]; [`session::relay::lending`] makes it have the client's
+//! settings; [`session::relay::replies`] matches the replies and, when the transaction is over,
+//! [`session::relay::lending`] undoes what the client left, and the driver gives the connection back before it
+//! writes the last reply.
 //!
 //! # Where this differs from the plan of the house
 //!
-//! - A thread that waits for a server connection sleeps by `park`, not on a condition variable: half the
+//! - A thread that waits for a server connection sleeps by `park`, not on a condition variable. It is half the
 //!   work for each hand-off, and a wake-up that comes too early is kept.
-//! - Connections are made by threads of their own, never by a client's: so a client waits in one place,
-//!   where it can be cancelled, moved or hung up on, and the queue's order holds whatever comes first, a
-//!   connection that is returned or one that is new.
+//! - Connections to PostgreSQL are made by threads of their own, never by a client's. So a client waits in one
+//!   place, where its request can be canceled or its session moved, and the queue's order holds for returned and
+//!   new connections alike.
 //! - A thread is woken by a signal that `ppoll` lets through, not by an eventfd; [`net::wait`] says why.
-//! - A session does not always wait with `ppoll`: a peer that is about to speak is waited for by the call that
+//! - A session does not always wait with `ppoll`. A peer that answers at once is waited for by the call that
 //!   reads, which saves two of six system calls of a short transaction; `session::pace` says when.
-//! - Client threads are under SCHED_BATCH only when there are more of them than processors: with fewer, and
+//! - A connection has no thread before its first packet has come (`session::acceptor`).
+//! - Client threads are under SCHED_BATCH only when there are more of them than processors. With fewer, and
 //!   other work on the machine, it makes their clients wait ([`net::thread`]).
-//! - A request is not sent before its first message is whole, up to 64 KiB: half a message holds nothing
+//! - A request is not sent before its first message is whole, up to 64 KiB. Half a message holds nothing
 //!   but its own thread.
-//! - Keys are kept out of core dumps in two places: those that move with a session in pages of
-//!   [`tls::undumped`], and what OpenSSL makes of them by an allocator for all of its memory
-//!   ([`daemon::openssl_memory`]).
-//! - A silent session is not only in its thread: it lies where the hand-over can lift it out without waking that
-//!   thread (`session::bed`), and in the new process it has no thread until it speaks or a few seconds have
-//!   passed ([`session::lobby`]). Waking and starting thousands of threads on a busy machine took most of an upgrade.
-//! - Where more of them speak at once than there are threads, a thread keeps the server connection that one client
-//!   has done with for the next ([`session::lend`]), if nobody in the pool's queue came before: to hand it from
-//!   thread to thread took a third of the processor time.
-//! - A login over TLS is done by one thread and its session driven by another (`session::parking`): what a
-//!   handshake leaves in its thread is as much as all else that an idle client costs.
+//! - Keys are kept out of core dumps in two places: keys that move with a session in pages of
+//!   [`tls::undumped`], and OpenSSL's own memory by an allocator ([`daemon::openssl_memory`]).
+//! - The hand-over takes an idle session without waking its thread (`session::bed`). In the new process such a
+//!   session has no thread until its client sends something or a few seconds have passed ([`session::lobby`]).
+//!   Waking and starting thousands of threads on a busy machine took most of an upgrade.
+//! - If more sessions than threads have work, a thread keeps the server connection of its last client for the
+//!   next one ([`session::lend`]), unless the pool's queue has somebody else. Handing the connection from thread
+//!   to thread took a third of the processor time.
+//! - A login over TLS is done by one thread and its session driven by another (`session::parking`). What a
+//!   handshake leaves in its thread is as much memory as all else that an idle client costs.
 //! - There is no room for `/metrics` yet.
+//!
+//! # Glossary
+//!
+//! The words of the PostgreSQL manual mean here what they mean there. These are the pooler's own. Some older
+//! names in the code are figures of speech; the last column says what each stands for.
+//!
+//! | term | meaning | name in the code |
+//! |---|---|---|
+//! | client | a program that has logged in to the pooler, and its connection | [`session::guest`] |
+//! | session | all that is true of a client except its sockets | [`session::session::Session`] |
+//! | server connection | a connection of the pooler to PostgreSQL | [`server::backend`] |
+//! | pool | the server connections of one user of one database, and their queue | [`pool::pool`] |
+//! | plan | the settings of one pool, worked out | [`pool::plan`] |
+//! | checkout, check-in | a session gets a server connection, and gives it back | `session::borrow`, [`session::lend`] |
+//! | server link | a server connection while a session has it | [`session::session::Lent`] |
+//! | conversation | where PostgreSQL stands in the protocol: between requests, in a batch, in a copy | [`session::relay::conversation`] |
+//! | expected reply | an entry of the queue of replies that PostgreSQL owes | [`session::relay::expected`] |
+//! | barrier | a request behind which nothing is sent before its reply has come | [`session::relay::unsettled`] |
+//! | traces | what a client leaves behind on a server connection | [`server::traces`] |
+//! | cleaning | undoing the traces before the next client | [`session::relay::lending`] |
+//! | statement that follows its client | a prepared statement that the pooler prepares again wherever it is needed | [`session::relay::statements`] |
+//! | definition, number | text and parameter types of a statement; its number gives its name on servers | [`server::prepared`] |
+//! | epoch | the count of definitions (DDL) that have passed through the pooler | [`pool::statements`] |
+//! | reading settings | the settings that the meaning of a statement's text depends on | [`server::reading`] |
+//! | permit (of a database) | one of `max_db_connections` | [`server::seats`] |
+//! | permit (of a login) | one of the logins that may be under way | `session::login_permit` |
+//! | client permit | one of `max_connections` | [`session::house::Place`] |
+//! | shared state | what all sessions share | [`session::house::House`] |
+//! | signal (to a session) | a flag that another thread sets for a session's thread | [`session::registry::told`] |
+//! | hand-over | an upgrade's part in which sessions move | [`upgrade`] |
+//! | predecessor, successor | the old and the new process of an upgrade | [`upgrade::predecessor`], [`upgrade::successor`] |
+//! | idle sessions without a thread | sessions after a hand-over until their clients send something | [`session::lobby`] |
+//! | slot of an idle session | the place out of which the hand-over takes it | [`session::bed`] |
+//! | status of an upgrade | a file in memory that `pg_doorman upgrade` reads | [`daemon::ledger`] |
+//! | main loop | signals and commands of the process, one at a time | [`daemon::life`] |
 
 #![deny(missing_docs)]
 

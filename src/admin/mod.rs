@@ -1,6 +1,13 @@
-//! The console: what an operator reads and says through `psql -d pgdoorman`.
+//! The console: the commands of `psql -d pgdoorman` and their answers.
 //!
-//! Reads the registries and prints them; knows nothing of how sessions are relayed.
+//! Reads the registries and prints them. Does not know how sessions are relayed.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`commands`] | a command's words |
+//! | [`desk`] | carries commands out |
+//! | [`show`] | one table for each SHOW |
+//! | [`table`] | a table as messages of the protocol |
 
 pub mod commands;
 pub mod desk;

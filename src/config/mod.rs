@@ -11,6 +11,33 @@
 //!   [`show()`], the rows of `SHOW CONFIG`, and [`reference()`], the commented file
 //!   `etc/pg_doorman.toml`.
 //!
+//! | file | what it is |
+//! |---|---|
+//! | `raw` | the document as typed: values that know their file and line |
+//! | `reader` | one table, read by its definitions |
+//! | `definition` | one definition for each setting |
+//! | `keys` | the definitions, one file for each table |
+//! | `kind` | how a value may be written |
+//! | `setting` | from a value to the type of a field, and back |
+//! | `duration` | durations |
+//! | `size` | sizes in bytes |
+//! | `cidr` | networks |
+//! | `secret` | texts that are never printed |
+//! | [`password`] | a password as PostgreSQL stores it |
+//! | `settings` | the document as meant |
+//! | `access` | the keys `pg_hba`, `pg_ident` and `hba` |
+//! | `hba` | host-based access rules |
+//! | `ident` | user-name maps |
+//! | `fields` | lines of `pg_hba.conf` and `pg_ident.conf`, split |
+//! | `startup` | `startup_parameters` |
+//! | `tls` | TLS as meant |
+//! | `tls_modes` | the TLS keys |
+//! | `tls_files` | certificates, keys, authorities, revocations |
+//! | `problem` | errors and warnings, with their place |
+//! | `nearest` | the known name nearest to an unknown one |
+//! | `show` | the rows of `SHOW CONFIG` |
+//! | `reference` | the commented reference file |
+//!
 //! This room knows nothing of what happens at run time: it opens no socket and
 //! logs in nobody. The invariant: [`load`] returns either settings that are right
 //! as a whole, or an [`Error`] that tells everything that is wrong, each with

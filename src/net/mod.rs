@@ -2,6 +2,26 @@
 //!
 //! Knows nothing of PostgreSQL's messages. All sockets are used with `MSG_DONTWAIT`, so the only call in
 //! which a thread of this program blocks on a peer is [`wait::wait`], which [`stream::wait`] stands before.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`wait`] | the one call in which a thread waits, and how another thread wakes it |
+//! | [`stream`] | a connected socket, with or without TLS |
+//! | [`encrypted`] | the TLS of a connection, beside its socket |
+//! | [`dialogue`] | send and receive in turns within a deadline, as a login does |
+//! | [`buffer`] | I/O buffers, borrowed while they are needed |
+//! | [`address`] | the address of a peer |
+//! | [`clock`] | time that two processes agree on |
+//! | `acknowledged` | whether the other side's host still acknowledges data |
+//! | [`listener`] | a listening TCP socket |
+//! | [`unix_listener`] | a listening Unix socket, and its file |
+//! | `port_holders` | which processes listen on a port |
+//! | [`passing`] | frames with descriptors, over a Unix socket: the wire of the hand-over |
+//! | `inbox` | what has come over that wire |
+//! | `outbox` | what is to be sent over that wire |
+//! | [`process`] | another process, by its descriptor |
+//! | [`thread`] | name, scheduling and number of a thread |
+//! | [`limits`] | how many threads this process may have |
 
 mod acknowledged;
 pub mod address;

@@ -1,7 +1,7 @@
 //! A client logs in to the console: by the password of the administrator or of the one who may only look,
 //! as SCRAM where it can be, and never because a rule for applications lets it in.
 //!
-//! Which rule counts for the console is said by [`hba::console_verdict`]. Invariant: a user other than these
+//! Which rule counts for the console is said by `auth::hba::console_verdict`. Invariant: a user other than these
 //! two gets in only by a rule that names the console and asks for no password.
 
 use std::collections::HashMap;

@@ -5,8 +5,14 @@
 //! | [`messages`] | what the two say to each other |
 //! | [`outcome`] | how it went, as the log and the console say it |
 //! | [`launch`] | the new process: found, tested, started |
-//! | [`predecessor`] | the side that gives; what it gives is in `predecessor/giving.rs`, what comes back in `coming_back.rs` |
-//! | [`successor`] | the side that takes; how it takes sessions is in `successor/taking.rs` |
+//! | [`predecessor`] | the side that gives |
+//! | `predecessor/conduct.rs` | who moves when |
+//! | `predecessor/giving.rs` | what is given, put into messages |
+//! | `predecessor/apart.rs` | large half messages and statements, in pieces |
+//! | `predecessor/coming_back.rs` | sessions that go on here after all |
+//! | [`successor`] | the side that takes |
+//! | `successor/taking.rs` | sessions and idle server connections, as they come |
+//! | `successor/apart.rs` | pieces, put together |
 //!
 //! Moves values; knows nothing of the protocol they speak. The invariant of both sides: at any instant
 //! exactly one process reads or writes a given socket. A session that was sent and not acknowledged

@@ -4,6 +4,19 @@
 //! Nothing here touches a socket or knows about sessions and pools. Every parser is total: any bytes at
 //! all give a value, "more bytes are needed", or an error; none of them allocates by a length it was told.
 //!
+//! | file | what it is |
+//! |---|---|
+//! | [`frame`] | where a message ends |
+//! | [`startup`] | the first packet of a connection |
+//! | [`options`] | the `options` of a startup packet |
+//! | [`frontend`] | messages that clients send |
+//! | [`backend`] | messages that PostgreSQL sends |
+//! | [`error`] | ErrorResponse and NoticeResponse |
+//! | [`sqlstate`] | the SQLSTATEs that the pooler uses |
+//! | [`mod@write`] | writing a message |
+//! | [`base64`] | base64, as SASL has it |
+//! | [`bytes`] | bytes in values that are written for another process |
+//!
 //! Source throughout: PostgreSQL manual, chapter "Frontend/Backend Protocol".
 
 pub mod backend;

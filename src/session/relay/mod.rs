@@ -19,6 +19,7 @@
 //! | [`stale`] | statements that have to be parsed anew |
 //! | [`replies`] | a step over what the server sent |
 //! | [`errors`] | what an error takes back, and in whose words it is told |
+//! | [`defaults`] | settings that the client has not chosen |
 //! | [`going_back`] | a client's startup settings, once more behind its RESET |
 //! | [`lending`] | a server connection comes to the session and leaves it |
 //!
