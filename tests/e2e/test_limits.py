@@ -167,7 +167,7 @@ def test_it_is_told_where_it_reads(doorman):
 
 
 def test_a_client_that_reads_slowly_is_not_cut(doorman, background):
-    one = doorman(size=1, general={"client_stall_timeout": "500ms", "query_wait_timeout": "1h",
+    one = doorman(size=1, general={"client_stall_timeout": "2s", "query_wait_timeout": "1h",
                                    "tcp_socket_buffer_size": 16384})
     raw = one.raw(receive_buffer=4096)
     raw.send(ROWS)
@@ -175,8 +175,8 @@ def test_a_client_that_reads_slowly_is_not_cut(doorman, background):
     wait_until(lambda: not is_back(one))
     other = background(one.serves)
     wait_until(lambda: one.waiting() == 1)
-    for _ in range(20):
-        # 2 s, and always something.
+    for _ in range(30):
+        # Longer than the limit, and always something.
         assert raw.sip(2000)
         assert stays(lambda: not other.done(), 0.1)
     raw.vanish()
@@ -259,7 +259,7 @@ def test_a_pools_limit_may_be_lifted_for_a_user(doorman):
     raw = one.raw()
     raw.ask(query("begin; select 1"))
     assert stays(lambda: raw.value("select 1") == "1", 0.1)
-    assert stays(lambda: not raw.socket.setblocking(True), 0.6)
+    assert stays(lambda: one.open_transactions(), 0.6)
     assert raw.ask(query("commit"))[-1].body == b"I"
 
 
@@ -277,18 +277,18 @@ def test_a_transaction_of_many_quick_queries(doorman):
 
 
 def test_a_busy_client_is_not_idle(doorman):
-    one = doorman(size=1, general={"client_idle_timeout": "500ms", "query_timeout": "500ms",
-                                   "idle_transaction_timeout": "500ms"})
+    one = doorman(size=1, general={"client_idle_timeout": "1500ms", "query_timeout": "1500ms",
+                                   "idle_transaction_timeout": "1500ms"})
     raw = one.raw()
-    assert stays(lambda: raw.value("select 1") == "1", 1)
+    assert stays(lambda: raw.value("select 1") == "1", 2)
     raw.ask(query("begin"))
-    assert stays(lambda: raw.value("select 1") == "1", 1)
+    assert stays(lambda: raw.value("select 1") == "1", 2)
 
 
 def test_a_long_pipeline_is_not_one_query(doorman):
-    one = doorman(size=1, general={"query_timeout": "700ms"})
+    one = doorman(size=1, general={"query_timeout": "1500ms"})
     raw = one.raw()
-    raw.send(*[query("select pg_sleep(0.2)")] * 8)
+    raw.send(*[query("select pg_sleep(0.25)")] * 8)
     for _ in range(8):
         assert kinds(raw.read_until("Z")) == "TDCZ"
 

@@ -266,7 +266,8 @@ def test_an_unknown_user_looks_like_a_wrong_password(doorman, users):
     known, known_times = zip(*[attempt("scram") for _ in range(9)])
     unknown, unknown_times = zip(*[attempt("nobody") for _ in range(9)])
     assert known[0] == unknown[0]
-    assert abs(sorted(known_times)[4] - sorted(unknown_times)[4]) < 0.02
+    # The shortest: what the machine has to do besides makes the others longer.
+    assert abs(min(known_times) - min(unknown_times)) < 0.02
 
 
 def test_the_mock_salt_is_the_same_every_time(doorman, users):

@@ -101,7 +101,7 @@ def test_a_command_to_the_new_process_is_not_lost_with_it(half_way, command):
         # It is answered when every server connection is closed, and the old process has one.
         asks = one.raw(user="admin", database="pgdoorman", password=ADMIN_PASSWORD)
         asks.send(query(command))
-        one.wait_log("Got Pause")
+        one.wait_log("Got PAUSE")
     else:
         one.console(command)
     fail(one)
@@ -141,7 +141,7 @@ def test_sigterm_ends_everything_at_once(half_way, who):
     for raw in holds, moved:
         assert error(raw.read_until("E")).code == "57P01"
     assert one.process.wait(4) == 0
-    wait_until(lambda: not one.processes(), 4)
+    wait_until(lambda: not one.processes())
 
 
 def test_sigterm_does_not_wait_for_the_test_of_the_new_binary(doorman, tmp_path):

@@ -214,7 +214,7 @@ def test_who_only_asks_for_tls_takes_no_turn_from_others(secured, crowd):
         with socket.create_connection((one.host, one.port)) as plain:
             plain.sendall(SSL_REQUEST)
     # In the order of 3000 turns it would have 30 seconds to wait.
-    assert one.connect(sslmode="require", connect_timeout=8).execute("select 1").fetchone() == (1,)
+    assert one.connect(sslmode="require", connect_timeout=20).execute("select 1").fetchone() == (1,)
 
 
 def hello() -> bytes:
@@ -237,7 +237,7 @@ def test_a_turn_is_given_back_by_who_goes_away_before_it(secured):
             plain.sendall(SSL_REQUEST)
             assert plain.recv(1) == b"S"
             plain.sendall(begun)
-    assert one.connect(sslmode="require", connect_timeout=8).execute("select 1").fetchone() == (1,)
+    assert one.connect(sslmode="require", connect_timeout=20).execute("select 1").fetchone() == (1,)
 
 
 def test_a_handshake_that_has_no_turn_in_time_is_refused_at_once(secured, crowd):

@@ -217,5 +217,6 @@ def test_the_log_says_it_once(doorman):
     begun = time.monotonic()
     for _ in range(4):
         assert error(one.raw(login=False).login()).code == "08006"
-    assert time.monotonic() - begun < 20
-    assert one.log().count("could not connect to PostgreSQL at") == 1
+    # It is told again after 20 s.
+    told_at_most = 1 + (time.monotonic() - begun) // 20
+    assert 1 <= one.log().count("could not connect to PostgreSQL at") <= told_at_most
