@@ -8,6 +8,7 @@
 //! | [`conversation`] | where the conversation with the server stands, and what follows from that |
 //! | [`copying`] | COPY FROM STDIN |
 //! | [`requests`] | a step over what the client sent |
+//! | [`running`] | Query, FunctionCall and Execute |
 //! | [`begin`] | a BEGIN that PostgreSQL hears of with the request behind it |
 //! | [`statements`] | prepared statements that follow their client |
 //! | [`deallocate`] | DEALLOCATE in SQL of statements that follow |
@@ -41,6 +42,7 @@ pub mod pieces;
 pub mod reading;
 pub mod replies;
 pub mod requests;
+pub mod running;
 pub mod shapes;
 pub mod stale;
 pub mod statements;

@@ -5,13 +5,11 @@
 //! the statements the names they have on servers.
 
 use super::conversation::{Conversation, Treatment};
-use super::expected::{Expected, Reply, Undo};
+use super::expected::{Expected, Reply};
 use super::pieces::Output;
 use super::statements::{LONGEST_STATEMENT, NamesIn, names_in};
-use super::unsettled::Open;
 use crate::pool::statements::Statements;
-use crate::server::reading::{self, Changes};
-use crate::server::traces::{self, Scan, Traces};
+use crate::server::traces::Traces;
 use crate::session::session::{Phase, Session};
 use crate::wire::backend;
 use crate::wire::error::{Severity, error_response};
@@ -21,13 +19,10 @@ use crate::wire::write;
 
 /// A message is awaited up to this many bytes before a server connection is taken for it; a larger one
 /// passes in parts, unless it is taken as a whole anyway.
-const PATIENCE: usize = 64 * 1024;
+pub(super) const PATIENCE: usize = 64 * 1024;
 
 /// Replies that may be outstanding before no more requests are read.
 pub const MOST_EXPECTED: usize = 32 * 1024;
-
-/// Bytes of a FunctionCall that tell which function it calls.
-const FUNCTION: usize = 4;
 
 /// What the client did that the protocol does not allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,26 +183,14 @@ impl Session {
         statements: &Statements,
         out: &mut Output,
     ) -> Result<Step, Violation> {
-        match head.kind {
-            frontend::TERMINATE => return Ok(Step::Terminated),
-            frontend::QUERY
-            | frontend::FUNCTION_CALL
-            | frontend::PARSE
-            | frontend::BIND
-            | frontend::DESCRIBE
-            | frontend::EXECUTE
-            | frontend::CLOSE
-            | frontend::SYNC
-            | frontend::FLUSH
-            | frontend::COPY_DATA
-            | frontend::COPY_DONE
-            | frontend::COPY_FAIL => {}
-            other => {
-                return Err(Violation(format!(
-                    "invalid frontend message type \"{}\"",
-                    other.escape_ascii()
-                )));
-            }
+        if head.kind == frontend::TERMINATE {
+            return Ok(Step::Terminated);
+        }
+        if !is_request(head.kind) {
+            return Err(Violation(format!(
+                "invalid frontend message type \"{}\"",
+                head.kind.escape_ascii()
+            )));
         }
         match self.lent.as_ref().map(|lent| lent.treatment(head.kind)) {
             None | Some(Treatment::Pass) => {}
@@ -229,133 +212,27 @@ impl Session {
         if self.lent.is_none() {
             return Ok(self.request_without_server(head, at, rest, out));
         }
-        let Some(lent) = &mut self.lent else {
-            return Ok(Step::NeedsServer);
-        };
+        self.note_request(head.kind, statements);
         match head.kind {
-            frontend::PARSE
-            | frontend::BIND
-            | frontend::DESCRIBE
-            | frontend::EXECUTE
-            | frontend::CLOSE
-                if lent.conversation() == Conversation::Between =>
-            {
-                let alone = lent.expected.is_empty() && !lent.backend.in_transaction();
-                lent.kept.begin(alone && self.rules.follow_statements);
-                if lent.expected.is_empty() {
-                    lent.epoch = statements.epoch();
-                }
-            }
-            frontend::QUERY | frontend::FUNCTION_CALL => lent.kept.begin(false),
-            _ => {}
-        }
-        lent.last_request = head.kind;
-        match head.kind {
-            frontend::QUERY => {
-                let text = rest.get(HEADER..).unwrap_or_default();
-                let text = &text[..text.len().min(head.body)];
-                let whole = text.len() == head.body;
-                let bare = text.strip_suffix(b"\0").unwrap_or(text);
-                let mut scan = Scan::default();
-                let found = match whole {
-                    true => traces::of_text(bare),
-                    false => scan.read(text, false),
-                };
-                lent.backend.traces.add(found);
-                if found.has(Traces::FORGETTING) {
-                    lent.unsettled.add(Open::Everything);
-                }
-                self.client.frame.scan = (!whole).then_some(scan);
-                let tame = whole && traces::is_tame_set(bare);
-                let changes = match whole && self.rules.follow_statements {
-                    true => reading::changes(text, found),
-                    false => Changes::None,
-                };
-                let bar = found.has(Traces::FORGETTING) || changes.are_any();
-                let bar = bar || lent.changes.are_any();
-                self.note_going_back(whole.then_some(bare), found, false);
-                let Some(lent) = &mut self.lent else {
-                    return Ok(Step::NeedsServer);
-                };
-                let bar = bar || lent.going_back.is_open();
-                // PostgreSQL drops the unnamed statement when a Query comes.
-                let unnamed = self.statements.remove(&b""[..]);
-                let dropped = unnamed.is_some() || lent.unsettled.unnamed_is_open();
-                if dropped {
-                    lent.unsettled.add(Open::Name(b""));
-                }
-                let mut expected = Expected::forward(Reply::UntilReady { tame });
-                if changes.are_any() || dropped {
-                    expected.undo = Some(Box::new(Undo {
-                        name: dropped.then(|| (Vec::new(), unnamed)),
-                        changes,
-                        ..Undo::default()
-                    }));
-                }
-                self.expect(expected, out);
-                self.bar_if(bar);
-                Ok(self.begin(head, at, rest, false, out))
-            }
-            frontend::FUNCTION_CALL => {
-                let body = rest.get(HEADER..).unwrap_or_default();
-                if body.len() < head.body.min(FUNCTION) {
-                    return Ok(Step::NeedsMore);
-                }
-                let anything = lent.backend.traces.note_function_call(body);
-                let anything = anything && !self.chosen.is_empty();
-                if anything {
-                    lent.going_back.note_anything();
-                }
-                self.expect(Expected::forward(Reply::UntilReady { tame: false }), out);
-                self.bar_if(anything);
-                Ok(self.begin(head, at, rest, false, out))
-            }
+            frontend::QUERY => Ok(self.query(head, at, rest, out)),
+            frontend::FUNCTION_CALL => Ok(self.function_call(head, at, rest, out)),
+            frontend::EXECUTE => Ok(self.execute(head, at, rest, out)),
             frontend::SYNC => {
                 self.sync(out);
                 Ok(self.begin(head, at, rest, false, out))
             }
             frontend::FLUSH => {
-                if !matches!(lent.conversation(), Conversation::CopyingIn { .. }) {
-                    lent.unflushed = 0;
-                }
+                self.flush();
                 Ok(self.begin(head, at, rest, false, out))
             }
             frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {
                 self.copy_message(head.kind, out);
                 Ok(self.begin(head, at, rest, false, out))
             }
-            frontend::EXECUTE => {
-                let deallocates = !lent.portals_deallocating.is_empty();
-                if deallocates && rest.len() < head.whole().min(PATIENCE) {
-                    // Which portal it is, is to be known.
-                    return Ok(Step::NeedsMore);
-                }
-                let changes = lent.bound_effects.may(Traces::READING);
-                if changes {
-                    lent.changes = Changes::Unknown(None);
-                }
-                // What comes next in the batch depends on whether this has run.
-                let bar = changes || lent.bound_effects.may(Traces::FORGETTING);
-                let mut expected = Expected::forward(Reply::Execute);
-                let portal = rest.get(HEADER..).and_then(frame::c_string);
-                let about = portal.and_then(|(p, _)| lent.portals_deallocating.remove(p));
-                if about.is_some() {
-                    expected.undo = Some(Box::new(Undo {
-                        deallocates: about,
-                        ..Undo::default()
-                    }));
-                }
-                self.expect(expected, out);
-                self.bar_if(bar);
-                Ok(self.begin(head, at, rest, false, out))
+            frontend::PARSE if self.rules.follow_statements => {
+                self.parse(head, at, rest, statements, out)
             }
-            frontend::PARSE => {
-                if self.rules.follow_statements {
-                    self.parse(head, at, rest, statements, out)
-                } else {
-                    self.parse_unfollowed(head, at, rest, out)
-                }
-            }
+            frontend::PARSE => self.parse_unfollowed(head, at, rest, out),
             _ => self.name_statement(head, at, rest, statements, out),
         }
     }
@@ -463,4 +340,23 @@ impl Session {
         self.expect(Expected::forward(Reply::Ready), out);
         self.bar_if(bar);
     }
+}
+
+/// What a client may send once it has logged in.
+fn is_request(kind: u8) -> bool {
+    matches!(
+        kind,
+        frontend::QUERY
+            | frontend::FUNCTION_CALL
+            | frontend::PARSE
+            | frontend::BIND
+            | frontend::DESCRIBE
+            | frontend::EXECUTE
+            | frontend::CLOSE
+            | frontend::SYNC
+            | frontend::FLUSH
+            | frontend::COPY_DATA
+            | frontend::COPY_DONE
+            | frontend::COPY_FAIL
+    )
 }

@@ -1,0 +1,162 @@
+//! Requests that run something: Query, FunctionCall and Execute. What each may change is noted before it is sent.
+//!
+//! Names of statements are in [`statements`](super::statements); whether a message is passed on at all is in
+//! [`conversation`](super::conversation). Invariant: nothing is sent behind a request that may change how a later
+//! one is understood, before the reply to it has come.
+
+use super::conversation::Conversation;
+use super::expected::{Expected, Reply, Undo};
+use super::pieces::Output;
+use super::requests::{PATIENCE, Step};
+use super::unsettled::Open;
+use crate::pool::statements::Statements;
+use crate::server::reading::{self, Changes};
+use crate::server::traces::{self, Scan, Traces};
+use crate::session::session::Session;
+use crate::wire::frame::{self, HEADER, Header};
+use crate::wire::frontend;
+
+/// Bytes of a FunctionCall that tell which function it calls.
+const FUNCTION: usize = 4;
+
+impl Session {
+    /// Notes where a batch begins, and what it began with.
+    pub(super) fn note_request(&mut self, kind: u8, statements: &Statements) {
+        let Some(lent) = &mut self.lent else { return };
+        match kind {
+            frontend::PARSE
+            | frontend::BIND
+            | frontend::DESCRIBE
+            | frontend::EXECUTE
+            | frontend::CLOSE
+                if lent.conversation() == Conversation::Between =>
+            {
+                let alone = lent.expected.is_empty() && !lent.backend.in_transaction();
+                lent.kept.begin(alone && self.rules.follow_statements);
+                if lent.expected.is_empty() {
+                    lent.epoch = statements.epoch();
+                }
+            }
+            frontend::QUERY | frontend::FUNCTION_CALL => lent.kept.begin(false),
+            _ => {}
+        }
+        lent.last_request = kind;
+    }
+
+    /// A Query. All of its text is looked at, also if it comes in parts.
+    pub(super) fn query(&mut self, head: Header, at: usize, rest: &[u8], out: &mut Output) -> Step {
+        let Some(lent) = &mut self.lent else {
+            return Step::NeedsServer;
+        };
+        let text = rest.get(HEADER..).unwrap_or_default();
+        let text = &text[..text.len().min(head.body)];
+        let whole = text.len() == head.body;
+        let bare = text.strip_suffix(b"\0").unwrap_or(text);
+        let mut scan = Scan::default();
+        let found = match whole {
+            true => traces::of_text(bare),
+            false => scan.read(text, false),
+        };
+        lent.backend.traces.add(found);
+        if found.has(Traces::FORGETTING) {
+            lent.unsettled.add(Open::Everything);
+        }
+        self.client.frame.scan = (!whole).then_some(scan);
+        let tame = whole && traces::is_tame_set(bare);
+        let changes = match whole && self.rules.follow_statements {
+            true => reading::changes(text, found),
+            false => Changes::None,
+        };
+        let bar = found.has(Traces::FORGETTING) || changes.are_any();
+        let bar = bar || lent.changes.are_any();
+        self.note_going_back(whole.then_some(bare), found, false);
+        let Some(lent) = &mut self.lent else {
+            return Step::NeedsServer;
+        };
+        let bar = bar || lent.going_back.is_open();
+        // PostgreSQL drops the unnamed statement when a Query comes.
+        let unnamed = self.statements.remove(&b""[..]);
+        let dropped = unnamed.is_some() || lent.unsettled.unnamed_is_open();
+        if dropped {
+            lent.unsettled.add(Open::Name(b""));
+        }
+        let mut expected = Expected::forward(Reply::UntilReady { tame });
+        if changes.are_any() || dropped {
+            expected.undo = Some(Box::new(Undo {
+                name: dropped.then(|| (Vec::new(), unnamed)),
+                changes,
+                ..Undo::default()
+            }));
+        }
+        self.expect(expected, out);
+        self.bar_if(bar);
+        self.begin(head, at, rest, false, out)
+    }
+
+    pub(super) fn function_call(
+        &mut self,
+        head: Header,
+        at: usize,
+        rest: &[u8],
+        out: &mut Output,
+    ) -> Step {
+        let Some(lent) = &mut self.lent else {
+            return Step::NeedsServer;
+        };
+        let body = rest.get(HEADER..).unwrap_or_default();
+        if body.len() < head.body.min(FUNCTION) {
+            return Step::NeedsMore;
+        }
+        let anything = lent.backend.traces.note_function_call(body);
+        let anything = anything && !self.chosen.is_empty();
+        if anything {
+            lent.going_back.note_anything();
+        }
+        self.expect(Expected::forward(Reply::UntilReady { tame: false }), out);
+        self.bar_if(anything);
+        self.begin(head, at, rest, false, out)
+    }
+
+    pub(super) fn execute(
+        &mut self,
+        head: Header,
+        at: usize,
+        rest: &[u8],
+        out: &mut Output,
+    ) -> Step {
+        let Some(lent) = &mut self.lent else {
+            return Step::NeedsServer;
+        };
+        let deallocates = !lent.portals_deallocating.is_empty();
+        if deallocates && rest.len() < head.whole().min(PATIENCE) {
+            // Which portal it is, is to be known.
+            return Step::NeedsMore;
+        }
+        let changes = lent.bound_effects.may(Traces::READING);
+        if changes {
+            lent.changes = Changes::Unknown(None);
+        }
+        // What comes next in the batch depends on whether this has run.
+        let bar = changes || lent.bound_effects.may(Traces::FORGETTING);
+        let mut expected = Expected::forward(Reply::Execute);
+        let portal = rest.get(HEADER..).and_then(frame::c_string);
+        let about = portal.and_then(|(p, _)| lent.portals_deallocating.remove(p));
+        if about.is_some() {
+            expected.undo = Some(Box::new(Undo {
+                deallocates: about,
+                ..Undo::default()
+            }));
+        }
+        self.expect(expected, out);
+        self.bar_if(bar);
+        self.begin(head, at, rest, false, out)
+    }
+
+    /// A Flush of the client's: PostgreSQL sends the replies to all that came before, unless it copies in.
+    pub(super) fn flush(&mut self) {
+        let Some(lent) = &mut self.lent else { return };
+        if !matches!(lent.conversation(), Conversation::CopyingIn { .. }) {
+            lent.unflushed = 0;
+        }
+    }
+}
