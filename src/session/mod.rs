@@ -42,6 +42,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`session`] | the value: everything that is true of a client's session except its sockets |
+//! | `server_link` | the value's part about its server connection, while it has one |
 //! | [`relay`] | the protocol, as a state machine without I/O |
 //! | `serve` | what a thread does for one client |
 //! | [`driver`] | wait, read, step, write |
@@ -98,6 +99,7 @@ mod rejections;
 pub mod relay;
 mod rests;
 mod serve;
+mod server_link;
 #[allow(
     clippy::module_inception,
     reason = "the file is the value: one session"

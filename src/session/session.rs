@@ -11,21 +11,14 @@ use serde::{Deserialize, Serialize};
 use super::relay::begin::Deferred;
 use super::relay::check::Overheard;
 use super::relay::client_end::ClientEnd;
-use super::relay::conversation::{BoundEffects, Conversation};
-use super::relay::defaults::SettingUp;
-use super::relay::expected::Queue;
-use super::relay::going_back::GoingBack;
 use super::relay::reading::Under;
-use super::relay::stale::Kept;
-use super::relay::unsettled::Unsettled;
+pub use super::server_link::Lent;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
 use crate::pool::plan::{Mode, Plan};
 use crate::pool::totals::Work;
-use crate::server::backend::Backend;
 use crate::server::parameters::Parameters;
 use crate::server::prepared::Statement;
-use crate::server::reading::Changes;
 use crate::server::traces::Scan;
 
 /// What a session is doing. Changed only by `Session::enter`.
@@ -72,148 +65,6 @@ pub struct Side {
     pub owed: Vec<u8>,
     /// The message from it that is passing.
     pub frame: Frame,
-}
-
-/// A server connection while a session has it.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Lent {
-    /// The connection's state.
-    pub backend: Box<Backend>,
-    /// The server's side.
-    #[serde(default)]
-    pub side: Side,
-    /// The replies that are still to come.
-    #[serde(default)]
-    pub expected: Queue,
-    /// What is known only when a batch that is under way has been answered.
-    #[serde(default)]
-    pub unsettled: Unsettled,
-    /// Where the conversation with the server stands. Changed only by `Lent::converse`.
-    #[serde(default)]
-    conversation: Conversation,
-    /// The client's next message waits for a reply; what it waits for is asked again when one has come.
-    #[serde(default)]
-    pub client_waits: bool,
-    /// PostgreSQL has been told to send what it keeps back of the replies.
-    #[serde(default)]
-    pub flushed: bool,
-    /// How many of the expected replies, the last ones, are to requests that have no Flush of the client's behind them.
-    #[serde(default)]
-    pub unflushed: usize,
-    /// The kind of the client's last message that was begun to be sent.
-    #[serde(default)]
-    pub last_request: u8,
-    /// What the portals that are bound may do when they are executed.
-    #[serde(default)]
-    pub bound_effects: BoundEffects,
-    /// The server's unnamed statement is the one that the client has parsed, or neither has any.
-    #[serde(default)]
-    pub unnamed_parsed: bool,
-    /// What the open transaction has changed of the settings that texts are read under.
-    #[serde(default)]
-    pub changes: Changes,
-    /// The epoch of the registry of statements in which the batches under way began.
-    #[serde(skip)]
-    pub epoch: u64,
-    /// The open transaction has defined something anew.
-    #[serde(default)]
-    pub defining: bool,
-    /// The portal that was bound last and its statement, if nobody has been told what rows that gives.
-    #[serde(skip)]
-    pub bound: Option<(Vec<u8>, Arc<Statement>)>,
-    /// The batch under way, as far as it can be sent again.
-    #[serde(default)]
-    pub kept: Kept,
-    /// The server has said its last words and will close the connection.
-    #[serde(default)]
-    pub ended: bool,
-    /// A statement of the pooler's own has failed with this error: the connection cannot be used.
-    #[serde(default)]
-    pub spoiled: Option<String>,
-    /// One of them was cancelled, in these words of PostgreSQL's.
-    #[serde(default)]
-    pub cancelled: Option<String>,
-    /// When the session got it.
-    #[serde(default)]
-    pub since: Moment,
-    /// What is being done to set it up for the client.
-    #[serde(default)]
-    pub setting_up: Option<Box<SettingUp>>,
-    /// Its settings have been reset.
-    #[serde(default)]
-    pub restored: bool,
-    /// PostgreSQL's refusal of settings that the client has sent, as the body of its ErrorResponse.
-    #[serde(default, with = "serde_bytes")]
-    pub refusal: Vec<u8>,
-    /// It has been used for the client: what it does can no longer be done on another.
-    pub served: bool,
-    /// What the client has brought back to a default.
-    #[serde(default)]
-    pub going_back: GoingBack,
-    /// Portals that deallocate a statement of the client's: its own name, and the number.
-    #[serde(default, with = "crate::wire::bytes::keys")]
-    pub portals_deallocating: HashMap<Vec<u8>, (Vec<u8>, u64)>,
-    /// Settings whose values are asked for before and after cleaning.
-    #[serde(default)]
-    pub asked: Vec<String>,
-    /// The rows of answers to the pooler's own questions: text or NULL for each column.
-    #[serde(default, with = "crate::wire::bytes::rows")]
-    pub answers: Vec<Vec<Option<Vec<u8>>>>,
-    /// When the first of the expected replies was asked for.
-    #[serde(default)]
-    pub query_since: Moment,
-    /// When the current transaction began.
-    #[serde(default)]
-    pub transaction_since: Option<Moment>,
-}
-
-impl Lent {
-    /// A connection that has just been lent.
-    pub(super) fn new(backend: Box<Backend>, now: Moment) -> Lent {
-        Lent {
-            portals_deallocating: HashMap::new(),
-            backend,
-            side: Side::default(),
-            expected: Queue::new(),
-            unsettled: Unsettled::default(),
-            conversation: Conversation::Between,
-            client_waits: false,
-            flushed: false,
-            unflushed: 0,
-            last_request: 0,
-            bound_effects: BoundEffects::default(),
-            unnamed_parsed: false,
-            changes: Changes::None,
-            epoch: 0,
-            defining: false,
-            bound: None,
-            kept: Kept::default(),
-            ended: false,
-            spoiled: None,
-            cancelled: None,
-            since: now,
-            setting_up: None,
-            restored: false,
-            refusal: Vec::new(),
-            served: false,
-            going_back: GoingBack::default(),
-            asked: Vec::new(),
-            answers: Vec::new(),
-            query_since: now,
-            transaction_since: None,
-        }
-    }
-
-    /// Where the conversation with the server stands.
-    pub fn conversation(&self) -> Conversation {
-        self.conversation
-    }
-
-    /// Lets the conversation stand elsewhere: the only way to.
-    pub(super) fn converse(&mut self, to: Conversation) {
-        self.conversation = to;
-        self.client_waits = false;
-    }
 }
 
 /// What the plan of the session's pool says of the protocol; refreshed whenever a connection is lent.

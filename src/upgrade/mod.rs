@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`messages`] | what the two say to each other |
+//! | `messages/given.rs` | messages as the predecessor writes them |
 //! | [`outcome`] | how it went, as the log and the console say it |
 //! | [`launch`] | the new process: found, tested, started |
 //! | [`predecessor`] | the side that gives |
@@ -11,7 +12,8 @@
 //! | `predecessor/apart.rs` | large half messages and statements, in pieces |
 //! | `predecessor/coming_back.rs` | sessions that go on here after all |
 //! | [`successor`] | the side that takes |
-//! | `successor/taking.rs` | sessions and idle server connections, as they come |
+//! | `successor/taking.rs` | idle server connections and sessions, as they come |
+//! | `successor/taking/sessions.rs` | a session, put together from its message |
 //! | `successor/apart.rs` | pieces, put together |
 //!
 //! Moves values; knows nothing of the protocol they speak. The invariant of both sides: at any instant

@@ -4,17 +4,18 @@
 //! Invariant: a session is served here only once it is on its way to the predecessor that it has been
 //! accepted, or the predecessor is gone.
 
+mod sessions;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crossbeam::channel::Receiver;
 
-use super::super::messages::{self, Hello, Message, Moved, MovedConsole, New, Refused};
+use super::super::messages::{self, Hello, Message, New};
 use super::super::outcome::{self, Outcome};
 use super::apart::Parts;
 use super::{exchange, wrong};
-use crate::net::encrypted::Encrypted;
 use crate::net::passing::Passage;
 use crate::net::stream::Stream;
 use crate::net::thread::Haste;
@@ -23,11 +24,10 @@ use crate::pool::pool::Pool;
 use crate::server::backend::Connection;
 use crate::server::parameters::Parameters;
 use crate::session::accept::{Reception, Seat};
-use crate::session::guest::{AtConsole, Guest, Reply, Resting, What};
-use crate::session::house::{House, Stage};
+use crate::session::guest::Guest;
+use crate::session::house::House;
 use crate::session::new_connection::NewConnection;
 use crate::session::orders::Errand;
-use crate::session::registry::{Handle, Identity, told};
 
 /// Threads that are started before the first session comes, at most.
 const READY_SEATS: usize = 128;
@@ -299,221 +299,11 @@ impl Taker {
         Ok(())
     }
 
-    fn session(&mut self, moved: Moved, descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        let Moved {
-            mut session,
-            apart,
-            standing,
-            told,
-            server_deadline,
-            mut client_tls,
-            mut server_tls,
-        } = moved;
-        if let Err(why) = self.parts.join(&mut session, &apart) {
-            return self.say(&Message::Refused(Refused {
-                id: session.id,
-                why,
-                for_good: true,
-            }));
-        }
-        let Some(pool) = self.house.pools.find(&session.database, &session.user) else {
-            return self.say(&Message::Refused(Refused {
-                id: session.id,
-                why: "its pool is no longer in the configuration".to_owned(),
-                for_good: true,
-            }));
-        };
-        for tls in [&mut client_tls, &mut server_tls] {
-            if !self.carries(session.id, tls)? {
-                return Ok(());
-            }
-        }
-        let mut descriptors = descriptors.into_iter();
-        let client = descriptors.next().ok_or_else(|| wrong("no descriptor"))?;
-        let client = Stream::inherit(client, &session.address, client_tls);
-        let server = match &session.lent {
-            Some(lent) => {
-                let fd = descriptors.next().ok_or_else(|| wrong("no descriptor"))?;
-                Some(Stream::inherit(fd, &lent.backend.key.address, server_tls))
-            }
-            None => None,
-        };
-        session.told = match told {
-            Some(number) => self.settings(number, &pool)?,
-            None => pool.share(session.told),
-        };
-        for statement in session.statements_mut() {
-            *statement = self.house.statements.adopt(Arc::clone(statement));
-        }
-        if session.lent.is_none() {
-            session.follow((&*pool.plan()).into());
-        }
-        let handle = self.handle(
-            Identity {
-                id: session.id,
-                secret: session.secret.clone(),
-                database: session.database.clone(),
-                user: session.user.clone(),
-                application_name: standing.application_name.clone(),
-                address: session.address.clone(),
-                connected_at: session.connected_at,
-                console: false,
-                tls: client.negotiated(),
-            },
-            &standing,
-        );
-        let id = session.id;
-        let mut resting = Resting {
-            pool,
-            session: Box::new(session),
-            client,
-            server,
-            server_deadline,
-            spoke: None,
-        };
-        let seat = if self.lobby && resting.is_silent() {
-            None
-        } else {
-            let Some(seat) = self.seat(id)? else {
-                return Ok(());
-            };
-            Some(seat)
-        };
-        if let Some(lent) = &mut resting.session.lent {
-            resting.pool.adopt_lent(&mut lent.backend);
-        }
-        self.take_in(id, seat, handle, What::Pool(resting))
-    }
-
-    /// The settings of this number, as sessions of this pool share them.
-    fn settings(&mut self, number: usize, pool: &Arc<Pool>) -> io::Result<Arc<Parameters>> {
-        if let Some((last, of, shared)) = &self.shared {
-            if *last == number && Arc::ptr_eq(of, pool) {
-                return Ok(Arc::clone(shared));
-            }
-        }
-        let told = self.settings.get(number);
-        let told = told.ok_or_else(|| wrong("settings that were not given"))?;
-        let shared = pool.share(Arc::clone(told));
-        self.shared = Some((number, Arc::clone(pool), Arc::clone(&shared)));
-        Ok(shared)
-    }
-
-    /// Whether a TLS connection can be carried on here. If it cannot, its session has been refused.
-    fn carries(&mut self, id: u64, tls: &mut Option<Encrypted>) -> io::Result<bool> {
-        let Some(Err(why)) = tls.as_mut().map(Encrypted::prepare) else {
-            return Ok(true);
-        };
-        self.say(&Message::Refused(Refused {
-            id,
-            why,
-            for_good: true,
-        }))?;
-        Ok(false)
-    }
-
-    fn console(
-        &mut self,
-        mut moved: MovedConsole,
-        mut descriptors: Vec<OwnedFd>,
-    ) -> io::Result<()> {
-        let client = descriptors.pop().ok_or_else(|| wrong("no descriptor"))?;
-        let id = moved.id;
-        if !self.carries(id, &mut moved.tls)? {
-            return Ok(());
-        }
-        let Some(seat) = self.seat(id)? else {
-            return Ok(());
-        };
-        let client = Stream::inherit(client, &moved.address, moved.tls);
-        let handle = self.handle(
-            Identity {
-                id,
-                secret: moved.secret,
-                database: moved.database,
-                user: moved.user,
-                application_name: moved.standing.application_name.clone(),
-                address: moved.address,
-                connected_at: moved.connected_at,
-                console: true,
-                tls: client.negotiated(),
-            },
-            &moved.standing,
-        );
-        let reply = if moved.awaits_outcome {
-            Reply::Awaited
-        } else if moved.owed.is_empty() {
-            Reply::Given
-        } else {
-            Reply::Owed(moved.owed)
-        };
-        let what = What::Console(AtConsole {
-            client,
-            rights: moved.rights,
-            unread: moved.unread,
-            reply,
-        });
-        self.take_in(id, Some(seat), handle, what)
-    }
-
     /// Tells who asked for the upgrade how it went.
     fn answer(&mut self, outcome: &Result<Outcome, String>) {
         if let Some((mut asker, seat)) = self.asker.take() {
             asker.answer(outcome::reply(outcome));
             seat.take_in(asker);
         }
-    }
-
-    /// A thread for a session, before it is said to be taken. If there is none, that has been said.
-    fn seat(&mut self, id: u64) -> io::Result<Option<Seat>> {
-        match self.seats.pop().map_or_else(|| self.reception.seat(), Ok) {
-            Ok(seat) => Ok(Some(seat)),
-            Err(error) => {
-                self.say(&Message::Refused(Refused {
-                    id,
-                    why: format!(
-                        "the new process could not start a thread for it: {error}; raise the limit of threads (ulimit -u, TasksMax=)"
-                    ),
-                    for_good: false,
-                }))?;
-                Ok(None)
-            }
-        }
-    }
-
-    fn handle(&self, who: Identity, standing: &messages::Standing) -> Handle {
-        let handle = Handle::new(who);
-        handle.transactions.set(standing.transactions);
-        handle.queries.set(standing.queries);
-        handle.errors.set(standing.errors);
-        handle
-    }
-
-    fn take_in(
-        &mut self,
-        id: u64,
-        seat: Option<Seat>,
-        handle: Handle,
-        what: What,
-    ) -> io::Result<()> {
-        self.taken += 1;
-        let entry = self.house.sessions.enter(handle);
-        // What all were told before it came.
-        match self.house.stage() {
-            Stage::Open => {}
-            Stage::Draining => entry.handle().tell(told::DRAIN),
-            Stage::Stopping => entry.handle().tell(told::STOP),
-        }
-        if let Some(flag) = self.house.moving_flag(entry.handle().who.console) {
-            entry.handle().tell(flag);
-        }
-        let guest = Guest {
-            entry,
-            place: self.house.admit_moved(),
-            what,
-        };
-        self.arrived.push((guest, seat));
-        // Told together with others that have come with it.
-        messages::post(&mut self.passage, &Message::Accepted(id), Vec::new())
     }
 }
