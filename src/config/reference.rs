@@ -67,7 +67,7 @@ pub fn reference() -> String {
         &mut out,
         "upgrade",
         false,
-        "How a new binary takes over. Not in this version.",
+        "How a new binary takes over.",
         Upgrade::KEYS,
     );
     table(

@@ -55,7 +55,7 @@ pub(super) fn clients(reader: &mut Reader<'_>, general: &General) -> Option<Arc<
         ClientTlsMode::VerifyCa | ClientTlsMode::VerifyFull => (true, true),
     };
     if !certificate || !key {
-        let text = format!("tls_mode is {mode} but tls_certificate or tls_private_key is not");
+        let text = format!("tls_mode is {mode} but tls_certificate or tls_private_key is not set");
         if required {
             reader.fail("tls_mode", text);
         } else {

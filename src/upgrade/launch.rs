@@ -136,7 +136,11 @@ impl Origin {
         // What is there now is all: a child of its own may keep the pipe open.
         while listen(&mut stderr, &mut said) && deadline > Moment::now() {}
         let said = String::from_utf8_lossy(&said);
-        Err(format!("{program} -t ended with {status}: {}", said.trim()))
+        let said = match said.trim() {
+            "" => "it printed nothing",
+            said => said,
+        };
+        Err(format!("{program} -t ended with {status}: {said}"))
     }
 
     /// Starts the successor, which finds the hand-over at `theirs`.

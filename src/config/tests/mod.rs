@@ -114,7 +114,8 @@ fn what_an_inner_table_says_goes_before_the_outer_one() {
 fn tls_that_was_asked_for_and_cannot_be_had_stops_the_run() {
     for mode in ["require", "verify-ca", "verify-full"] {
         let error = with_general(&format!("tls_mode = \"{mode}\"")).unwrap_err();
-        let expected = format!("tls_mode is {mode} but tls_certificate or tls_private_key is not");
+        let expected =
+            format!("tls_mode is {mode} but tls_certificate or tls_private_key is not set");
         assert!(error.contains(&expected), "{error}");
     }
     for mode in ["verify-ca", "verify-full"] {
