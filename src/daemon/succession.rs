@@ -1,8 +1,8 @@
-//! What the life of the process has to do with upgrades: one begins, fails, is given up, or ends with another process in
-//! this one's place.
+//! The main loop's part of an upgrade: it begins, fails, is given up, or ends with another process in this one's
+//! place.
 //!
-//! The hand-over itself is in [`upgrade`](crate::upgrade). Invariant: whatever is asked of the process during an upgrade
-//! is carried out by the process that serves afterwards.
+//! The hand-over itself is in [`upgrade`](crate::upgrade). Invariant: every command and signal during an upgrade is
+//! carried out by the process that serves afterwards.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

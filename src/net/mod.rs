@@ -15,7 +15,7 @@
 //! | `acknowledged` | whether the other side's host still acknowledges data |
 //! | [`listener`] | a listening TCP socket |
 //! | [`unix_listener`] | a listening Unix socket, and its file |
-//! | `port_holders` | which processes listen on a port |
+//! | `port_holders` | whether a process listens on a port |
 //! | [`passing`] | frames with descriptors, over a Unix socket: the wire of the hand-over |
 //! | `inbox` | what has come over that wire |
 //! | `outbox` | what is to be sent over that wire |

@@ -1,6 +1,6 @@
-//! Who listens on a TCP port, as `/proc` knows it (proc(5), `/proc/net/tcp`).
+//! Whether a process listens on a TCP port, by `/proc` (proc(5), `/proc/net/tcp`).
 //!
-//! What cannot be read counts as held by somebody else.
+//! A process whose descriptors cannot be read counts as one that does not.
 
 use std::collections::HashSet;
 use std::fs;

@@ -1,9 +1,9 @@
-//! The threads that serve clients, and who gets one.
+//! The threads that serve clients, and which client gets one.
 //!
-//! The acceptor (`session::acceptor`) brings connections whose first packet is there; each is given to a
-//! thread that is parked after its last client left, or to a new one. Invariant: the number of threads is
-//! counted and bounded before one is started, because a start that fails for want of memory mappings ends
-//! the process; and a CancelRequest and a console session are served when none can be started.
+//! The acceptor (`session::acceptor`) hands over connections whose first packet has come. Each is given to a thread
+//! that is parked after its last client left, or to a new one. Invariant: the number of threads is counted and bounded
+//! before one is started, because a start that fails for want of memory mappings ends the process. A CancelRequest
+//! and a console session are served even if no thread can be started.
 
 mod cancels;
 mod reserve;

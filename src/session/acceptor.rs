@@ -1,11 +1,11 @@
-//! The thread that accepts connections and keeps them until their first packet is there.
+//! The thread that accepts connections and keeps them until their first packet has come.
 //!
-//! It waits for all of them together, so a connection that says nothing costs no thread. One whose first
-//! packet is whole gets a thread, as far as there are permits for logins; those that wait for one take
-//! turns by address. Where the bound on such connections is reached, the one that has been silent longest
-//! is closed, of the address with most of them.
+//! It waits for all of them together, so a connection that sends nothing costs no thread. A connection whose first
+//! packet is whole gets a thread, as far as there are permits for logins; connections that wait for a permit take
+//! turns by address. At `max_unauthenticated_connections`, a connection of the address that has most of them is
+//! closed: the one that has sent nothing for longest.
 //!
-//! Invariant: this thread never waits for anybody: not for a client, not for a thread, not for a pool.
+//! Invariant: this thread never waits for a client, for another thread or for a pool.
 
 mod refusing;
 mod starting;

@@ -1,9 +1,8 @@
-//! What a session does when its client closes the connection: how much of it is closed, and what the client sent
-//! before.
+//! What a session does when its client closes the connection.
 //!
-//! A client that has sent a Terminate has its requests served to their end, whatever becomes of its socket. Without
-//! one, requests are served while the client may still read, for `client_gone_timeout`. Invariant: bytes are read
-//! ahead only while no others are being stepped over, so they stay in order.
+//! With a Terminate before the end, all requests are served to their end, whatever becomes of the socket. Without one,
+//! requests are served while the client may still read, for `client_gone_timeout`. Invariant: bytes are read ahead
+//! only while no others are being worked on, so they stay in order.
 
 use super::driver::Driver;
 use super::ending::Ending;

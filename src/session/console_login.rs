@@ -1,8 +1,8 @@
-//! A client logs in to the console: by the password of the administrator or of the one who may only look,
-//! as SCRAM where it can be, and never because a rule for applications lets it in.
+//! Logins to the console: by the password of `admin_username` or of `stats_username`, by SCRAM if possible. A rule for
+//! applications never lets anybody in.
 //!
-//! Which rule counts for the console is said by `auth::hba::console_verdict`. Invariant: a user other than these
-//! two gets in only by a rule that names the console and asks for no password.
+//! `auth::hba::console_verdict` says which rule counts for the console. Invariant: another user gets in only by a rule
+//! that names the console and asks for no password.
 
 use std::collections::HashMap;
 use std::sync::Arc;

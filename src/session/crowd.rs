@@ -1,8 +1,8 @@
-//! Connections that have not logged in, by where they come from: how many each address has, and which of
-//! them has been silent longest.
+//! Connections that have not logged in, by address: how many each address has, and which of them has sent nothing for
+//! longest.
 //!
-//! Knows nothing of sockets and threads. Invariant: a connection that waits for the pooler, and not the
-//! pooler for it, is never the one to be closed.
+//! Knows no sockets and no threads. Invariant: a connection that waits for the pooler, and not the pooler for it, is
+//! never chosen to be closed.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;

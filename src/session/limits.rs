@@ -1,7 +1,8 @@
-//! The times by which something must have happened in a session, and what follows if it has not.
+//! Timeouts of a session, and what happens when one has passed.
 //!
-//! Only whether a time has come is decided here, by the session's value and the settings; the driver waits. Invariant:
-//! what a peer brings in the last moment counts, except where a limit is for the whole of what is going on.
+//! Only whether a time has come is decided here, by the session's value and the settings; the driver waits.
+//! Invariant: bytes that a peer sends in the last moment count, except for limits on the whole of a query or
+//! transaction.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! How many connections may be in the middle of their login at a time, each in a thread, and which of them
-//! is closed when others wait: the one that has been silent longest, of the address with most of them.
+//! The limit of logins under way, each of which has a thread. At the limit, a login of the address that has most of
+//! them is closed: the one that has sent nothing for longest.
 //!
-//! A connection counts until its client has proved who it is. Invariant: a login is closed only while the
-//! pooler waits for its client, and has waited for [`SILENCE`].
+//! A connection counts until its client has proved who it is. Invariant: a login is closed only while the pooler
+//! waits for its client, and has waited for [`SILENCE`].
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! Why a connection comes to nothing, in words for the client and for the log.
+//! Why a connection comes to nothing: the error for the client, and the reason for the log.
 //!
-//! Decides nothing. Invariant: at login every error is fatal, and the client reads no more of the reason
-//! than it may know.
+//! Decides nothing. Invariant: at login every error is FATAL, and it says no more of the reason than the client may
+//! know.
 
 use super::client_settings::Unsettled;
 use super::lend::NotLent;

@@ -1,8 +1,7 @@
-//! The log's lines about connections that come to nothing: one for each reason in a second, and then how
-//! many more there were.
+//! Log lines about refused connections: one line for each reason in a second, and a count of the others.
 //!
-//! Whoever can connect can write into the log; so nobody can fill it. Invariant: a second has no more than
-//! [`REASONS`] lines and as many counts.
+//! Anybody who can connect can cause such lines, so their number has to be bounded. Invariant: a second has no more
+//! than [`REASONS`] lines and as many counts.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,8 +1,7 @@
-//! When a session is not driven on although it has not ended: it is told to move, or it is silent. And what
-//! else it may be told.
+//! Why a thread stops driving a session that has not ended: the session is to move, or it is idle. Also the other
+//! signals that a session can get.
 //!
-//! Invariant: what is given back here is all there is of the session; another thread, or another process, can
-//! drive it on.
+//! Invariant: what is given back here is the whole session; another thread, or another process, can drive it on.
 
 use super::driver::Driver;
 use super::ending::Ending;

@@ -1,8 +1,8 @@
-//! The end of a client's requests: what it has sent before is served, and then the session ends.
+//! The end of a client's requests: requests that came before it are served, and then the session ends.
 //!
-//! PostgreSQL runs and answers each message that it has received whole, also if the client has closed its side
-//! by then. Invariant: a session whose client has ended its requests ends as soon as nothing that it sent can
-//! be served or answered any more.
+//! PostgreSQL runs and answers each message that it has received whole, even if the client has closed its side by
+//! then. Invariant: a session whose client has ended its requests ends as soon as no request of the client's can be
+//! served or answered any more.
 
 use serde::{Deserialize, Serialize};
 

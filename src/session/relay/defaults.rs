@@ -1,9 +1,8 @@
-//! Settings that the client has not chosen: they are what the server connection has by default, and the client is
-//! told what that is.
+//! Settings that the client has not chosen. They have the defaults of the server connection, and the client gets them
+//! as ParameterStatus.
 //!
-//! Invariant: what PostgreSQL has by default is never set, only reset to. So what an administrator changes, and the
-//! end of a recovery, reach every client; and what PostgreSQL reports behind a reset, or while the client has asked
-//! nothing yet, is its default.
+//! Invariant: a default is never set, only reset to. So a change by an administrator, and the end of a recovery,
+//! reach every client. PostgreSQL's reports behind a reset, or before the client's first request, are its defaults.
 
 use std::sync::Arc;
 

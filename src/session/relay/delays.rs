@@ -1,7 +1,7 @@
-//! Who keeps a session from going on: its client, its server, or neither.
+//! Which peer keeps a session from going on: its client, its server, or neither.
 //!
-//! Says nothing of times. Invariant: a server that may be busy with an earlier request, or waits for a lock with
-//! one, is not said to delay anything.
+//! Does not know how long; the limits are in `session::limits`. Invariant: a server that may be busy with an earlier
+//! request, or waits for a lock, never counts as the one that delays.
 
 use super::conversation::Conversation;
 use crate::session::session::{Phase, Session};
