@@ -1,7 +1,7 @@
 //! The threads in reserve, for when no other can be started: one for CancelRequests and for logins at the console,
 //! and one for such a console session.
 //!
-//! Invariant: they are started before anybody is let in, and serve no session of a pool.
+//! Invariant: they are started before the first client is accepted, and serve no session of a pool.
 
 use std::io;
 use std::sync::Arc;
@@ -20,29 +20,30 @@ impl Reception {
     /// console session.
     pub(super) fn start_reserve(self: &Arc<Reception>, work: Receiver<Work>) -> io::Result<()> {
         let (guests, guest) = bounded::<Guest>(0);
+        self.start_one(work, move |reception, work| {
+            reception.work_in_reserve(work, &guests);
+        })?;
+        self.start_one(guest, |reception, guest| {
+            drop(serve_guest(&reception.house, guest, None));
+        })
+    }
+
+    fn start_one<W: Send + 'static>(
+        self: &Arc<Reception>,
+        work: Receiver<W>,
+        serve: impl Fn(&Arc<Reception>, W) + Send + 'static,
+    ) -> io::Result<()> {
         let reception = Arc::clone(self);
-        std::thread::Builder::new()
-            .stack_size(STACK)
-            .spawn(move || {
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        let started = thread.spawn(move || {
+            thread::name("reserve");
+            thread::hurry_no_more();
+            for work in work {
+                reception.guarded(|| serve(&reception, work));
                 thread::name("reserve");
-                thread::hurry_no_more();
-                for work in work {
-                    reception.guarded(|| reception.work_in_reserve(work, &guests));
-                    thread::name("reserve");
-                }
-            })?;
-        let reception = Arc::clone(self);
-        std::thread::Builder::new()
-            .stack_size(STACK)
-            .spawn(move || {
-                thread::name("reserve");
-                thread::hurry_no_more();
-                for guest in guest {
-                    reception.guarded(|| drop(serve_guest(&reception.house, guest, None)));
-                    thread::name("reserve");
-                }
-            })
-            .map(drop)
+            }
+        });
+        started.map(drop)
     }
 
     fn work_in_reserve(self: &Arc<Reception>, work: Work, guests: &Sender<Guest>) {

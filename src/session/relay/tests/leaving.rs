@@ -116,6 +116,19 @@ fn a_copy_is_failed_by_a_query() {
     assert!(between.is_back());
 }
 
+/// The copy, whose client is gone, fails; the Sync behind it was on its way.
+fn a_copy_in_a_batch_is_failed(between: &mut Between) {
+    between.server_gets(&[&copy_fail("the client is gone")]);
+    between.server(&[&error("57014", "COPY failed")]);
+    between.server_gets(&[&mark_behind_skipping()]);
+    between.server(&[&ready(), &closed(), &ready()]);
+    // PostgreSQL skips to a Sync of the pooler's.
+    between.server_gets(&[&sync()]);
+    between.server(&[&ready()]);
+    between.client_gets(&[]);
+    assert!(between.is_back());
+}
+
 #[test]
 fn a_copy_is_failed_in_a_batch() {
     let mut between = known(&["copy t from stdin"]);
@@ -124,15 +137,7 @@ fn a_copy_is_failed_in_a_batch() {
     between.to_client.clear();
     between.to_server.clear();
     assert!(between.abandon());
-    between.server_gets(&[&copy_fail("the client is gone")]);
-    between.server(&[&error("57014", "COPY failed")]);
-    between.server_gets(&[&mark_behind_skipping()]);
-    between.server(&[&ready(), &closed(), &ready()]);
-    // For the client it is skipping still.
-    between.server_gets(&[&sync()]);
-    between.server(&[&ready()]);
-    between.client_gets(&[]);
-    assert!(between.is_back());
+    a_copy_in_a_batch_is_failed(&mut between);
 }
 
 #[test]
@@ -152,15 +157,7 @@ fn a_copy_that_begins_when_its_client_is_gone_is_failed() {
     assert!(between.abandon());
     between.to_server.clear();
     between.server(&[&bound(), &copy_in()]);
-    between.server_gets(&[&copy_fail("the client is gone")]);
-    between.server(&[&error("57014", "COPY failed")]);
-    between.server_gets(&[&mark_behind_skipping()]);
-    between.server(&[&ready(), &closed(), &ready()]);
-    // For the client it is skipping still.
-    between.server_gets(&[&sync()]);
-    between.server(&[&ready()]);
-    between.client_gets(&[]);
-    assert!(between.is_back());
+    a_copy_in_a_batch_is_failed(&mut between);
 }
 
 #[test]
