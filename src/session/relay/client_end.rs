@@ -81,7 +81,11 @@ impl Session {
             _ => return ToServe::Replies,
         };
         let waits_for_client = match lent.conversation() {
-            Conversation::CopyingIn { ended: false } => true,
+            // A Sync is ignored there; any other request has broken the copy, and PostgreSQL complains.
+            Conversation::CopyingIn { ended: false } => {
+                let mut behind = lent.expected.iter().skip(1);
+                behind.all(|one| one.uncertain > 0)
+            }
             // The mark cannot be put into the middle of a message.
             Conversation::CopyFailed { asked, .. } => !asked,
             _ => false,
@@ -90,7 +94,11 @@ impl Session {
         let due = (lent.expected.len()).saturating_sub(usize::from(half_sent));
         let ends = |one: &Expected| one.ends_batch() && one.uncertain == 0;
         let flushed = lent.expected.len().saturating_sub(lent.unflushed);
-        let told = flushed > 0 || lent.expected.iter().take(due).any(ends);
+        let broken = matches!(
+            lent.conversation(),
+            Conversation::CopyingIn { ended: false }
+        );
+        let told = broken || flushed > 0 || lent.expected.iter().take(due).any(ends);
         if waits_for_client || due == 0 {
             ToServe::Nothing
         } else if told {

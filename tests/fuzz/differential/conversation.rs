@@ -44,6 +44,7 @@ pub struct Conversation {
     copying: bool,
     owed: bool,
     copied_out: bool,
+    unended: bool,
 }
 
 impl Conversation {
@@ -56,12 +57,14 @@ impl Conversation {
             copying: false,
             owed: false,
             copied_out: false,
+            unended: false,
         }
     }
 
     /// This message was sent.
     pub fn sent(&mut self, message: &Front) {
         self.copied_out = false;
+        self.unended &= matches!(message.kind(), 'd' | 'S' | 'H');
         match message.kind() {
             'P' | 'B' | 'D' | 'E' | 'C' | 'H' if !self.copying => self.batch = true,
             'Q' | 'F' | 'S' => self.owed = true,
@@ -77,6 +80,7 @@ impl Conversation {
                     *self = Self {
                         status: reply.body.first().copied().unwrap_or(b'I'),
                         copied_out: self.copied_out,
+                        unended: self.unended,
                         ..Self::new()
                     };
                 }
@@ -84,7 +88,7 @@ impl Conversation {
                     self.skipping = self.batch;
                     self.copying = false;
                 }
-                b'G' => self.copying = true,
+                b'G' => (self.copying, self.unended) = (true, true),
                 b'C' => self.copying = false,
                 b'H' => self.copied_out = true,
                 _ => {}
@@ -113,6 +117,11 @@ impl Conversation {
     /// Whether PostgreSQL owes nothing and expects nothing.
     pub fn at_rest(&self) -> bool {
         self.status == b'I' && !self.batch && !self.skipping && !self.copying && !self.owed
+    }
+
+    /// Whether a COPY FROM STDIN was begun last, which the client has not ended, though it may have failed.
+    pub fn is_in_unended_copy(&self) -> bool {
+        self.unended
     }
 
     /// Whether it is in a failed transaction block.

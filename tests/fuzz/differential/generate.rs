@@ -4,6 +4,7 @@
 
 use crate::arena::{Arena, Client};
 use crate::conversation::Place;
+use crate::excluded;
 use crate::frontend::Front;
 use crate::pooler::POOLS;
 use crate::rng::Rng;
@@ -16,14 +17,13 @@ pub struct Generator {
     clients: usize,
     left: usize,
     upgrades: bool,
-    open: String,
     session: bool,
     taste: Taste,
 }
 
 impl Generator {
     /// The sequence of this seed, and the number of the pool that it is for.
-    pub fn new(seed: u64, open: &str) -> (Self, usize) {
+    pub fn new(seed: u64) -> (Self, usize) {
         let mut rng = Rng::new(seed);
         let pool = rng.below(POOLS.len());
         let clients = 2 + rng.below(3);
@@ -36,7 +36,6 @@ impl Generator {
                 clients,
                 left,
                 upgrades,
-                open: open.to_string(),
                 session: POOLS[pool].session,
                 taste,
             },
@@ -59,12 +58,9 @@ impl Generator {
         loop {
             let number = self.rng.below(self.clients);
             let Some(client) = &arena.clients[number] else {
-                if arena.may_wait(number) && !self.open.contains("full") {
+                let settings = texts::startup(&mut self.rng, &self.taste, number);
+                if arena.may_wait(number) && excluded::settings_are_untried(&settings) {
                     continue;
-                }
-                let mut settings = texts::startup(&mut self.rng, &self.taste, number);
-                if !self.open.contains("role") {
-                    settings.retain(|(_, value)| !value.contains("role="));
                 }
                 return Some(Step::Login(number, settings));
             };
@@ -75,7 +71,7 @@ impl Generator {
                 return Some(Step::Cancel(number));
             }
             let chance = if arena.pool.session { 12 } else { 4 };
-            if self.rng.percent(chance) && (client.satisfied() || self.open.contains("hasty")) {
+            if self.rng.percent(chance) {
                 return Some(Step::Leave(number, self.leave(client, number)));
             }
             let place = client.conversation.place();
@@ -93,7 +89,7 @@ impl Generator {
     fn leave(&mut self, client: &Client, number: usize) -> Leave {
         match self.rng.below(8) {
             0..=2 => Leave::Terminate(Vec::new()),
-            3 if self.open.contains("hasty") => {
+            3 => {
                 let messages = self.packet(client.conversation.place(), number);
                 Leave::Terminate(messages)
             }
@@ -148,61 +144,7 @@ impl Generator {
                 self.some(&mut all, number);
             }
         }
-        self.tamed(all, place)
-    }
-
-    /// Leaves out what is known to go wrong.
-    fn tamed(&self, all: Vec<Front>, place: Place) -> Vec<Front> {
-        let mut tame = Vec::new();
-        let mut open = matches!(place, Place::Batch | Place::Skipping);
-        let mut copying = place == Place::CopyingIn;
-        let (mut between, mut parsed) = (copying, place == Place::Batch);
-        for message in all {
-            if matches!(message, Front::Describe(b'Y', _) | Front::Close(b'Y', _))
-                && !self.open.contains("subtype")
-            {
-                continue;
-            }
-            if matches!(message, Front::Call(2078 | 2880, _)) && !self.open.contains("fastpath") {
-                continue;
-            }
-            let kind = message.kind();
-            if !self.open.contains("skip") {
-                if open && matches!(kind, 'Q' | 'F') {
-                    tame.push(Front::Sync);
-                    open = false;
-                }
-                open = (open && kind != 'S') || matches!(kind, 'P' | 'B' | 'D' | 'E' | 'C' | 'H');
-            }
-            if !self.open.contains("syncs") {
-                if message.sql().contains("from stdin")
-                    && (kind != 'Q' || copying || message.sql().contains("set local"))
-                {
-                    continue;
-                }
-                if message.sql().contains("from stdin") {
-                    copying = true;
-                } else if matches!(kind, 'c' | 'f') {
-                    copying = false;
-                } else if copying && kind != 'd' {
-                    tame.push(Front::Done);
-                    copying = false;
-                }
-            }
-            if !self.open.contains("midcopy") {
-                parsed = (parsed && kind != 'S')
-                    || (kind == 'P' && message.sql().contains("from stdin"));
-                if between && !matches!(kind, 'd' | 'c' | 'f' | 'S' | 'H') {
-                    tame.push(Front::Done);
-                    between = false;
-                }
-                between = (between && !matches!(kind, 'c' | 'f'))
-                    || (kind == 'Q' && message.sql().contains("from stdin"))
-                    || (kind == 'E' && parsed);
-            }
-            tame.push(message);
-        }
-        tame
+        all
     }
 
     fn some(&mut self, all: &mut Vec<Front>, number: usize) {

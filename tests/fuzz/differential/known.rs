@@ -192,6 +192,47 @@ pub fn sequences() -> Vec<(&'static str, Vec<Step>)> {
             add("a COPY behind a barrier", steps);
         }
     }
+    let timezone = || Front::Call(2077, vec![Some("timezone".into())]);
+    add(
+        "an unnamed statement across the pooler's own",
+        vec![
+            send(0, vec![p("", "begin"), timezone()]),
+            send(0, vec![b(""), e(), S]),
+            send(0, vec![timezone(), b(""), e(), S]),
+            send(0, vec![q("rollback")]),
+        ],
+    );
+    let portal = || Front::Describe(b'P', String::new());
+    add(
+        "an unnamed portal across the pooler's own",
+        vec![
+            send(0, vec![q("begin read only")]),
+            send(0, vec![p("", "reset role"), b(""), e(), S, portal()]),
+            send(0, vec![S, p("", "reset all"), b(""), e(), S, portal(), S]),
+        ],
+    );
+    add(
+        "a login while all server connections are taken",
+        vec![
+            send(0, vec![p("s0", "select 1"), b("s0")]),
+            send(1, vec![p("s0", "select 1"), b("s0")]),
+            login(2, "-c timezone=Asia/Tokyo -c work_mem=2MB"),
+            send(0, vec![e(), S]),
+        ],
+    );
+    let wrong = [Front::Describe(b'Y', "s0".into()), S];
+    add("a kind that is none", vec![send(0, wrong.to_vec())]);
+    for message in [p("", "select 1"), b("s0"), timezone(), q("select 1")] {
+        let broken = vec![q("begin; copy t from stdin"), message.clone()];
+        add("a broken COPY", vec![send(0, broken.clone())]);
+        let apart = vec![
+            send(0, vec![q("copy t from stdin")]),
+            send(0, vec![message]),
+        ];
+        add("a broken COPY", apart);
+        let left = vec![Step::Leave(0, Leave::Terminate(broken))];
+        add("a broken COPY and Terminate", left);
+    }
     add(
         "a query and Terminate",
         vec![Step::Leave(

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::arena::{Arena, Client, DIRECT, settle};
-use crate::connection::{Address, Connection, wait_any};
+use crate::connection::{Address, Connection};
 use crate::conversation::Place;
 use crate::excluded;
 use crate::fault::Fault;
@@ -70,7 +70,13 @@ impl Arena<'_> {
         let Some(client) = self.clients[number].as_mut() else {
             return Ok(());
         };
-        for message in messages {
+        let mut all: Vec<u8> = Vec::new();
+        for (at, message) in messages.iter().enumerate() {
+            let before = at.checked_sub(1).map(|at| &messages[at]);
+            if excluded::is_left_out(self.pool, &client.conversation, before, message) {
+                continue;
+            }
+            all.extend(message.bytes());
             self.coverage
                 .note(message.kind(), client.conversation.place());
             client.conversation.sent(message);
@@ -90,11 +96,12 @@ impl Arena<'_> {
             client.direct.replies.truncate(told);
         }
         client.leaving = true;
-        let all: Vec<u8> = messages
-            .iter()
-            .flat_map(Front::bytes)
-            .chain(x.iter().copied())
-            .collect();
+        if client.conversation.is_in_unended_copy() {
+            let replies = &client.direct.replies;
+            let begun = replies.iter().rposition(|reply| reply.kind == b'G');
+            client.due = begun.map(|at| at + 1);
+        }
+        all.extend(x);
         client.pooled.send(&all);
         self.await_all(None)
     }
@@ -154,49 +161,10 @@ impl Arena<'_> {
                 }
             }
         }
-        while !self.hasty && self.clients.iter().flatten().any(|client| !client.leaving) {
-            self.await_one()?;
-            for number in 0..CLIENTS {
-                if self.clients[number]
-                    .as_ref()
-                    .is_some_and(|client| client.satisfied() && !client.leaving)
-                {
-                    self.leave(number, &Leave::Terminate(Vec::new()))?;
-                }
-            }
-        }
         for number in 0..CLIENTS {
             self.leave(number, &Leave::Terminate(Vec::new()))?;
         }
         self.await_all(None)
-    }
-
-    /// Waits until one of those who wait for a server connection has been answered.
-    fn await_one(&mut self) -> Result<(), Fault> {
-        let start = Instant::now();
-        loop {
-            for number in 0..CLIENTS {
-                if let Some(client) = self.clients[number].as_mut() {
-                    client.pooled.pump();
-                }
-                self.compare(number)?;
-            }
-            if self
-                .clients
-                .iter()
-                .flatten()
-                .any(|client| client.satisfied() && !client.leaving)
-            {
-                return Ok(());
-            }
-            if start.elapsed() > self.limit {
-                return Err(self.hang(None));
-            }
-            wait_any(
-                self.clients.iter().flatten().map(|client| &client.pooled),
-                Duration::from_millis(50),
-            );
-        }
     }
 }
 

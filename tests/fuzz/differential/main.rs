@@ -1,7 +1,8 @@
 //! The differential fuzzer: random sequences of the protocol's messages to PostgreSQL directly and through the
 //! pooler, and whatever differs is a fault.
 //!
-//! `cargo run --example fuzz -- [--seed N] [--sequences N] [--seconds N] [--keep-going] [--limit SECONDS]`
+//! `cargo run --example fuzz -- [--seed N] [--sequences N] [--seconds N] [--keep-going] [--limit SECONDS]
+//! [--pool NAME] [--only-random]`
 //!
 //! Each sequence has a seed: `--seed N --sequences 1` plays that one alone. It starts a PostgreSQL and a pooler
 //! ($PG_DOORMAN, or the release build) in a temporary directory and removes them.
@@ -48,8 +49,6 @@ struct Options {
     keep_going: bool,
     limit: Duration,
     program: String,
-    /// Names of faults that are known and open, for which sequences are made all the same.
-    open: String,
     pool: Option<String>,
     known: bool,
 }
@@ -66,16 +65,11 @@ impl Options {
             keep_going: false,
             limit: Duration::from_secs(4),
             program,
-            open: "skip syncs hasty".into(),
             pool: None,
             known: true,
         };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
-            if word == "--open" {
-                options.open = words.next().unwrap_or_default();
-                continue;
-            }
             if word == "--pool" {
                 options.pool = words.next();
                 continue;
@@ -160,15 +154,13 @@ impl Fuzzer {
     /// Plays the sequence of a seed while it is made up. Returns its steps.
     fn generated(&mut self, seed: u64) -> Result<(&'static str, Vec<Step>, Option<Fault>), String> {
         self.postgres.reset()?;
-        let (mut generator, pool) = Generator::new(seed, &self.options.open);
-        let hasty = self.options.open.contains("hasty");
+        let (mut generator, pool) = Generator::new(seed);
         let mut arena = Arena::new(
             &mut self.postgres,
             &mut self.pooler,
             &POOLS[pool],
             &mut self.coverage,
             self.options.limit,
-            hasty,
         );
         let mut steps = Vec::new();
         while let Some(step) = generator.step(&arena) {
@@ -190,14 +182,12 @@ impl Fuzzer {
             .ok_or("no such pool")?;
         let mut coverage = Coverage::default();
         let limit = self.options.limit.min(Duration::from_millis(1500));
-        let hasty = self.options.open.contains("hasty");
         let mut arena = Arena::new(
             &mut self.postgres,
             &mut self.pooler,
             pool,
             &mut coverage,
             limit,
-            hasty,
         );
         Ok(steps
             .iter()
@@ -261,7 +251,6 @@ impl Fuzzer {
                     pool,
                     &mut self.coverage,
                     self.options.limit,
-                    true,
                 );
                 let fault = steps
                     .iter()
@@ -298,14 +287,18 @@ impl Fuzzer {
                 .options
                 .pool
                 .as_ref()
-                .is_some_and(|pool| POOLS[Generator::new(seed, "").1].name != pool)
+                .is_some_and(|pool| POOLS[Generator::new(seed).1].name != pool)
             {
                 continue;
             }
             let (pool, steps, fault) = self.generated(seed)?;
             let Some(fault) = fault else { continue };
-            if self.postgres.has_crashed()? {
-                println!("PostgreSQL itself has crashed: seed {seed} is passed over");
+            let crashed = self.postgres.has_crashed();
+            if !matches!(crashed, Ok(false)) {
+                println!("PostgreSQL itself has crashed: seed {seed} (pool {pool}) is passed over");
+                println!("{}", self.postgres.last_crash());
+                steps.iter().for_each(|step| println!("  {step}"));
+                crashed?;
                 self.restart()?;
                 continue;
             }

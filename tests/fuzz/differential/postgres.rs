@@ -33,7 +33,7 @@ shared_buffers = 64MB
 timezone = 'UTC'
 lc_messages = 'C'
 max_prepared_transactions = 0
-log_min_messages = fatal
+log_min_messages = log
 ";
 
 const ROLES: &str = "set password_encryption = 'scram-sha-256'; create role team; \
@@ -226,6 +226,20 @@ impl Postgres {
             std::thread::sleep(Duration::from_millis(100));
         }
         Err("PostgreSQL has crashed and does not come back".into())
+    }
+
+    /// What it has said about its last crash.
+    pub fn last_crash(&self) -> String {
+        let all = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        let lines: Vec<&str> = all.lines().collect();
+        let is_word = |line: &&str| line.contains("was terminated") || line.contains("PANIC");
+        let at = lines.iter().rposition(is_word).unwrap_or_default();
+        lines[at..]
+            .iter()
+            .take(3)
+            .copied()
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// How many of the pooler's sessions sleep.

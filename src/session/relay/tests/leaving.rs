@@ -315,6 +315,25 @@ fn a_copy_gets_no_more_data_and_half_a_message_no_reply() {
 }
 
 #[test]
+fn a_client_that_breaks_a_copy_and_leaves_gets_the_complaint() {
+    for executes in [false, true] {
+        let mut between = match executes {
+            true => known(&["copy t from stdin"]),
+            false => Between::new(),
+        };
+        match executes {
+            true => between.client(&[&bind("0"), &execute(), &sync()]),
+            false => between.client(&[&query("copy t from stdin")]),
+        }
+        let front = if executes { bound() } else { Vec::new() };
+        between.server(&[&front, &copy_in()]);
+        between.client(&[&parse("", "select 1")]);
+        between.session.client_end = ClientEnd::Terminate;
+        assert_eq!(between.rest_to_serve(), ToServe::Replies);
+    }
+}
+
+#[test]
 fn a_sync_that_a_copy_ignores_has_no_reply() {
     let batch = [parse("", "copy t from stdin"), bind(""), execute(), sync()].concat();
     let mut between = ended(&[&batch], ClientEnd::Open);
