@@ -169,7 +169,7 @@ impl<'a> Arena<'a> {
         client.conversation.read();
         for (at, message) in messages.iter().enumerate() {
             let before = at.checked_sub(1).map(|at| &messages[at]);
-            if excluded::is_left_out(pool, &client.conversation, before, message) {
+            if excluded::is_left_out(pool, client, before, message) {
                 continue;
             }
             self.coverage

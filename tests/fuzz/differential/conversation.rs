@@ -124,6 +124,11 @@ impl Conversation {
         self.unended
     }
 
+    /// Whether such a copy has failed.
+    pub fn is_behind_unended_copy(&self) -> bool {
+        self.unended && !self.copying
+    }
+
     /// Whether it is in a failed transaction block.
     pub fn failed(&self) -> bool {
         self.status == b'E'

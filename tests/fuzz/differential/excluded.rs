@@ -1,5 +1,6 @@
 //! What differs between the pooler and PostgreSQL by design, and how the comparison allows for it. The one list.
 
+use crate::arena::Client;
 use crate::conversation::Conversation;
 use crate::frontend::Front;
 use crate::pooler::Pool;
@@ -37,6 +38,10 @@ pub const EXCLUDED: &[(&str, &str)] = &[
     (
         "Execute of the unnamed portal in a failed transaction",
         "PostgreSQL itself crashes if that portal is of a Query that failed: not sent",
+    ),
+    (
+        "a request behind a COPY FROM STDIN that has failed, if the client has neither ended it nor read that",
+        "the manual: such a request breaks the copy; not sent",
     ),
     (
         "the hint of 26000",
@@ -100,12 +105,12 @@ pub fn mixes_names(sql: &str) -> bool {
 }
 
 /// Whether this message is not sent to either side in this state, behind this message of the same write.
-pub fn is_left_out(
-    pool: &Pool,
-    conversation: &Conversation,
-    before: Option<&Front>,
-    message: &Front,
-) -> bool {
+pub fn is_left_out(pool: &Pool, client: &Client, before: Option<&Front>, message: &Front) -> bool {
+    let conversation = &client.conversation;
+    let asks = !b"dcfSH".contains(&(message.kind() as u8));
+    if asks && conversation.is_behind_unended_copy() && !client.satisfied() {
+        return true;
+    }
     if is_crash(conversation, before, message) {
         return true;
     }
@@ -171,6 +176,10 @@ pub fn end_of_transaction(pool: &Pool, startup: &[(String, String)]) -> Vec<Stri
     ]
     .map(String::from)
     .to_vec();
+    if kept("role=") {
+        // The manual: where the startup packet asks for a role, what the client sets later is kept.
+        all.retain(|sql| !sql.contains("reset role") && !sql.contains("authorization"));
+    }
     all.extend(
         VOLATILE
             .iter()

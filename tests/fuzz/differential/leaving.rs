@@ -73,7 +73,7 @@ impl Arena<'_> {
         let mut all: Vec<u8> = Vec::new();
         for (at, message) in messages.iter().enumerate() {
             let before = at.checked_sub(1).map(|at| &messages[at]);
-            if excluded::is_left_out(self.pool, &client.conversation, before, message) {
+            if excluded::is_left_out(self.pool, client, before, message) {
                 continue;
             }
             all.extend(message.bytes());

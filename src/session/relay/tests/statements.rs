@@ -837,3 +837,26 @@ fn where_something_has_been_answered_it_is_not() {
     lost(&mut between);
     assert!(!between.session.elsewhere);
 }
+
+#[test]
+fn an_unnamed_statement_outlives_one_that_was_skipped_in_front_of_it() {
+    for mode in [Mode::Session, Mode::Transaction] {
+        let mut between = Between::new();
+        between.rules.mode = mode;
+        between.client(&[
+            &describe_portal(""),
+            &parse("", "select 1"),
+            &sync(),
+            &parse("", "select 2"),
+            &sync(),
+        ]);
+        between.server(&[&error("34000", "no"), &ready(), &parsed(), &ready()]);
+        between.client_gets(&[&error("34000", "no"), &ready(), &parsed(), &ready()]);
+        between.to_server.clear();
+        between.client(&[&bind("")]);
+        match mode {
+            Mode::Session => between.server_gets(&[&bind("")]),
+            _ => between.server_gets(&[&parse("", "select 2"), &bind("")]),
+        }
+    }
+}
