@@ -166,7 +166,9 @@ impl Driver {
             self.given_back = GivenBack::Free;
         }
         let awaited = |lent: &Lent| !lent.expected.is_empty();
-        if self.violation.is_some() && !self.session.lent.as_ref().is_some_and(awaited) {
+        let awaited = self.session.lent.as_ref().is_some_and(awaited);
+        // A copy that waits for the client has no reply any more.
+        if self.violation.is_some() && (!awaited || self.session.is_copying_in()) {
             return Err(Ending::Violation(self.violation.take().unwrap_or_default()));
         }
         if let Phase::Queued(since) = self.session.phase() {

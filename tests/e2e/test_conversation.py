@@ -436,3 +436,47 @@ def test_pg_restore(doorman, pg, mode, schema_dumped, tmp_path, form):
     pg.admin("truncate dumped.one, dumped.two", database="shop")
     run(pooler, "pg_restore", "-e", "--data-only", str(tmp_path / "dump"))
     assert plain_dump(pg) == plain
+
+
+@pytest.mark.parametrize("stray", [close_statement("s"), parse("select 1", "s"), message(b"\1")],
+                         ids=["close", "known-parse", "unknown"])
+def test_what_breaks_a_copy_ends_it(doorman, pg, mode, stray):
+    """Also what the pooler answers by itself, or passes to no server."""
+    one = doorman(mode=mode, size=1)
+    for session in (direct(pg), one.raw()):
+        session.ask(parse("select 1", "s"), sync())
+        session.send(query("copy into_table from stdin"))
+        assert session.read_until("G")[-1].kind == "G"
+        session.send(stray)
+        seen = session.read_until("")
+        assert {reply.code for reply in seen} == {"08P01"}
+        assert seen[-1].fields["V"] == "FATAL"
+    assert one.serves()
+
+
+def test_a_client_cannot_pile_up_what_the_pooler_answers_behind_a_copy(doorman, pg):
+    one = doorman(size=1)
+    client = one.raw()
+    client.ask(parse("select 1", "s"), sync())
+    client.send(query("copy into_table from stdin"))
+    assert client.read_until("G")[-1].kind == "G"
+    before = one.resident_kib()
+    pair = close_statement("s") + parse("select 1", "s")
+    try:
+        for _ in range(200):
+            client.send(pair * 4096)
+    except ConnectionError:
+        pass
+    assert one.serves()
+    assert one.peak_kib() - before < 64 * 1024
+
+
+@pytest.mark.parametrize("resets", [[query("reset timezone")],
+                                    [parse("reset timezone"), bind(), execute(), sync()]], ids=["query", "batch"])
+def test_a_stray_copy_done_does_not_keep_settings_from_going_back(doorman, mode, resets):
+    one = doorman(mode=mode, size=1)
+    client = one.raw(TimeZone="Asia/Tokyo")
+    for _ in range(2):
+        client.ask(*resets, copy_done(), copy_done(), copy_data(b"1"), query("select 1"))
+        client.read_until("Z")
+        assert client.value("show timezone") == "Asia/Tokyo"

@@ -100,8 +100,9 @@ impl Lent {
             Conversation::CopyFailed { .. } => Treatment::Wait,
             Conversation::SkippingToSync if kind == frontend::SYNC => Treatment::Pass,
             Conversation::SkippingToSync => Treatment::Discard,
-            // PostgreSQL itself refuses what does not belong to its copy.
-            Conversation::CopyingIn { ended: false } => Treatment::Pass,
+            // PostgreSQL refuses what does not belong to its copy (`break_copy`), whatever it says.
+            Conversation::CopyingIn { ended: false } if of_copy => Treatment::Pass,
+            Conversation::CopyingIn { ended: false } => Treatment::Wait,
             _ if full => Treatment::Wait,
             _ if of_copy => Treatment::Pass,
             Conversation::CopyingIn { ended: true } => Treatment::Wait,

@@ -11,6 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::conversation::Conversation;
+use super::expected::Reply;
 use super::pieces::Output;
 use super::replies::Fate;
 use crate::server::parameters::Parameters;
@@ -233,6 +234,10 @@ impl Session {
                 Some(_) => Fate::Drop,
                 None => Fate::Pass,
             };
+        }
+        // What PostgreSQL passes over has no reply.
+        while (lent.expected.front()).is_some_and(|front| front.reply == Reply::CopyEnd) {
+            lent.answered();
         }
         let between = lent.conversation() == Conversation::Between;
         let quiet = between && lent.expected.is_empty() && self.client.frame.left == 0;

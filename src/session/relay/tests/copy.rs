@@ -326,3 +326,25 @@ fn a_request_in_the_middle_of_a_copy_does_not_wait_for_its_end() {
     between.client_gets(&[&complains]);
     assert!(!between.is_back());
 }
+
+#[test]
+fn a_request_that_the_pooler_would_answer_itself_breaks_a_copy_too() {
+    let mut between = Between::new();
+    between.client(&[&parse("a", "select 1"), &sync()]);
+    between.server(&[&parsed(), &ready()]);
+    assert!(between.is_back());
+    between.client(&[&query("copy t from stdin")]);
+    between.server(&[&copy_in()]);
+    for (kind, request) in [(b'C', close("a")), (b'P', parse("b", "select 1"))] {
+        between.to_server.clear();
+        between.client(&[&request]);
+        between.server_gets(&[&message(kind, b"")]);
+    }
+    let complains = error(
+        "08P01",
+        "unexpected message type 0x43 during COPY from stdin",
+    );
+    between.to_client.clear();
+    between.server(&[&complains]);
+    between.client_gets(&[&complains]);
+}

@@ -202,6 +202,20 @@ fn reset_goes_back_to_what_the_client_chose_at_startup_before_it_can_ask() {
 }
 
 #[test]
+fn what_postgresql_passes_over_does_not_keep_it_from_going_back() {
+    for mode in [Mode::Transaction, Mode::Session] {
+        let mut between = with_chosen(mode);
+        let stray = message(b'c', b"");
+        between.client(&[&query("reset timezone"), &stray, &stray, &query("select 1")]);
+        between.server_gets(&[&query("reset timezone"), &stray, &stray]);
+        let reply = [complete("RESET"), parameter("TimeZone", "UTC")].concat();
+        between.server(&[&reply, &ready()]);
+        between.client_gets(&[&reply]);
+        between.server_gets(&[&own(&["SET \"timezone\" TO 'Asia/Tokyo'"])]);
+    }
+}
+
+#[test]
 fn in_a_block_it_goes_back_in_the_block() {
     for (text, sets) in [
         (
