@@ -1,12 +1,14 @@
-//! All statements that clients have prepared, each once: the registry that gives equal statements one
-//! name on every server connection.
+//! The registry of prepared statements: it gives equal statements one name on every server connection.
 //!
-//! A large statement, and one that is read under settings which are not known, has a number but no place
-//! here: it is not kept for others.
+//! Equal are statements with the same definition, read under the same settings, if no definition (DDL) has passed
+//! through the pooler in between. Not shared between clients are unnamed statements, large ones, those with a constant
+//! whose value depends on when it is analysed, and those read under settings that are not known: each has a number of
+//! its own and no place here.
 //!
-//! A lookup hashes the definition once and compares it in full, as the settings it is read under. With more than `limit` statements those
-//! that no client holds any more leave, the least recently used first; the others are kept for the client
-//! that prepares them again.
+//! A lookup hashes the definition once and compares it in full. With more than `limit` statements, those that no
+//! client holds any more are forgotten, the least recently used first.
+//!
+//! Invariant: no number ever means two statements.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;

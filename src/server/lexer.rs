@@ -2,7 +2,7 @@
 //! Structure").
 //!
 //! Follows it as far as is needed to find where a statement ends, what its words are and what its simple constants
-//! say. Invariant: where an end cannot be told, the rest is not read.
+//! say. Invariant: where an end cannot be found, the rest is not read.
 
 /// Words of a statement in which a name is looked for. Of those that speak of one none needs as many before it.
 const FIRST_WORDS: usize = 64;

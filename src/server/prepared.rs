@@ -5,7 +5,6 @@
 //! means two texts.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

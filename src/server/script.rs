@@ -1,4 +1,4 @@
-//! Reads a DEALLOCATE: which prepared statement a text in SQL is about.
+//! Reads a DEALLOCATE: which prepared statement a text in SQL names.
 //!
 //! Knows no more of the grammar than where the name stands; the `lexer` parts the words. A name in Unicode escapes
 //! (`U&"..."`) is not read.

@@ -1,7 +1,7 @@
 //! Which settings a text changes, as far as that can be read: SET, RESET, DISCARD ALL and calls of `set_config`.
 //!
-//! Does not look into functions, and not into what DO, CALL and EXECUTE run: the first two are taken to change
-//! anything. Invariant: what cannot be read is told as a change of anything, never as none.
+//! Does not look into functions, nor into what DO, CALL and EXECUTE run: DO and CALL are taken to change anything.
+//! Invariant: a text that cannot be read counts as a change of anything, never as none.
 
 use super::lexer::{Lexer, Token, is_word};
 

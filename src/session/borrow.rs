@@ -1,7 +1,7 @@
-//! How a session gets a server connection and gives it back: at once or from the queue, tried and tuned or
-//! lost and replaced, returned clean or written off.
+//! Checkout and check-in: how a session gets a server connection and gives it back.
 //!
-//! What there is to give back is kept by the session's [`Claim`](super::lend::Claim).
+//! A connection comes at once or from the queue, is tried and set up, and is replaced if it is dead. It goes back clean
+//! or is closed. Invariant: the session's [`Claim`](super::lend::Claim) keeps what there is to give back.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! A connection from its first packet to its session: who it is, whether it may come in, and what it is
-//! told when it has. It has a place among `max_connections` only when it has proved who it is.
+//! A connection from its first packet to its session: the login, within `client_login_timeout`.
 //!
-//! Linear, within `client_login_timeout`. Ends in a session to be driven, a console session, a
-//! CancelRequest that has been passed on, or a refusal in words.
+//! Ends in a session to be driven, a console session, a CancelRequest that has been passed on, or a refusal. Does not
+//! check passwords; that is `session::authenticate`. Invariant: a client counts among `max_connections` only when it
+//! has proved who it is.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

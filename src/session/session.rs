@@ -138,7 +138,7 @@ fn is_empty(settings: &Arc<Parameters>) -> bool {
 /// A client's session.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Session {
-    /// Its number; also the process id in its BackendKeyData.
+    /// Its number. [`process_id`] makes of it the process id in its BackendKeyData.
     pub id: u64,
     /// The secret in its BackendKeyData.
     #[serde(with = "serde_bytes")]
