@@ -73,6 +73,11 @@ fn run(arguments: &Arguments, undumped: bool) -> Result<(), CannotStart> {
         println!("pg_doorman: configuration file {path} test is successful");
         return Ok(());
     }
+    if arguments.daemon && hand_over.is_none() && settings.general.syslog_prog_name.is_none() {
+        eprintln!(
+            "warning: the log of a daemon goes nowhere; set syslog_prog_name to have it in syslog"
+        );
+    }
     // A successor is as much a daemon as its predecessor was.
     let ready = if arguments.daemon && hand_over.is_none() {
         Some(daemonise::daemonise().map_err(os_error)?)

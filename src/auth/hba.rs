@@ -113,10 +113,10 @@ pub fn verdict(hba: &Hba, client: &Client<'_>) -> Verdict {
 
 /// What is said about a client that asks for the console, which has these names as a database.
 ///
-/// Rules that were written for applications neither open nor shut it. A rule decides if it names the
-/// console. One that names it by `all` counts where it keeps the client out: by `reject`, or by a
-/// certificate that it asks for besides a password. Where no rule names the console, and for a client that
-/// an application's rule lets try, the password of the console decides, whatever the method of that rule.
+/// Rules that were written for applications neither open nor shut it. The rules that name the console decide
+/// about the users that they name: if none of them matches, the client is kept out. For a user that none of
+/// them names the password of the console decides. A rule with `all` as its database counts only where it
+/// keeps the client out: by `reject`, or by a certificate that it asks for besides a password.
 pub fn console_verdict(hba: &Hba, client: &Client<'_>, names: &[&str]) -> Verdict {
     let Hba::Rules(rules) = hba else {
         return verdict(hba, client);
@@ -125,15 +125,13 @@ pub fn console_verdict(hba: &Hba, client: &Client<'_>, names: &[&str]) -> Verdic
         let mut databases = rule.databases.iter();
         databases.any(|one| matches!(one, DatabaseMatch::Name(name) if names.contains(&&**name)))
     };
-    let mut may_try = !rules.iter().any(names_console);
+    let names_client = |rule: &Rule| names_console(rule) && rule.names_user(client.user);
     let mut passed_by_all = false;
     for rule in rules {
-        let own = names_console(rule);
-        let others = !own && !passed_by_all && matches(rule, client);
-        if own && matches_place(rule, client) && rule.names_user(client.user) {
+        if names_client(rule) && matches_place(rule, client) {
             return by_rule(rule, client);
         }
-        if others {
+        if !names_console(rule) && !passed_by_all && matches(rule, client) {
             passed_by_all = true;
             let besides = !matches!(rule.method, Method::Cert | Method::Trust);
             match by_rule(rule, client) {
@@ -143,14 +141,14 @@ pub fn console_verdict(hba: &Hba, client: &Client<'_>, names: &[&str]) -> Verdic
                 {
                     return verdict;
                 }
-                _ => may_try = true,
+                _ => {}
             }
         }
     }
-    if may_try {
-        ANY_PASSWORD
-    } else {
+    if rules.iter().any(names_client) {
         Verdict::NoRule
+    } else {
+        ANY_PASSWORD
     }
 }
 
@@ -378,7 +376,8 @@ mod tests {
             "host all all all trust",
             "host shop app all trust",
             "host all all all scram-sha-256\nhost all all all reject",
-            "host all all 192.0.2.0/24 md5\nhost pgbouncer all 10.0.0.0/8 trust",
+            "host all all 192.0.2.0/24 md5\nhost pgbouncer monitor 10.0.0.0/8 trust",
+            "host pgdoorman root all trust",
         ] {
             assert_eq!(at_console(rules), ANY_PASSWORD, "{rules}");
         }
@@ -393,7 +392,8 @@ mod tests {
         assert_eq!(at_console("host pgdoorman all all scram-sha-256"), SCRAM);
         let elsewhere = "host pgdoorman,pgbouncer all 10.0.0.0/8 trust";
         assert_eq!(at_console(elsewhere), Verdict::NoRule);
-        assert_eq!(at_console("host pgdoorman root all trust"), Verdict::NoRule);
+        let elsewhere_too = format!("{elsewhere}\nhost all all all scram-sha-256");
+        assert_eq!(at_console(&elsewhere_too), Verdict::NoRule);
     }
 
     #[test]

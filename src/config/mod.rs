@@ -48,6 +48,7 @@ mod cidr;
 mod definition;
 mod duration;
 mod fields;
+mod foreign;
 mod hba;
 mod ident;
 mod keys;

@@ -5,11 +5,12 @@
 //! written in a table is either read by its definition or told to be unknown.
 
 use super::definition::{Definition, Effect, Preset};
+use super::foreign;
 use super::keys;
 use super::kind::{Kind, Value};
 use super::nearest::nearest;
 use super::problem::{Place, Report, word};
-use super::raw::{self, Node, Table};
+use super::raw::{self, Node, Table, Tree};
 use super::setting::Setting;
 
 /// A table being read.
@@ -123,6 +124,7 @@ impl<'a> Reader<'a> {
         let node = self.node(definition.name)?;
         match definition.kind.read(node) {
             Ok(value) => {
+                self.tell_bare_number(definition, node);
                 if !is_off(&value) || !matches!(definition.effect, Effect::NotYet(_)) {
                     self.tell_effect(definition);
                 }
@@ -136,6 +138,22 @@ impl<'a> Reader<'a> {
                 self.fail(definition.name, reason);
                 None
             }
+        }
+    }
+
+    /// Tells of a number that may be meant as seconds, as PgBouncer counts.
+    fn tell_bare_number(&mut self, definition: &Definition, node: &Node) {
+        let Tree::Integer(number @ 1..1000) = node.tree else {
+            return;
+        };
+        let name = definition.name;
+        if foreign::COUNTED_IN_SECONDS.contains(&name) {
+            self.warn(
+                name,
+                format!(
+                    "{number} means {number} ms; write \"{number}s\" for seconds, or \"{number}ms\""
+                ),
+            );
         }
     }
 
@@ -179,7 +197,12 @@ pub(super) fn unknown(name: &str, definitions: &[Definition]) -> String {
         .filter(|(_, keys)| keys.iter().any(|key| key.name == name))
         .map(|(table, _)| *table)
         .collect();
+    let hint = foreign::hint(name);
     match near {
+        _ if hint.is_some() => {
+            let hint = hint.unwrap_or_default();
+            format!("unknown key, ignored; {hint}")
+        }
         _ if !elsewhere.is_empty() => {
             format!(
                 "unknown key here, ignored; `{name}` belongs in {}",

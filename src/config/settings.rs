@@ -7,8 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::access;
+use super::duration;
+use super::foreign;
 use super::keys::auth_query::AuthQuery;
 use super::keys::general::General;
 use super::keys::include::Include;
@@ -126,7 +129,7 @@ pub(super) fn build(document: &Document, path: &Path, report: &mut Report) -> Se
 fn tell_unknown_tables(document: &Document, report: &mut Report) {
     for (name, node) in &document.root {
         if !TOP.contains(&name.as_str()) {
-            let text = match nearest(name, TOP) {
+            let text = match nearest(name, TOP).filter(|_| foreign::hint(name).is_none()) {
                 Some(near) => format!("unknown table, ignored; did you mean `{near}`?"),
                 None => reader::unknown(name, &[]),
             };
@@ -245,7 +248,11 @@ fn pool(name: &str, table: &Table, node: &Node, general: &General, report: &mut 
     if pool.server_database.is_empty() {
         pool.server_database = name.into();
     }
-    pool.query_wait_timeout = general.query_wait_timeout;
+    pool.query_wait_timeout = match general.query_wait_timeout {
+        // As in PgBouncer.
+        Duration::ZERO => duration::LONGEST,
+        limit => limit,
+    };
     pool.server_idle_check_timeout = general.server_idle_check_timeout;
     pool.server_round_robin = general.server_round_robin;
     pool.max_concurrent_creates = general

@@ -410,7 +410,7 @@ def cron_job(**settings):
              if line and not line.startswith("#")]
     *assignments, job = lines
     environment = {"PATH": "/usr/bin:/bin", **dict(line.split("=", 1) for line in assignments), **settings}
-    words = re.fullmatch(r"(\S+ ){5}postgres (.*)", job)
+    words = re.fullmatch(r"(\S+ ){5}pg_doorman (.*)", job)
     assert words and "%" not in job
     return subprocess.Popen([environment["SHELL"], "-c", words.group(2)], env=environment, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, cwd="/")

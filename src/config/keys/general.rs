@@ -54,7 +54,7 @@ keys! {
             connect_timeout: Duration = is("\"3s\""), duration(), NewServers, Works;
             /// How long a request may wait for a server connection, all reasons of waiting
             /// together. Then the request fails and the session goes on. The error is 53300 if
-            /// the pool is full, 08006 or 57P03 if PostgreSQL cannot be reached. 0 does not mean off: a request that cannot be served at once fails.
+            /// the pool is full, 08006 or 57P03 if PostgreSQL cannot be reached. 0: no limit.
             query_wait_timeout: Duration = is("\"5s\""), duration_from_zero(), Live, Works;
             /// How long a server connection may be unused before it is closed, give or take a
             /// fifth.

@@ -275,3 +275,30 @@ fn a_server_host_that_can_never_be_resolved_is_told() {
         assert!(read(&text).is_ok(), "{host}");
     }
 }
+
+#[test]
+fn settings_of_pgbouncer_are_told_by_what_takes_their_place() {
+    let told = |line: &str| {
+        let settings = read(&SMALL.replace("#GENERAL", line)).unwrap();
+        warnings(&settings).join("; ")
+    };
+    for (line, hint) in [
+        ("listen_addr = '*'", "write `host` in [general]"),
+        ("max_client_conn = 100", "write `max_connections`"),
+        ("server_idle_timeout = 600", "write `idle_timeout`"),
+        (
+            "max_prepared_statements = 0",
+            "server_prepared_statements_cache_size",
+        ),
+        (
+            "query_wait_timeout = 120",
+            "120 means 120 ms; write \"120s\"",
+        ),
+    ] {
+        assert!(told(line).contains(hint), "{line}: {}", told(line));
+    }
+    assert_eq!(told("query_wait_timeout = 120000"), "");
+    assert_eq!(told("query_wait_timeout = '120ms'"), "");
+    let settings = read(&format!("{SMALL}[databases]\napp = 'host=db'\n")).unwrap();
+    assert!(warnings(&settings)[0].contains("[pools.NAME]"));
+}
