@@ -108,7 +108,10 @@ def test_batches_answer_as_postgresql_does(raw, direct, batch):
         ours, theirs = raw.ask(*batch), direct.ask(*batch)
         assert kinds(ours) == kinds(theirs)
         assert [m for m in ours if m.kind != "E"] == [m for m in theirs if m.kind != "E"]
-        assert [m.fields for m in ours if m.kind == "E"] == [m.fields for m in theirs if m.kind == "E"]
+        # The pooler's own errors do not say where in PostgreSQL's source they come from.
+        told = [[{field: value for field, value in m.fields.items() if field not in "FLR"}
+                 for m in said if m.kind == "E"] for said in (ours, theirs)]
+        assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
