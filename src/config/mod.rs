@@ -34,6 +34,7 @@
 //! | `tls_modes` | the TLS keys |
 //! | `tls_files` | certificates, keys, authorities, revocations |
 //! | `problem` | errors and warnings, with their place |
+//! | `foreign` | names of settings of other poolers, for hints |
 //! | `nearest` | the known name nearest to an unknown one |
 //! | `show` | the rows of `SHOW CONFIG` |
 //! | `reference` | the commented reference file |
