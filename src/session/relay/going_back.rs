@@ -226,9 +226,7 @@ impl Session {
             return fate;
         }
         if lent.going_back.restoring {
-            if !lent.expected.is_empty() {
-                return fate;
-            }
+            // Nothing was under way in front of it, so this is its ReadyForQuery, whatever has been sent since.
             lent.going_back.restoring = false;
             return match lent.spoiled {
                 Some(_) => Fate::Drop,

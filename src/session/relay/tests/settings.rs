@@ -216,6 +216,25 @@ fn what_postgresql_passes_over_does_not_keep_it_from_going_back() {
 }
 
 #[test]
+fn a_sync_behind_it_has_its_own_reply() {
+    for mode in [Mode::Transaction, Mode::Session] {
+        for stray in [b"".to_vec(), message(b'c', b"")] {
+            let mut between = with_chosen(mode);
+            between.client(&[&query("reset timezone")]);
+            between.server(&[&complete("RESET"), &ready()]);
+            between.client_gets(&[&complete("RESET")]);
+            between.to_server.clear();
+            between.client(&[&sync(), &stray]);
+            between.server_gets(&[&sync(), &stray]);
+            between.server(&[&done(&["SET"], &[&ready()])]);
+            between.client_gets(&[&ready()]);
+            between.server(&[&ready()]);
+            between.client_gets(&[&ready()]);
+        }
+    }
+}
+
+#[test]
 fn in_a_block_it_goes_back_in_the_block() {
     for (text, sets) in [
         (
