@@ -186,6 +186,9 @@ impl Session {
             .filter(|first| first.reply == Reply::Parse)
         {
             // Its own failure does not bring back the unnamed statement it was to replace.
+            if let Some(undo) = &mut failed.undo {
+                undo.unnamed_parsed = undo.unnamed_parsed.map(|_| false);
+            }
             let name = failed.undo.as_mut().and_then(|undo| undo.name.as_mut());
             if let Some((_, before)) = name.filter(|(name, _)| name.is_empty()) {
                 *before = None;
@@ -193,6 +196,14 @@ impl Session {
         }
         // Backwards, so that a name that changed twice gets its first meaning back.
         for undo in skipped.into_iter().rev().filter_map(|skipped| skipped.undo) {
+            if let Some(before) = undo.unnamed_parsed {
+                let later = lent.expected.iter_mut().find_map(|expected| {
+                    (expected.undo.as_mut()?.unnamed_parsed.as_mut()).map(|later| *later = before)
+                });
+                if later.is_none() {
+                    lent.unnamed_parsed = before;
+                }
+            }
             if let Some(number) = undo.not_prepared {
                 lent.backend.prepared.forget(number);
                 lent.unnamed_parsed &= !is_unnamed(number);

@@ -88,6 +88,8 @@ pub struct Undo {
     /// A name of the client's, and what it meant before.
     #[serde(with = "crate::wire::bytes::pair")]
     pub name: Option<(Vec<u8>, Option<Arc<Statement>>)>,
+    /// Whether the server's unnamed statement was the client's before an unnamed Parse that follows no client.
+    pub unnamed_parsed: Option<bool>,
     /// The statement was not prepared on the server after all.
     pub not_prepared: Option<u64>,
     /// The statement was not closed on the server after all.
@@ -104,9 +106,13 @@ pub struct Undo {
 }
 
 impl Undo {
-    /// An unnamed Parse that does not follow its client may fail or be skipped.
-    pub fn unnamed_not_parsed() -> Undo {
-        Undo::not_parsed(u64::MAX)
+    /// An unnamed Parse that does not follow its client may fail or be skipped. `before`: whether the server's
+    /// unnamed statement was the client's then.
+    pub fn of_unnamed(before: bool) -> Undo {
+        Undo {
+            unnamed_parsed: Some(before),
+            ..Undo::default()
+        }
     }
 
     /// The Parse of the statement with this number may fail or be skipped.

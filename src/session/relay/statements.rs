@@ -105,9 +105,8 @@ impl Session {
         let unnamed = first == 0;
         let mut expected = Expected::forward(Reply::Parse);
         if let Some(lent) = self.lent.as_mut().filter(|_| unnamed) {
-            if !std::mem::replace(&mut lent.unnamed_parsed, true) {
-                expected.undo = Some(Box::new(Undo::unnamed_not_parsed()));
-            }
+            let before = std::mem::replace(&mut lent.unnamed_parsed, true);
+            expected.undo = Some(Box::new(Undo::of_unnamed(before)));
         }
         self.expect(expected, out);
         Ok(self.begin(head, at, rest, false, out))

@@ -839,24 +839,34 @@ fn where_something_has_been_answered_it_is_not() {
 }
 
 #[test]
-fn an_unnamed_statement_outlives_one_that_was_skipped_in_front_of_it() {
-    for mode in [Mode::Session, Mode::Transaction] {
-        let mut between = Between::new();
-        between.rules.mode = mode;
-        between.client(&[
-            &describe_portal(""),
-            &parse("", "select 1"),
-            &sync(),
-            &parse("", "select 2"),
-            &sync(),
-        ]);
-        between.server(&[&error("34000", "no"), &ready(), &parsed(), &ready()]);
-        between.client_gets(&[&error("34000", "no"), &ready(), &parsed(), &ready()]);
-        between.to_server.clear();
-        between.client(&[&bind("")]);
-        match mode {
-            Mode::Session => between.server_gets(&[&bind("")]),
-            _ => between.server_gets(&[&parse("", "select 2"), &bind("")]),
+fn an_unnamed_statement_outlives_one_that_was_skipped_or_failed_in_front_of_it() {
+    let skipped = [
+        describe_portal(""),
+        parse("", "select a, $1::int from z"),
+        sync(),
+        parse("", "close cur"),
+        sync(),
+    ];
+    let failed = &skipped[1..];
+    for (all, follow) in [
+        (&skipped[..], false),
+        (&skipped, true),
+        (failed, false),
+        (failed, true),
+    ] {
+        // How much the client has sent when the error comes.
+        for sent in 1..=all.len() {
+            let mut between = Between::new();
+            between.rules.mode = Mode::Session;
+            between.rules.follow_statements = follow;
+            between.client(&[&all[..sent].concat()]);
+            between.server(&[&error("34000", "no")]);
+            between.client(&[&all[sent..].concat()]);
+            between.server(&[&ready(), &parsed(), &ready()]);
+            between.client_gets(&[&error("34000", "no"), &ready(), &parsed(), &ready()]);
+            between.to_server.clear();
+            between.client(&[&bind("")]);
+            between.server_gets(&[&bind("")]);
         }
     }
 }
