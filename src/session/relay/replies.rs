@@ -335,8 +335,13 @@ impl Session {
         );
         let front = lent.expected.front();
         let extended = front.is_some_and(|front| front.reply == Reply::Execute);
-        // What stands behind it in the batch has left its traces already.
-        if !(extended && tag == b"DISCARD ALL") {
+        // What was sent behind it has left its traces already.
+        let last = !extended && lent.expected.len() <= 1;
+        let forgets = matches!(
+            tag,
+            b"DISCARD ALL" | b"DEALLOCATE ALL" | b"CLOSE CURSOR ALL"
+        );
+        if last || !forgets {
             lent.backend.traces.note_tag(tag, tame);
         }
         let resets = matches!(tag, b"RESET" | b"DISCARD ALL");

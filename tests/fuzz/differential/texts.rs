@@ -34,7 +34,7 @@ const READS: Kind = Kind {
         "select {n} as \"discard\"",
         "select a from discarded order by 1",
         "table k",
-        "select current_schemas(false)",
+        "select regexp_replace(current_schemas(false)::text, 'pg_temp_[0-9]+', 'pg_temp')",
         "select * from secret",
         "select date '2024-02-03', timestamptz '2024-02-03 04:05:06+00', interval '1 day 2 hours'",
         "select * from tt",

@@ -197,3 +197,27 @@ fn once_more_round_trips_before_it_goes_back() {
     between.server(&[&nothing_to_run(), &ready()]);
     assert!(between.is_back());
 }
+
+#[test]
+fn what_is_sent_behind_a_statement_that_undoes_everything_is_undone_too() {
+    let mut between = Between::new();
+    between.rules.mode = Mode::Session;
+    between.rules.follow_statements = false;
+    between.client(&[
+        &parse("", "deallocate all"),
+        &bind(""),
+        &execute(),
+        &parse("s2", "select 1"),
+        &sync(),
+    ]);
+    between.server(&[
+        &parsed(),
+        &bound(),
+        &complete("DEALLOCATE ALL"),
+        &parsed(),
+        &ready(),
+    ]);
+    between.to_server.clear();
+    assert!(between.abandon());
+    between.server_gets(&[&query("DEALLOCATE ALL")]);
+}
