@@ -96,10 +96,11 @@ impl Arena<'_> {
             client.direct.replies.truncate(told);
         }
         client.leaving = true;
-        let kept_back = client.conversation.place() == Place::Batch;
         let ready = (client.direct.replies.iter()).rposition(|reply| reply.kind == b'Z');
         let open = &client.direct.replies[ready.map_or(0, |at| at + 1)..];
-        if kept_back && open.iter().any(|reply| b"HD".contains(&reply.kind)) {
+        let has = |kinds: &[u8]| open.iter().any(|reply| kinds.contains(&reply.kind));
+        // An error is sent at once, and all that was kept back with it.
+        if has(b"HD") && !has(b"E") {
             client.due = ready.map(|at| at + 1);
         }
         if client.conversation.is_in_unended_copy() {
