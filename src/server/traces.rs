@@ -42,6 +42,8 @@ impl Traces {
     pub const FORGETTING: Traces = Traces(1 << 9);
     /// Running it may change how texts are read (`reading`).
     pub const READING: Traces = Traces(1 << 10);
+    /// The text may define something of which no tag tells: SELECT INTO, CREATE TABLE AS, within EXPLAIN too.
+    pub const DEFINING: Traces = Traces(1 << 11);
     /// Could be anything.
     pub const EVERYTHING: Traces = Traces(1 << 7);
 
@@ -78,6 +80,7 @@ impl Traces {
         harmless.add(Traces::RESETTING);
         harmless.add(Traces::FORGETTING);
         harmless.add(Traces::READING);
+        harmless.add(Traces::DEFINING);
         self.0 & !harmless.0 == 0 && !self.holds_cursors()
     }
 
@@ -91,6 +94,7 @@ impl Traces {
         let harmless = oid.is_some_and(|oid| HARMLESS_FUNCTIONS.contains(&oid));
         if !harmless {
             self.add(Traces::EVERYTHING);
+            self.add(Traces::DEFINING);
         }
         !harmless
     }
@@ -195,7 +199,7 @@ pub const RESET_IDENTITY: &str = "SET SESSION AUTHORIZATION DEFAULT;RESET ROLE";
 
 /// Words in a statement's text and what they are taken for where it is not read closer. One that may change a setting
 /// in a way of which its tag does not tell has one of these that mean RESETTING.
-const WORDS: [(&str, Traces); 14] = [
+const WORDS: [(&str, Traces); 16] = [
     ("set_config", Traces::SETTING_ANYTHING),
     // A view by which settings can be changed: UPDATE pg_settings.
     ("pg_settings", Traces::SETTING_ANYTHING),
@@ -217,6 +221,8 @@ const WORDS: [(&str, Traces); 14] = [
     ("names", Traces::RESETTING),
     ("discard", Traces::DISCARDING),
     ("deallocate", Traces::FORGETTING),
+    ("create", Traces::DEFINING),
+    ("into", Traces::DEFINING),
 ];
 
 /// Longer texts are not read closer, in bytes.
@@ -306,13 +312,35 @@ fn scan(text: &[u8]) -> Traces {
     let mut found = Traces::NONE;
     for hit in automaton.find_iter(text) {
         let (word, traces) = WORDS[hit.pattern().as_usize()];
+        let (before, behind) = (&text[..hit.start()], &text[hit.end()..]);
         // "template" is one thing, "attempt" another.
-        let inside = hit.start() > 0 && text[hit.start() - 1].is_ascii_alphanumeric();
-        if word != "temp" || !inside {
+        let inside = before.last().is_some_and(u8::is_ascii_alphanumeric);
+        let meant = match word {
+            "temp" => !inside,
+            "create" | "into" => !inside && !goes_on(behind) && !inserts(before),
+            _ => true,
+        };
+        if meant {
             found.add(traces);
         }
     }
     found
+}
+
+/// Whether a name is not over here.
+fn goes_on(text: &[u8]) -> bool {
+    let first = text.first();
+    first.is_some_and(|first| first.is_ascii_alphanumeric() || matches!(first, b'_' | b'$'))
+}
+
+/// Whether the last word is one that stands in front of INTO and makes no table.
+fn inserts(text: &[u8]) -> bool {
+    let text = text.trim_ascii_end();
+    let ends = |word: &[u8]| {
+        let last = text.len().checked_sub(word.len());
+        last.is_some_and(|at| text[at..].eq_ignore_ascii_case(word))
+    };
+    ends(b"insert") || ends(b"merge")
 }
 
 /// A text that is read in chunks: remembers the end of the last one, so that a word that is cut in two
@@ -412,6 +440,27 @@ mod tests {
     }
 
     #[test]
+    fn a_text_that_may_make_a_table_is_told_from_others() {
+        for text in [
+            "select 1 into t",
+            "SELECT\nINTO\tt",
+            "create table t as select 1",
+            "explain analyze create/**/table t as table u",
+            "insert into t values (1); select 1 into u",
+        ] {
+            assert!(of_text(text.as_bytes()).has(Traces::DEFINING), "{text}");
+        }
+        for text in [
+            "insert into t values (1)",
+            "with a as (INSERT  INTO t values (1) returning *) select created_at, recreate, pinto from a",
+            "merge into t using u on true when matched then delete",
+        ] {
+            assert!(!of_text(text.as_bytes()).has(Traces::DEFINING), "{text}");
+        }
+        assert!(Traces::DEFINING.is_clean());
+    }
+
+    #[test]
     fn a_text_that_changes_settings_is_read() {
         for (text, traces) in [
             (
@@ -452,7 +501,7 @@ mod tests {
         for body in [&[0, 0, 8, 31][..], &[0, 0, 3], &[]] {
             let mut traces = Traces::NONE;
             traces.note_function_call(body);
-            assert_eq!(traces, Traces::EVERYTHING, "{body:?}");
+            assert!(traces.has(Traces::EVERYTHING), "{body:?}");
         }
     }
 

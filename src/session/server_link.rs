@@ -31,6 +31,9 @@ pub struct Lent {
     /// The replies that are still to come.
     #[serde(default)]
     pub expected: Queue,
+    /// Bytes that they have had the pooler keep since there were none, as far as they are not bounded by their number.
+    #[serde(default)]
+    pub held_back: usize,
     /// What is known only when a batch that is under way has been answered.
     #[serde(default)]
     pub unsettled: Unsettled,
@@ -121,6 +124,7 @@ impl Lent {
             backend,
             side: Side::default(),
             expected: Queue::new(),
+            held_back: 0,
             unsettled: Unsettled::default(),
             conversation: Conversation::Between,
             client_waits: false,

@@ -12,6 +12,7 @@ use super::relay::begin::Deferred;
 use super::relay::check::Overheard;
 use super::relay::client_end::ClientEnd;
 use super::relay::reading::Under;
+use super::relay::stale::Doubt;
 pub use super::server_link::Lent;
 use crate::net::address::Address;
 use crate::net::clock::Moment;
@@ -218,6 +219,9 @@ pub struct Session {
     /// Its next request is taken up again because a plan was stale: it will not misread the new one's rows.
     #[serde(default, skip_serializing_if = "is_default")]
     pub begins_again: bool,
+    /// A statement that is parsed anew because an older analysis of it has failed.
+    #[serde(skip)]
+    pub doubt: Option<Box<Doubt>>,
     /// Its server connection is of no use; its request is unread, to be sent on another.
     #[serde(skip)]
     pub elsewhere: bool,
@@ -269,6 +273,7 @@ impl Session {
             under: Under::default(),
             overheard: Overheard::default(),
             begins_again: false,
+            doubt: None,
             elsewhere: false,
             work: Work::default(),
         }

@@ -297,8 +297,6 @@ def events(pg):
 @pytest.mark.parametrize("past", [False, True], ids=["through the pooler", "past it"])
 def test_parameters_have_the_types_that_columns_have_now(doorman, pg, events, name, past):
     """With the old ones the offset of a time would be dropped without a word."""
-    if past and name:
-        pytest.skip("the manual says so")
     one = doorman(size=1)
     first = one.raw()
     first.ask(parse(events, name), bind(["2024-01-01 12:00", "1"], name), execute(), sync())
@@ -310,6 +308,69 @@ def test_parameters_have_the_types_that_columns_have_now(doorman, pg, events, na
     new = one.raw()
     seen = new.ask(parse(events, name), bind(["2024-01-01 12:00+02", "5000000000"], name), execute(), sync())
     assert rows(seen) == [[b"t", b"5000000000"]]
+
+
+def test_what_is_defined_anew_past_the_pooler_is_analysed_anew(doorman, pg):
+    """PostgreSQL itself finds the old analysis wrong."""
+    pg.admin("create type mood as enum ('good'); alter type mood owner to app", database="shop")
+    one = doorman(size=1)
+    text = "select $1::mood::text"
+    assert rows(one.raw().ask(*run(text, "good", name="s"))) == [[b"good"]]
+    pg.admin("drop type mood; create type mood as enum ('bad'); alter type mood owner to app", database="shop")
+    for _ in range(3):
+        assert rows(one.raw().ask(*run(text, "bad", name="s"))) == [[b"bad"]]
+    # A client's own mistake is told as it is, and what others use stays.
+    count = "select count(*) from pg_prepared_statements where statement like '%mood%'"
+    raw = one.raw()
+    before = raw.value(count)
+    for n in range(5):
+        refused = error(raw.ask(*run(text, "ugly", name=f"s{n}")))
+        assert (refused.code, refused.text) == ("22P02", 'invalid input value for enum mood: "ugly"')
+    assert rows(raw.ask(bind(["bad"], "s4"), execute(), sync())) == [[b"bad"]]
+    assert raw.value(count) == before
+    pg.admin("drop type mood", database="shop")
+
+
+@pytest.mark.parametrize("how", ["select 'x'::text as x into s1.t", "create table s1.t as select 'x'::text as x",
+    "explain analyze create table s1.t as select 'x'::text as x", "create table s1.t as select 'x'::text as x with no data"])
+def test_a_table_made_by_a_query_hides_another(doorman, pg, how):
+    pg.admin("create schema s1; grant all on schema s1 to app; create table t (x int); grant all on t to app", database="shop")
+    try:
+        one = doorman(size=1)
+        first, text = one.raw(options="-c search_path=s1,public"), "select pg_typeof(coalesce($1, x))::text from (select 1) as n left join t on true"
+        assert rows(first.ask(*run(text, "7", name="a"))) == [[b"integer"]]
+        first.ask(query(how))
+        assert rows(first.ask(*run(text, "seven", name="b"))) == [[b"text"]]
+    finally:
+        pg.admin("drop schema s1 cascade; drop table t", database="shop")
+
+
+def test_errors_speak_of_a_statement_by_the_name_that_was_used(doorman):
+    raw = doorman(size=1).raw()
+    raw.ask(parse("select 1", "one"), parse("select 1", "two"), parse("select 1", "three"), sync())
+    for name in ("one", "two", "three", "one"):
+        refused = error(raw.ask(bind(["x"], name), execute(), sync()))
+        assert refused.text == f'bind message supplies 1 parameters, but prepared statement "{name}" requires 0'
+    # Under other settings it is another on the server.
+    raw.ask(query("set timezone = 'Asia/Tokyo'"))
+    refused = error(raw.ask(bind(["x"], "two"), execute(), sync()))
+    assert refused.text == 'bind message supplies 1 parameters, but prepared statement "two" requires 0'
+
+
+def test_names_are_told_apart_by_their_first_63_bytes(doorman, pg):
+    long = "n" * 63
+    raw = doorman(size=1).raw()
+    assert kinds(raw.ask(parse("select 1", long + "a"), sync())) == "1Z"
+    refused = error(raw.ask(parse("select 2", long + "b"), sync()))
+    assert (refused.code, refused.text) == ("42P05", f'prepared statement "{long}b" already exists')
+    assert rows(raw.ask(bind((), long + "c"), execute(), sync())) == [[b"1"]]
+    assert kinds(raw.ask(describe_statement(long), sync())) == "tTZ"
+    refused = error(raw.ask(bind(["x"], long + "d"), execute(), sync()))
+    assert f'"{long}d"' in refused.text
+    raw.ask(query(f"deallocate {long}e"))
+    assert error(raw.ask(bind((), long + "f"), sync())).text == f'prepared statement "{long}f" does not exist'
+    raw.ask(parse("select 3", long + "g"), close_statement(long + "h"), sync())
+    assert kinds(raw.ask(parse("select 4", long), sync())) == "1Z"
 
 
 def test_a_fresh_parse_in_a_block_is_fresh(doorman, altered):

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::expected::{Deliver, Expected, Reply};
 use super::pieces::Output;
-use super::requests::MOST_EXPECTED;
+use super::requests::{MOST_EXPECTED, MOST_HELD_BACK};
 use crate::server::backend::Backend;
 use crate::server::prepared::NOBODYS;
 use crate::server::traces::Traces;
@@ -95,7 +95,8 @@ impl Lent {
                 | frontend::SYNC
         );
         let queues = !matches!(kind, frontend::COPY_DATA | frontend::FLUSH);
-        let full = queues && self.expected.len() >= MOST_EXPECTED;
+        let much = self.held_back > MOST_HELD_BACK && !self.expected.is_empty();
+        let full = queues && (much || self.expected.len() >= MOST_EXPECTED);
         match self.conversation() {
             Conversation::CopyFailed { .. } => Treatment::Wait,
             Conversation::SkippingToSync if kind == frontend::SYNC => Treatment::Pass,

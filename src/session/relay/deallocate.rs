@@ -12,6 +12,7 @@ use super::conversation::Conversation;
 use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
 use super::pieces::Output;
 use super::requests::Step;
+use super::statements::key;
 use crate::server::prepared::{NOBODYS, PREFIX, Statement};
 use crate::server::script::{self, Target};
 use crate::session::session::{Lent, Session};
@@ -173,7 +174,10 @@ fn deallocated(text: &[u8]) -> Option<Target> {
     let text = text.strip_suffix(b"\0")?;
     // Almost every text is told by its first letter.
     match text.iter().find(|b| !b.is_ascii_whitespace())? {
-        b'd' | b'D' | b'/' | b'-' => script::deallocated(text),
+        b'd' | b'D' | b'/' | b'-' => match script::deallocated(text)? {
+            Target::One(name) => Some(Target::One(key(&name).to_vec())),
+            Target::All => Some(Target::All),
+        },
         _ => None,
     }
 }

@@ -8,6 +8,7 @@ use super::conversation::Conversation;
 use super::expected::{Expected, Refusal, Reply};
 use super::pieces::Output;
 use super::replies::{Desync, Fate};
+use super::statements::key;
 use crate::pool::statements::Statements;
 use crate::server::prepared::{PREFIX, is_unnamed};
 use crate::session::session::{Phase, Session};
@@ -28,6 +29,10 @@ impl Session {
         let phase = self.phase();
         let fields = body.map(ErrorFields::parse).unwrap_or_default();
         let stale = self.finds_stale(&fields, statements);
+        let doubts = self.doubts_memory(&fields);
+        if phase == Phase::Serving {
+            self.settle_doubt(Some(&fields), statements);
+        }
         let contradicts = self.contradicts_books(&fields);
         let hint = self.hint(&fields);
         let awaited = self.fails_deferred() && !fields.is_fatal();
@@ -58,6 +63,7 @@ impl Session {
             }
         }
         let head = lent.expected.front_mut();
+        let called = (head.as_ref().and_then(|head| head.name())).map(<[u8]>::to_vec);
         let undo = head.and_then(|head| head.undo.as_mut());
         let refusal = undo.and_then(|undo| undo.refusal.take());
         // Where PostgreSQL has another complaint, which is not that it has no such statement, it stands.
@@ -88,6 +94,12 @@ impl Session {
                 return Ok(Fate::Drop);
             }
         }
+        if let Some((doubt, place)) = doubts {
+            log::debug!("{} analysed anew pid={pid}: {fields}", self.tag());
+            self.analyse_anew(doubt, statements);
+            self.begin_again(place, out);
+            return Ok(Fate::Drop);
+        }
         // Only these speak of statements by their names; anywhere else such a word is somebody's own.
         let of_statements = matches!(fields.code.as_str(), "26000" | "42P05" | "08P01");
         let body = body.filter(|_| of_statements && for_client);
@@ -106,7 +118,9 @@ impl Session {
                     None => body,
                 })
             }
-            None => body.and_then(|body| self.in_clients_words(body)),
+            None => body
+                .zip(called)
+                .and_then(|(body, name)| in_clients_words(body, &name)),
         };
         let in_clients_words = match (in_clients_words, body, hint) {
             (None, Some(body), Some(hint)) if refusal.is_none() => {
@@ -247,43 +261,35 @@ impl Session {
         let front = self.lent.as_ref().and_then(|lent| lent.expected.front());
         front.filter(by_sql)?;
         let name = error.message.split('"').nth(1)?;
-        self.statements.contains_key(name.as_bytes()).then_some(
+        self.statements.contains_key(key(name.as_bytes())).then_some(
             "It was prepared by the protocol (Parse), and the pooler keeps it under another name. Execute it by \
              the protocol (Bind), or prepare it in SQL (PREPARE) in the same transaction.",
         )
     }
+}
 
-    /// The body of an error with the client's own names of its statements, or `None` if it speaks of no
-    /// name of the pooler's.
-    fn in_clients_words(&self, body: &[u8]) -> Option<Vec<u8>> {
-        let prefix = PREFIX.as_bytes();
-        let finds = |rest: &[u8]| rest.windows(prefix.len()).position(|w| w == prefix);
-        let mut rest = body;
-        let mut found = finds(rest)?;
-        let mut words = Vec::with_capacity(body.len());
-        loop {
-            words.extend_from_slice(&rest[..found]);
-            let after = &rest[found + prefix.len()..];
-            let digits = after.iter().take_while(|b| b.is_ascii_digit()).count();
-            let number: Option<u64> = std::str::from_utf8(&after[..digits])
-                .ok()
-                .and_then(|digits| digits.parse().ok());
-            let name = self
-                .statements
-                .iter()
-                .find(|(_, statement)| Some(statement.number) == number)
-                .map_or(&b""[..], |(name, _)| name);
-            // Without a number it is a word of somebody else's.
-            words.extend_from_slice(if digits == 0 { prefix } else { name });
-            rest = &after[digits..];
-            match finds(rest) {
-                Some(next) => found = next,
-                None => break,
-            }
+/// The body of an error with the client's own name of the statement that its request speaks of, or `None` if it
+/// speaks of no name of the pooler's.
+fn in_clients_words(body: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    let prefix = PREFIX.as_bytes();
+    let finds = |rest: &[u8]| rest.windows(prefix.len()).position(|w| w == prefix);
+    let mut rest = body;
+    let mut found = finds(rest)?;
+    let mut words = Vec::with_capacity(body.len());
+    loop {
+        words.extend_from_slice(&rest[..found]);
+        let after = &rest[found + prefix.len()..];
+        let digits = after.iter().take_while(|b| b.is_ascii_digit()).count();
+        // Without a number it is a word of somebody else's.
+        words.extend_from_slice(if digits == 0 { prefix } else { name });
+        rest = &after[digits..];
+        match finds(rest) {
+            Some(next) => found = next,
+            None => break,
         }
-        words.extend_from_slice(rest);
-        Some(words)
     }
+    words.extend_from_slice(rest);
+    Some(words)
 }
 
 /// The body of an ErrorResponse with one more field.

@@ -143,9 +143,35 @@ pub struct Expected {
     /// The statement whose rows it describes, if that is to be noted.
     #[serde(default)]
     pub describes: Option<Arc<Statement>>,
+    /// The client's own name of the statement, if it has one and it is not in `undo`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub called: Option<Box<[u8]>>,
 }
 
 impl Expected {
+    /// The client's own name of the statement that its request speaks of.
+    pub fn name(&self) -> Option<&[u8]> {
+        let parsed = self.undo.as_ref().and_then(|undo| undo.name.as_ref());
+        self.called.as_deref().or(parsed.map(|(name, _)| &name[..]))
+    }
+
+    /// Bytes that it keeps: names, and the text that a name stood for before.
+    pub fn holds(&self) -> usize {
+        let called = self.called.as_ref().map_or(0, |name| name.len());
+        let undo = self.undo.as_ref().map_or(0, |undo| {
+            let named = undo.name.as_ref().map_or(0, |(name, before)| {
+                let text = before.as_ref().map_or(0, |before| before.definition.len());
+                name.len() + text
+            });
+            let words = undo
+                .refusal
+                .as_ref()
+                .map_or(0, |refusal| refusal.words.len());
+            named + words
+        });
+        called + undo
+    }
+
     /// Whether it is the last reply to a batch, which comes without anything more being sent.
     pub fn ends_batch(&self) -> bool {
         matches!(self.reply, Reply::UntilReady { .. } | Reply::Ready)
@@ -160,6 +186,7 @@ impl Expected {
             statement: None,
             uncertain: 0,
             describes: None,
+            called: None,
         }
     }
 
@@ -172,6 +199,7 @@ impl Expected {
             statement: None,
             uncertain: 0,
             describes: None,
+            called: None,
         }
     }
 
@@ -192,6 +220,7 @@ impl Expected {
             statement: None,
             uncertain: 0,
             describes: None,
+            called: None,
         }
     }
 }

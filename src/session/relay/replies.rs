@@ -183,7 +183,7 @@ impl Session {
             return Some(false);
         }
         let error = ErrorFields::parse(behind.get(HEADER..next.whole())?);
-        Some(is_stale_plan(&error))
+        Some(is_stale_plan(&error) || self.doubts_memory(&error).is_some())
     }
 
     /// Sends the replies of the pooler's own that are next.
@@ -276,8 +276,8 @@ impl Session {
                 self.copy_in_ends()?;
                 if let Some(body) = body {
                     let tag = body.strip_suffix(b"\0").unwrap_or(body);
-                    self.command_complete(tag);
                     self.note_definition(tag, statements);
+                    self.command_complete(tag);
                 }
                 self.advance(until_ready);
                 Ok(fate)
@@ -292,12 +292,14 @@ impl Session {
             | backend::CLOSE_COMPLETE
             | backend::EMPTY_QUERY_RESPONSE
             | backend::PORTAL_SUSPENDED => {
+                self.settle_doubt(None, statements);
                 self.advance(until_ready);
                 Ok(fate)
             }
             backend::PARAMETER_DESCRIPTION => Ok(fate),
             backend::ROW_DESCRIPTION | backend::NO_DATA => {
                 self.note_description(head.kind, body);
+                self.settle_doubt(None, statements);
                 self.advance(until_ready);
                 Ok(fate)
             }

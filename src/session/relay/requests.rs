@@ -7,7 +7,7 @@
 use super::conversation::{Conversation, Treatment};
 use super::expected::{Expected, Reply};
 use super::pieces::Output;
-use super::statements::{LONGEST_STATEMENT, NamesIn, names_in};
+use super::statements::{LONGEST_STATEMENT, NamesIn, key, names_in};
 use crate::pool::statements::Statements;
 use crate::server::traces::Traces;
 use crate::session::session::{Phase, Session};
@@ -23,6 +23,9 @@ pub(super) const PATIENCE: usize = 64 * 1024;
 
 /// Replies that may be outstanding before no more requests are read.
 pub const MOST_EXPECTED: usize = 32 * 1024;
+
+/// Bytes that their entries may keep before no more requests are read. The last of them may be one more text.
+pub(super) const MOST_HELD_BACK: usize = 8 * 1024 * 1024;
 
 /// What the client did that the protocol does not allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -264,7 +267,7 @@ impl Session {
                 // No portal lives without a server connection, and no Close fails.
                 Ok(NamesIn::Found(names)) => {
                     if let Some(name) = names.statement {
-                        self.statements.remove(name);
+                        self.statements.remove(key(name));
                     }
                     out.client
                         .write(|own| write::message(own, backend::CLOSE_COMPLETE, |_| {}));
@@ -316,12 +319,14 @@ impl Session {
         if let Some(lent) = &mut self.lent {
             if lent.expected.is_empty() {
                 lent.unsettled.nothing_under_way();
+                lent.held_back = 0;
                 lent.query_since = self.now;
                 lent.transaction_since.get_or_insert(lent.query_since);
             }
             if expected.ends_batch() {
                 lent.unsettled.batch_sent();
             }
+            lent.held_back += expected.holds();
             lent.flushed = false;
             lent.sent(expected.reply);
             lent.unflushed = lent.unflushed.min(lent.expected.len()) + 1;

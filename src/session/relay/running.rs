@@ -8,6 +8,7 @@ use super::conversation::Conversation;
 use super::expected::{Expected, Reply, Undo};
 use super::pieces::Output;
 use super::requests::{PATIENCE, Step};
+use super::statements::key;
 use super::unsettled::Open;
 use crate::pool::statements::Statements;
 use crate::server::reading::{self, Changes};
@@ -140,7 +141,7 @@ impl Session {
         let bar = changes || lent.bound_effects.may(Traces::FORGETTING);
         let mut expected = Expected::forward(Reply::Execute);
         let portal = rest.get(HEADER..).and_then(frame::c_string);
-        let about = portal.and_then(|(p, _)| lent.portals_deallocating.remove(p));
+        let about = portal.and_then(|(p, _)| lent.portals_deallocating.remove(key(p)));
         if about.is_some() {
             expected.undo = Some(Box::new(Undo {
                 deallocates: about,

@@ -17,7 +17,8 @@ use super::statements::parse_message;
 use super::unsettled::Open;
 use crate::pool::statements::Statements;
 use crate::server::prepared::Statement;
-use crate::session::session::Session;
+use crate::server::traces::Traces;
+use crate::session::session::{Phase, Session};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frontend, write};
 
@@ -93,16 +94,23 @@ impl Session {
         }
     }
 
-    /// Notes that a statement has run which may have changed the shape of others' rows, by its tag.
+    /// Notes that a statement has run which may have changed what others mean or the shape of their rows, by its
+    /// tag; before that leaves its own traces.
     pub(super) fn note_definition(&mut self, tag: &[u8], statements: &Statements) {
-        const DEFINING: [&[u8]; 4] = [b"ALTER ", b"CREATE ", b"DROP ", b"IMPORT "];
-        if let Some(lent) = &mut self.lent {
-            // What those two have done is not in their tags.
-            let may_define = tag == b"DO" || tag == b"CALL";
-            if may_define || DEFINING.iter().any(|begins| tag.starts_with(begins)) {
-                lent.defining = true;
-                statements.begin_epoch();
+        let cleans = self.phase() != Phase::Serving;
+        let Some(lent) = &mut self.lent else { return };
+        let discards = tag.starts_with(b"DISCARD");
+        let defines = match discards {
+            // Temporary tables end. What cleans does so where there may be some.
+            true => {
+                let traces = lent.backend.traces;
+                cleans || traces.has(Traces::TEMPORARY) || traces.has(Traces::EVERYTHING)
             }
+            false => lent.backend.traces.has(Traces::DEFINING) || !defines_nothing(tag),
+        };
+        if defines {
+            lent.defining = true;
+            statements.begin_epoch();
         }
     }
 
@@ -113,9 +121,33 @@ impl Session {
         statements: &Statements,
     ) {
         let Some(lent) = &mut self.lent else { return };
-        if lent.defining {
+        let over = status == TransactionStatus::Idle;
+        let traces = &mut lent.backend.traces;
+        if lent.defining || traces.has(Traces::DEFINING) {
             statements.begin_epoch();
-            lent.defining = status != TransactionStatus::Idle;
+            lent.defining = !over;
         }
+        // What SQL has prepared is not seen when it is executed.
+        if over && lent.expected.is_empty() && !traces.has(Traces::STATEMENTS) {
+            traces.remove(Traces::DEFINING);
+        }
+    }
+}
+
+/// Whether a command with this tag defines nothing anew. DO and CALL may.
+fn defines_nothing(tag: &[u8]) -> bool {
+    let word = tag.split(|&b| b == b' ').next().unwrap_or_default();
+    match word {
+        b"SELECT" | b"INSERT" | b"UPDATE" | b"DELETE" | b"MERGE" | b"FETCH" | b"MOVE" | b"COPY" => {
+            true
+        }
+        b"SET" | b"SHOW" | b"RESET" | b"BEGIN" | b"START" | b"ROLLBACK" | b"SAVEPOINT"
+        | b"RELEASE" => true,
+        b"COMMIT" => tag != b"COMMIT PREPARED",
+        b"PREPARE" | b"DEALLOCATE" | b"DECLARE" | b"CLOSE" | b"LOCK" | b"TRUNCATE" => true,
+        b"LISTEN" | b"UNLISTEN" | b"NOTIFY" | b"EXPLAIN" | b"ANALYZE" | b"VACUUM"
+        | b"CHECKPOINT" => true,
+        b"GRANT" | b"REVOKE" | b"COMMENT" | b"REFRESH" | b"REINDEX" | b"CLUSTER" | b"LOAD" => true,
+        _ => false,
     }
 }

@@ -12,6 +12,10 @@
 //! Which of its statements a client has described before the change and which after it is not known here:
 //! one that it has described anew on one server connection may still be refused once on another.
 //!
+//! So it is where a Parse was answered by what the server had, and an error comes that may be of another
+//! definition of a table, a type or a function than was analysed: the statement is analysed anew, and if that
+//! behaves differently nobody uses the old one any more.
+//!
 //! The invariant: a request is taken up again only if nothing of it has been run, nothing behind it has
 //! been sent, and no reply is given twice.
 
@@ -21,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::expected::{Deliver, Expected, Refusal, Reply};
 use super::pieces::Output;
+use super::statements::key;
 use crate::pool::statements::Statements;
 use crate::server::prepared::Statement;
 use crate::session::session::{Lent, Phase, Session};
@@ -42,12 +47,30 @@ pub struct Kept {
     bytes: Vec<u8>,
     /// The bytes are all of the batch so far, and nothing else is under way.
     whole: bool,
+    /// The numbers of the statements whose Parse in it was answered by what the server had.
+    #[serde(default)]
+    from_memory: Vec<u64>,
+}
+
+/// A statement that was parsed anew because the one which a Parse was answered by has failed: has its definition
+/// changed past the pooler, or has the client made an error?
+#[derive(Debug)]
+pub struct Doubt {
+    /// The client's name.
+    name: Vec<u8>,
+    /// What the Parse was answered by.
+    old: Arc<Statement>,
+    fresh: Arc<Statement>,
+    /// What PostgreSQL said of the old one.
+    code: String,
+    message: String,
 }
 
 impl Kept {
     /// A batch begins; `alone` if nothing else is under way and no transaction block is open.
     pub fn begin(&mut self, alone: bool) {
         self.bytes.clear();
+        self.from_memory.clear();
         self.whole = alone;
     }
 
@@ -57,6 +80,13 @@ impl Kept {
             self.bytes.extend_from_slice(message);
         } else {
             self.whole = false;
+        }
+    }
+
+    /// The Parse that is added next is answered by this statement.
+    pub fn answers_from_memory(&mut self, number: u64) {
+        if self.whole {
+            self.from_memory.push(number);
         }
     }
 
@@ -82,7 +112,8 @@ impl Kept {
     pub fn parses(&self, name: &[u8]) -> bool {
         self.whole
             && self.messages().any(|(_, kind, body)| {
-                kind == frontend::PARSE && frame::c_string(body).is_some_and(|(n, _)| n == name)
+                kind == frontend::PARSE
+                    && frame::c_string(body).is_some_and(|(n, _)| key(n) == name)
             })
     }
 
@@ -97,7 +128,7 @@ impl Kept {
             frontend::BIND => frame::c_string(frame::c_string(body)?.1)?.0,
             _ => return None,
         };
-        self.parses(name).then_some(place)
+        self.parses(key(name)).then_some(place)
     }
 
     /// Where the request begins whose reply is due, if `due` requests have not had theirs and nothing that
@@ -161,6 +192,71 @@ impl Session {
         stale?;
         let lent = self.lent.as_ref()?;
         Some((number, self.place_to_begin_again(lent)))
+    }
+
+    /// Whether an error may be of what was defined anew past the pooler, since the statement was analysed that a
+    /// Parse in this batch was answered by: that statement, and from where the batch can be taken up again.
+    pub(super) fn doubts_memory(&self, error: &ErrorFields) -> Option<(Doubt, usize)> {
+        let lent = self.lent.as_ref()?;
+        let front = lent.expected.front()?;
+        let number = front.statement?;
+        let may_be = error.code.starts_with("22")
+            || error.code.starts_with("42")
+            || error.code == sqlstate::INTERNAL_ERROR;
+        if !may_be || error.is_fatal() || !lent.kept.from_memory.contains(&number) {
+            return None;
+        }
+        let name = key(front.name()?);
+        let old = self.statements.get(name)?;
+        if old.number != number {
+            return None;
+        }
+        let place = self.place_to_begin_again(lent)?;
+        let doubt = Doubt {
+            name: name.to_vec(),
+            old: Arc::clone(old),
+            fresh: Arc::clone(old),
+            code: error.code.clone(),
+            message: error.message.clone(),
+        };
+        Some((doubt, place))
+    }
+
+    /// Lets the client's name mean a statement that is analysed now.
+    pub(super) fn analyse_anew(&mut self, mut doubt: Doubt, statements: &Statements) {
+        doubt.fresh = Arc::new(statements.apart(&doubt.old, &doubt.old.under));
+        (self.statements).insert(doubt.name.clone(), Arc::clone(&doubt.fresh));
+        self.doubt = Some(Box::new(doubt));
+    }
+
+    /// The reply that is due has come, or this error in its place: if it is to what was analysed anew, it tells
+    /// whether the old analysis is to be used any more.
+    pub(super) fn settle_doubt(&mut self, error: Option<&ErrorFields>, statements: &Statements) {
+        let (Some(lent), Some(_)) = (&mut self.lent, &self.doubt) else {
+            return;
+        };
+        let front = lent.expected.front();
+        let parsed = front.and_then(|front| front.undo.as_ref()?.not_prepared);
+        let used = front.and_then(|front| front.statement);
+        let is_meant = |doubt: &mut Box<Doubt>| {
+            let fresh = Some(doubt.fresh.number);
+            used == fresh || (parsed == fresh && error.is_some())
+        };
+        let Some(doubt) = self.doubt.take_if(is_meant) else {
+            return;
+        };
+        let same = |error: &ErrorFields| {
+            parsed.is_none() && error.code == doubt.code && error.message == doubt.message
+        };
+        if error.is_some_and(same) {
+            // The client's own. What others have serves it too.
+            lent.backend.prepared.put_aside(doubt.fresh.number);
+            self.statements.insert(doubt.name, doubt.old);
+            return;
+        }
+        doubt.old.retire();
+        lent.backend.prepared.put_aside(doubt.old.number);
+        statements.begin_epoch();
     }
 
     fn statement_numbered(&self, number: u64) -> Option<&Arc<Statement>> {

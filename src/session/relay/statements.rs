@@ -34,9 +34,8 @@ pub const LONGEST_STATEMENT: usize = 256 * 1024 * 1024;
 /// What a statement takes beside its text and its name, in bytes.
 const EACH_STATEMENT: usize = 256;
 
-/// The longest names in Bind, Describe and Close together, in bytes. PostgreSQL has no limit of its own, and takes
-/// names that differ only behind their first 63 bytes for the same, which are kept apart here; drivers use some dozen
-/// bytes.
+/// The longest names in Bind, Describe and Close together, in bytes. PostgreSQL has no limit of its own; drivers use
+/// some dozen bytes.
 const LONGEST_NAMES: usize = 8 * 1024;
 
 impl Session {
@@ -138,9 +137,10 @@ impl Session {
             return Ok(Step::NeedsMore);
         };
         let parts = frame::c_string(body).filter(|(_, rest)| check_definition(rest).is_some());
-        let Some((name, definition)) = parts else {
+        let Some((said, definition)) = parts else {
             return Ok(self.pass_malformed(Reply::Parse, head, at, rest, out));
         };
+        let name = key(said);
         if let Err(name) = self.deallocated_by(definition) {
             self.refuse_in_batch(does_not_exist(&name), out);
             return Ok(Step::Took(head.whole()));
@@ -154,7 +154,7 @@ impl Session {
             return Ok(Step::MustWait);
         }
         if taken.is_some() {
-            self.refuse_taken(name, definition, out);
+            self.refuse_taken(said, definition, out);
             return Ok(Step::Took(head.whole()));
         }
         let under = self.reads_under(statements);
@@ -184,11 +184,12 @@ impl Session {
             return Ok(Step::NeedsServer);
         };
         let deliver = if lent.backend.has_statement(&statement, limit) {
+            lent.kept.answers_from_memory(statement.number);
             Deliver::Produce
         } else {
             undo.not_prepared = Some(statement.number);
             let server_name = statement.server_name();
-            let start = at + HEADER + name.len() + 1;
+            let start = at + HEADER + said.len() + 1;
             let length = 4 + server_name.len() + 1 + definition.len();
             out.server.write(|own| {
                 own.push(frontend::PARSE);
@@ -495,7 +496,8 @@ impl Session {
             NamesIn::Malformed => return Ok(self.pass_malformed(reply, head, at, rest, out)),
         };
         let of_portal = names.statement.is_none();
-        let name = names.statement.unwrap_or_default();
+        let said = names.statement.unwrap_or_default();
+        let name = key(said);
         let follows = self.rules.follow_statements;
         let known = match follows && !of_portal {
             true => self.statements.get(name).cloned(),
@@ -526,7 +528,7 @@ impl Session {
                 return Ok(self.begin(head, at, rest, true, out));
             }
             if anothers {
-                self.refuse_in_batch(does_not_exist(name), out);
+                self.refuse_in_batch(does_not_exist(said), out);
                 return Ok(self.begin(head, at, rest, true, out));
             }
             // A portal, or a name PostgreSQL knows or will complain about in its own words.
@@ -575,7 +577,7 @@ impl Session {
             }
         }
         let malformed = |_| Violation("a message is too long".to_owned());
-        let length = 4 + head.body - name.len() + server_name.len();
+        let length = 4 + head.body - said.len() + server_name.len();
         let length = u32::try_from(length).map_err(malformed)?;
         let before = HEADER + names.before;
         out.server.write(|own| {
@@ -585,11 +587,12 @@ impl Session {
             own.extend_from_slice(server_name.as_bytes());
         });
         let end = head.whole().min(rest.len());
-        out.server.pass(at + before + name.len()..at + end);
+        out.server.pass(at + before + said.len()..at + end);
         self.client.frame.left = head.whole() - end;
         self.client.frame.dropped = false;
         let mut expected = Expected::forward(reply);
         expected.statement = used.as_ref().map(|used| used.number);
+        expected.called = (!name.is_empty()).then(|| said.into());
         let effects = used.as_ref().map_or(Traces::FORGETTING, |used| used.traces);
         let untold = used.filter(|one| one.shape.is_unknown());
         match (head.kind, &mut self.lent) {
@@ -631,6 +634,11 @@ enum Usable {
     Not(Refusal),
 }
 
+/// What tells a name from others: as PostgreSQL, its first 63 bytes.
+pub(super) fn key(name: &[u8]) -> &[u8] {
+    &name[..name.len().min(63)]
+}
+
 /// The names in a Bind, Describe or Close.
 pub(super) struct Names<'a> {
     portal: &'a [u8],
@@ -660,14 +668,14 @@ pub(super) fn names_in(head: Header, rest: &[u8]) -> Result<NamesIn<'_>, Violati
     let names = match head.kind {
         frontend::BIND => frame::c_string(there).and_then(|(portal, after)| {
             let (statement, _) = frame::c_string(after)?;
-            Some(of_statement(portal, portal.len() + 1, statement))
+            Some(of_statement(key(portal), portal.len() + 1, statement))
         }),
         _ => match there.split_first() {
             Some((b'S', after)) => {
                 frame::c_string(after).map(|(name, _)| of_statement(&b""[..], 1, name))
             }
             Some((b'P', after)) => frame::c_string(after).map(|(portal, _)| Names {
-                portal,
+                portal: key(portal),
                 statement: None,
                 before: 1,
             }),

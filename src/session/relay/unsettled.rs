@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// Entries beyond which those that are settled are looked for.
 const MANY: usize = 256;
 
+/// Entries beyond which everything counts as open: one batch may go on for ever.
+const MOST: usize = 128 * 1024;
+
 /// What a request may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open<'a> {
@@ -62,6 +65,11 @@ impl Unsettled {
             self.names.retain(|_, batch| *batch >= answered);
             self.statements.retain(|_, batch| *batch >= answered);
             self.next_sweep = 2 * (self.names.len() + self.statements.len());
+        }
+        if self.names.len() + self.statements.len() > MOST {
+            self.names = HashMap::new();
+            self.statements = HashMap::new();
+            self.everything = Some(batch);
         }
     }
 

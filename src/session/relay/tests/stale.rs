@@ -237,3 +237,76 @@ fn an_error_of_the_same_code_that_means_something_else_passes() {
     between.server(&[&other, &ready()]);
     between.client_gets(&[&parsed(), &other, &ready()]);
 }
+
+fn not_an_int() -> Bytes {
+    error("22P02", "invalid input")
+}
+
+/// The server is asked to analyse anew, with the client's Bind behind it.
+fn doubted() -> Between {
+    let mut between = known(&["select 1"]);
+    between.client(&[&parse("x", "select 1"), &select(), &sync()]);
+    between.server(&[&not_an_int(), &ready()]);
+    between.client_gets(&[&parsed()]);
+    between.to_server.clear();
+    between
+}
+
+#[test]
+fn what_was_answered_from_memory_and_fails_is_analysed_anew() {
+    let mut between = known(&["select 1"]);
+    between.client(&[&parse("x", "select 1"), &select(), &sync()]);
+    let rest = [describe_portal(""), execute(), sync()].concat();
+    between.server_gets(&[&bind("DOORMAN_0"), &rest]);
+    between.server(&[&not_an_int(), &ready()]);
+    between.server_gets(&[&parse("DOORMAN_1", "select 1"), &bind("DOORMAN_1"), &rest]);
+    between.server(&[&parsed(), &reply()]);
+    between.client_gets(&[&parsed(), &reply()]);
+    // It behaves otherwise: nobody uses the old one any more.
+    between.client(&[&parse("y", "select 1"), &sync()]);
+    between.server_gets(&[
+        &close("DOORMAN_0"),
+        &parse("DOORMAN_2", "select 1"),
+        &sync(),
+    ]);
+}
+
+#[test]
+fn a_mistake_of_the_clients_own_is_told_once_and_the_old_one_stays() {
+    let mut between = doubted();
+    between.server(&[&parsed(), &not_an_int(), &ready()]);
+    between.client_gets(&[&not_an_int(), &ready()]);
+    between.client(&[&parse("y", "select 1"), &bind("x"), &sync()]);
+    between.server_gets(&[&close("DOORMAN_1"), &bind("DOORMAN_0"), &sync()]);
+}
+
+#[test]
+fn what_cannot_be_analysed_any_more_is_not_used_either() {
+    let mut between = doubted();
+    between.server(&[&error("42P01", "no such table"), &ready()]);
+    between.client_gets(&[&error("42P01", "no such table"), &ready()]);
+    between.client(&[&parse("y", "select 1"), &sync()]);
+    between.server_gets(&[
+        &close("DOORMAN_0"),
+        &parse("DOORMAN_2", "select 1"),
+        &sync(),
+    ]);
+}
+
+#[test]
+fn a_parse_that_the_server_has_seen_is_not_doubted() {
+    let mut between = Between::new();
+    between.client(&[&parse("x", "select 1"), &select(), &sync()]);
+    between.server(&[&parsed(), &not_an_int(), &ready()]);
+    between.client_gets(&[&parsed(), &not_an_int(), &ready()]);
+    between.to_server.clear();
+    // Nor is one in a block.
+    between.passes(
+        &[&query("begin")],
+        &[&complete("BEGIN"), &ready_in_transaction()],
+    );
+    between.client(&[&parse("y", "select 1"), &bind("y"), &sync()]);
+    between.to_client.clear();
+    between.server(&[&not_an_int(), &ready_failed()]);
+    between.client_gets(&[&not_an_int(), &ready_failed()]);
+}

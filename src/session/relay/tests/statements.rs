@@ -3,6 +3,8 @@
 use super::batches::known;
 use super::messages::*;
 use super::*;
+use crate::session::relay::expected::{Expected, Reply};
+use crate::session::relay::unsettled::Open;
 
 /// The settings under which this client's statements are read.
 fn reads(between: &Between) -> Arc<[u8]> {
@@ -365,19 +367,22 @@ fn a_name_in_use_is_refused_behind_whatever_else_is_wrong() {
 #[test]
 fn names_of_the_poolers_own_never_reach_the_client() {
     let mut between = known(&["select 1", "select 2"]);
-    let words = |names: [&str; 2]| {
-        error(
-            "08P01",
-            &format!("bind supplies 1, \"{}\" requires {}", names[0], names[1]),
-        )
-    };
+    let words = |name: &str| error("08P01", &format!("bind supplies 1, \"{name}\" requires 0"));
     between.client(&[&bind("1"), &sync()]);
-    between.server(&[&words(["DOORMAN_1", "DOORMAN_0"]), &ready()]);
-    between.client_gets(&[&words(["1", "0"]), &ready()]);
-    // One that it has not, or not any more, is the unnamed one to it.
-    between.client(&[&bind("1"), &sync()]);
-    between.server(&[&words(["DOORMAN_77", "DOORMAN_1"]), &ready()]);
-    between.client_gets(&[&words(["", "1"]), &ready()]);
+    between.server(&[&words("DOORMAN_1"), &ready()]);
+    between.client_gets(&[&words("1"), &ready()]);
+    // One text under two names: the one that was used.
+    between.client(&[
+        &parse("2", "select 1"),
+        &parse("3", "select 1"),
+        &bind("2"),
+        &sync(),
+    ]);
+    between.server(&[&words("DOORMAN_0"), &ready()]);
+    between.client_gets(&[&parsed(), &parsed(), &words("2"), &ready()]);
+    between.client(&[&bind("3"), &sync()]);
+    between.server(&[&words("DOORMAN_0"), &ready()]);
+    between.client_gets(&[&words("3"), &ready()]);
 }
 
 #[test]
@@ -869,4 +874,44 @@ fn an_unnamed_statement_outlives_one_that_was_skipped_or_failed_in_front_of_it()
             between.server_gets(&[&bind("")]);
         }
     }
+}
+
+#[test]
+fn a_client_that_parses_and_reads_no_reply_is_waited_for() {
+    for name in ["", "a"] {
+        let mut between = Between::new();
+        let text = format!("select '{}'", "x".repeat(1 << 20));
+        let replace = [parse(name, &text), close(name)].concat();
+        for _ in 0..64 {
+            between.client(&[&replace]);
+        }
+        let lent = between.lent();
+        let held: usize = lent.expected.iter().map(Expected::holds).sum();
+        assert!(held < 10 << 20, "{held} bytes");
+        // With the replies it goes on.
+        let sent = |between: &mut Between| std::mem::take(&mut between.to_server).len() >> 20;
+        let mut all = sent(&mut between);
+        while let Some(due) = between.lent().expected.front() {
+            let reply = match due.reply {
+                Reply::Parse => parsed(),
+                _ => closed(),
+            };
+            between.server(&[&reply]);
+            all += sent(&mut between);
+        }
+        assert!(between.from_client.is_empty());
+        assert!(all >= 1, "{all} MiB");
+    }
+}
+
+#[test]
+fn one_batch_without_end_keeps_a_bounded_number_of_names() {
+    let mut open = crate::session::relay::unsettled::Unsettled::default();
+    for number in 0..300_000_u64 {
+        open.add(Open::Statement(number));
+    }
+    open.batch_sent();
+    assert!(open.concerns(None, Some(1)) && open.concerns(Some(b"any"), None));
+    open.batch_answered();
+    assert!(!open.concerns(None, Some(1)));
 }
