@@ -2,8 +2,8 @@
 //! sessions.
 //!
 //! A session can go on in another process: a thread stops driving where it waits, and hands the client in as a
-//! [`guest`]. How it gets there is [`upgrade`](crate::upgrade)'s business, and what the console's commands are is
-//! [`admin`](crate::admin)'s.
+//! [`guest`]. How it gets there is the room `upgrade`'s business, and what the console's commands are is that of
+//! `admin`.
 //!
 //! Invariant: whenever no thread is in the middle of a step, a session is its value and its sockets.
 //!
