@@ -57,7 +57,8 @@ def test_a_client_that_never_reads_is_kept_little_of(doorman, mode, talk):
     before = one.resident_kib()
     for raw in clients:
         send_all_that_is_taken(raw, TALK[talk])
-    assert one.peak_kib() - before < 24 * MIB
+    # What is held back for statements that may not come to be has a bound of 8 MiB of its own.
+    assert one.peak_kib() - before < 40 * MIB
     assert one.serves()
 
 

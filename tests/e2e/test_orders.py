@@ -8,7 +8,7 @@ import pytest
 
 from doorman import ADMIN_PASSWORD, Successor, binary
 from wait import wait_until
-from wire import error, kinds, parse, query, rows, sync
+from wire import error, kinds, query, rows
 
 HOLD = "begin; create temp table mine (n int) on commit drop"
 
@@ -16,10 +16,7 @@ HOLD = "begin; create temp table mine (n int) on commit drop"
 def holder(one):
     """A session that cannot be passed: while it is in a transaction, the upgrade lasts."""
     raw = one.raw()
-    for n in range(10):
-        raw.send(parse("select 1", f"{'x' * 2_000_000}{n}"))
-    raw.send(sync())
-    raw.read_until("Z")
+    raw.prepare_more_than_passes()
     return raw
 
 
@@ -27,7 +24,7 @@ def holder(one):
 def half_way(doorman):
     """A pooler in the middle of an upgrade: itself, who holds that up, and somebody who has moved."""
     def start(**config):
-        config["general"] = {"shutdown_timeout": "60s", **config.get("general", {})}
+        config["general"] = {"shutdown_timeout": "60s", "client_prepared_statements_max": 0, **config.get("general", {})}
         one = doorman(**config)
         holds, moved = holder(one), one.raw()
         holds.ask(query(HOLD))
@@ -113,7 +110,7 @@ def test_a_command_to_the_new_process_is_not_lost_with_it(half_way, command):
 
 def test_a_resume_reaches_both(doorman):
     """Who waits in the old process because of a pause that has moved is served as well."""
-    one = doorman()
+    one = doorman(general={"client_prepared_statements_max": 0})
     stays, moves = holder(one), one.raw()
     one.console("pause")
     for raw in stays, moves:

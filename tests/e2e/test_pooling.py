@@ -389,7 +389,7 @@ def test_a_client_that_takes_nothing_of_a_huge_row_loses_its_session(doorman, mo
     idler.send(query("select repeat('x', 100000000)"))
     wait_until(lambda: one.pool()["sv_active"] == 1)
     assert one.raw().value("select 'served'") == "served"
-    wait_until(lambda: "it read nothing of a huge row for 500ms (proxy_copy_data_timeout)" in one.log())
+    wait_until(lambda: "read nothing of a row of more than 1 MiB for 500ms (proxy_copy_data_timeout)" in one.log())
 
 
 def test_a_client_that_reads_a_huge_row_slowly_keeps_its_session(doorman):

@@ -412,15 +412,11 @@ def test_large_statements_move_once(doorman, mode):
 
 def test_a_session_that_cannot_be_passed_ends_alone(doorman, pg):
     """It is cut when its time is up, and nobody who has moved is undone."""
-    one = doorman(size=8, general={"shutdown_timeout": "1s"})
+    one = doorman(size=8, general={"shutdown_timeout": "1s", "client_prepared_statements_max": 0})
     large, idle, inside = one.raw(), one.raw(), one.raw()
     inside.ask(query("begin; create temp table mine (n int) on commit drop"))
     for raw in large, idle:
-        # The names of statements go with their session in one message, which has a bound.
-        for n in range(10):
-            raw.send(parse("select 1", f"{'x' * 2_000_000}{n}"))
-        raw.send(sync())
-        raw.read_until("Z")
+        raw.prepare_more_than_passes()
     large.ask(query("begin; create temp table mine (n int) on commit drop"))
     one.upgrade()
     assert "cannot move" in one.log()

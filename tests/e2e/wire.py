@@ -260,6 +260,13 @@ class Raw:
         self.send(*parts)
         return self.read_until("Z")
 
+    def prepare_more_than_passes(self) -> None:
+        """Prepares so many short statements that their session cannot be passed to another process: their names and
+        texts go in one message, which has a bound of 16 MiB. The pooler has to allow any number of them."""
+        for part in range(20):
+            self.send(*(parse(f"select '{'x' * 900}{part}-{n}'", f"{'n' * 50}{part}-{n}") for n in range(1000)), sync())
+            self.read_until("Z")
+
     def value(self, sql: str) -> str | None:
         """The one value of a simple query."""
         found = self.ask(query(sql))
