@@ -89,13 +89,13 @@ impl Crowd {
         self.members.len()
     }
 
-    /// Of those that have been silent since `before` or longer, the one that has been for longest, from the
-    /// address with most connections that has one.
+    /// The connection that has been silent longest, of the address that has most connections and a silent one.
+    /// None if it has not been silent since `before`: a connection of another address is not closed in its
+    /// place, or one address that connects again and again would have all others closed.
     pub(super) fn longest_silent(&self, before: Moment) -> Option<u64> {
-        self.sizes.iter().rev().find_map(|(_, origin)| {
-            let &(since, id) = self.groups.get(origin)?.silent.first()?;
-            (since <= before).then_some(id)
-        })
+        let largest = |(_, origin): &(usize, Origin)| self.groups.get(origin)?.silent.first();
+        let &(since, id) = self.sizes.iter().rev().find_map(largest)?;
+        (since <= before).then_some(id)
     }
 
     fn resize(&mut self, origin: Origin, to: impl Fn(usize) -> usize) {
@@ -211,6 +211,19 @@ mod tests {
         assert_eq!(crowd.longest_silent(at(10)), None);
         crowd.leave(2);
         assert!(crowd.groups.is_empty() && crowd.sizes.is_empty());
+    }
+
+    #[test]
+    fn an_address_with_few_connections_does_not_pay_for_one_with_many() {
+        let mut crowd = Crowd::default();
+        crowd.enter(1, HERE);
+        crowd.waits(1, at(1));
+        for id in [2, 3] {
+            crowd.enter(id, THERE);
+            crowd.waits(id, at(50));
+        }
+        assert_eq!(crowd.longest_silent(at(49)), None);
+        assert_eq!(crowd.longest_silent(at(50)), Some(2));
     }
 
     #[test]
