@@ -10,9 +10,9 @@ use aho_corasick::AhoCorasick;
 
 use super::conversation::Conversation;
 use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
+use super::names::key;
 use super::pieces::Output;
 use super::requests::Step;
-use super::statements::key;
 use crate::server::prepared::{NOBODYS, PREFIX, Statement};
 use crate::server::script::{self, Target};
 use crate::session::session::{Lent, Session};

@@ -6,9 +6,10 @@
 
 use super::conversation::Conversation;
 use super::expected::{Expected, Refusal, Reply};
+use super::names::key;
 use super::pieces::Output;
 use super::replies::{Desync, Fate};
-use super::statements::key;
+use super::stale::Doubt;
 use crate::pool::statements::Statements;
 use crate::server::prepared::{PREFIX, is_unnamed};
 use crate::session::session::{Phase, Session};
@@ -26,54 +27,25 @@ impl Session {
         statements: &Statements,
         out: &mut Output,
     ) -> Result<Fate, Desync> {
-        let phase = self.phase();
+        let serving = self.phase() == Phase::Serving;
         let fields = body.map(ErrorFields::parse).unwrap_or_default();
         let stale = self.finds_stale(&fields, statements);
         let doubts = self.doubts_memory(&fields);
-        if phase == Phase::Serving {
+        if serving {
             self.settle_doubt(Some(&fields), statements);
         }
         let contradicts = self.contradicts_books(&fields);
         let hint = self.hint(&fields);
-        let awaited = self.fails_deferred() && !fields.is_fatal();
+        let for_client = self.note_error(&fields, body);
         let Some(lent) = &mut self.lent else {
             return Ok(Fate::Drop);
         };
-        if !fields.is_fatal() {
-            lent.pass_over_uncertain();
-        }
         let pid = lent.backend.key.process_id;
-        lent.portals_deallocating.clear();
-        // After a FATAL PostgreSQL closes the connection.
-        lent.ended |= fields.is_fatal();
-        // While the client is being served it hears of every error, also of that of a Parse which the
-        // pooler added: its own would have failed alike.
-        let for_client = phase == Phase::Serving && !self.abandoned;
-        lent.going_back.note_error();
-        // In a block it is the client's own error: its RESET is undone with the block.
-        let own = lent.going_back.is_restoring() && !lent.backend.in_transaction();
-        let for_client = for_client && !own;
-        if (phase != Phase::Serving || own) && !awaited {
-            lent.spoiled = Some(fields.to_string());
-            if self.as_sent {
-                lent.refusal = body.unwrap_or_default().to_vec();
-            }
-            if fields.code == QUERY_CANCELED {
-                lent.cancelled = Some(fields.message.clone());
-            }
-        }
         let head = lent.expected.front_mut();
         let called = (head.as_ref().and_then(|head| head.name())).map(<[u8]>::to_vec);
         let undo = head.and_then(|head| head.undo.as_mut());
         let refusal = undo.and_then(|undo| undo.refusal.take());
-        // Where PostgreSQL has another complaint, which is not that it has no such statement, it stands.
-        let refusal = refusal.filter(|_| {
-            matches!(
-                fields.code.as_str(),
-                sqlstate::INVALID_STATEMENT_NAME | sqlstate::IN_FAILED_TRANSACTION
-            )
-        });
-        if contradicts && phase == Phase::Serving {
+        if contradicts && serving {
             log::warn!("{} statements lost pid={pid}: {fields}", self.tag());
             self.leave_connection();
             self.take_back(fields.is_fatal())?;
@@ -85,69 +57,89 @@ impl Session {
         self.copy_in_fails();
         self.take_back(fields.is_fatal())?;
         self.ask_for_mark(out);
-        if let Some((number, place)) = stale {
-            self.retire(number);
-            statements.begin_epoch();
-            if let Some(place) = place {
-                log::debug!("{} prepared anew pid={pid}: {fields}", self.tag());
-                self.begin_again(place, out);
-                return Ok(Fate::Drop);
-            }
-        }
-        if let Some((doubt, place)) = doubts {
-            log::debug!("{} analysed anew pid={pid}: {fields}", self.tag());
-            self.analyse_anew(doubt, statements);
-            self.begin_again(place, out);
+        if self.takes_up_again(stale, doubts, statements, out) {
+            log::debug!("{} prepared anew pid={pid}: {fields}", self.tag());
             return Ok(Fate::Drop);
         }
-        // Only these speak of statements by their names; anywhere else such a word is somebody's own.
-        let of_statements = matches!(fields.code.as_str(), "26000" | "42P05" | "08P01");
-        let body = body.filter(|_| of_statements && for_client);
-        let in_clients_words = match &refusal {
-            Some(Refusal {
-                code,
-                words,
-                routine,
-            }) => {
-                let mut own = Vec::new();
-                error_response(&mut own, Severity::Error, code, words);
-                let body = own.split_off(HEADER);
-                // Drivers look at that.
-                Some(match routine {
-                    Some(routine) => with_field(&body, b'R', routine),
-                    None => body,
-                })
-            }
-            None => body
-                .zip(called)
-                .and_then(|(body, name)| in_clients_words(body, &name)),
+        let words = Words {
+            called,
+            refusal,
+            hint,
         };
-        let in_clients_words = match (in_clients_words, body, hint) {
-            (None, Some(body), Some(hint)) if refusal.is_none() => {
-                Some(with_field(body, b'H', hint))
-            }
-            (words, ..) => words,
-        };
-        let shown = in_clients_words.as_deref().map(ErrorFields::parse);
+        let other = words.instead_of(body, &fields, for_client);
+        let shown = other.as_deref().map(ErrorFields::parse);
         let shown = shown.as_ref().unwrap_or(&fields);
         log::debug!("{} server error pid={pid}: {shown}", self.tag());
-        if phase == Phase::Serving {
+        if serving {
             self.work.errors += 1;
         }
         if !for_client {
             return Ok(Fate::Drop);
         }
-        match in_clients_words {
-            Some(body) => {
-                out.client.write(|own| {
-                    write::message(own, backend::ERROR_RESPONSE, |out| {
-                        out.extend_from_slice(&body);
-                    });
-                });
-                Ok(Fate::Replaced)
-            }
-            None => Ok(Fate::Pass),
+        let Some(other) = other else {
+            return Ok(Fate::Pass);
+        };
+        out.client.write(|own| {
+            write::message(own, backend::ERROR_RESPONSE, |out| {
+                out.extend_from_slice(&other);
+            });
+        });
+        Ok(Fate::Replaced)
+    }
+
+    /// Notes what an error says of the server connection. Returns whether it is for the client.
+    fn note_error(&mut self, fields: &ErrorFields, body: Option<&[u8]>) -> bool {
+        let serving = self.phase() == Phase::Serving;
+        let awaited = self.fails_deferred() && !fields.is_fatal();
+        let Some(lent) = &mut self.lent else {
+            return false;
+        };
+        if !fields.is_fatal() {
+            lent.pass_over_uncertain();
         }
+        lent.portals_deallocating.clear();
+        // After a FATAL PostgreSQL closes the connection.
+        lent.ended |= fields.is_fatal();
+        lent.going_back.note_error();
+        // In a block it is the client's own error: its RESET is undone with the block.
+        let own = lent.going_back.is_restoring() && !lent.backend.in_transaction();
+        if (!serving || own) && !awaited {
+            lent.spoiled = Some(fields.to_string());
+            if self.as_sent {
+                lent.refusal = body.unwrap_or_default().to_vec();
+            }
+            if fields.code == QUERY_CANCELED {
+                lent.cancelled = Some(fields.message.clone());
+            }
+        }
+        // While the client is being served it hears of every error, also of that of a Parse which the
+        // pooler added: its own would have failed alike.
+        serving && !self.abandoned && !own
+    }
+
+    /// Takes the client's batch up again, if the error is of a statement that has to be parsed anew and the client
+    /// need not hear of that. Whatever it hears, a stale statement is used no more.
+    fn takes_up_again(
+        &mut self,
+        stale: Option<(u64, Option<usize>)>,
+        doubts: Option<(Doubt, usize)>,
+        statements: &Statements,
+        out: &mut Output,
+    ) -> bool {
+        if let Some((number, place)) = stale {
+            self.retire(number);
+            statements.begin_epoch();
+            if let Some(place) = place {
+                self.begin_again(place, out);
+                return true;
+            }
+        }
+        if let Some((doubt, place)) = doubts {
+            self.analyse_anew(doubt, statements);
+            self.begin_again(place, out);
+            return true;
+        }
+        false
     }
 
     /// Whether an error says that the server has not, or has already, a statement of the pooler's, where nobody
@@ -265,6 +257,47 @@ impl Session {
             "It was prepared by the protocol (Parse), and the pooler keeps it under another name. Execute it by \
              the protocol (Bind), or prepare it in SQL (PREPARE) in the same transaction.",
         )
+    }
+}
+
+/// What the client is told of an error beside or instead of PostgreSQL's words.
+struct Words {
+    /// The client's own name of the statement that its request speaks of.
+    called: Option<Vec<u8>>,
+    /// The pooler has made the request fail, for this reason.
+    refusal: Option<Refusal>,
+    hint: Option<&'static str>,
+}
+
+impl Words {
+    /// The body that the client gets instead of PostgreSQL's; `None` if it gets that.
+    fn instead_of(
+        self,
+        body: Option<&[u8]>,
+        fields: &ErrorFields,
+        for_client: bool,
+    ) -> Option<Vec<u8>> {
+        // Where PostgreSQL has another complaint, which is not that it has no such statement, it stands.
+        let asked = [
+            sqlstate::INVALID_STATEMENT_NAME,
+            sqlstate::IN_FAILED_TRANSACTION,
+        ];
+        let refusal = self.refusal.filter(|_| asked.contains(&&*fields.code));
+        if let Some(refusal) = refusal {
+            let mut own = Vec::new();
+            error_response(&mut own, Severity::Error, &refusal.code, &refusal.words);
+            let body = own.split_off(HEADER);
+            // Drivers look at that.
+            return Some(match &refusal.routine {
+                Some(routine) => with_field(&body, b'R', routine),
+                None => body,
+            });
+        }
+        // Only these speak of statements by their names; anywhere else such a word is somebody's own.
+        let of_statements = matches!(fields.code.as_str(), "26000" | "42P05" | "08P01");
+        let body = body.filter(|_| of_statements && for_client)?;
+        let renamed = self.called.and_then(|name| in_clients_words(body, &name));
+        renamed.or_else(|| self.hint.map(|hint| with_field(body, b'H', hint)))
     }
 }
 

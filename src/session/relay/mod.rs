@@ -10,7 +10,10 @@
 //! | [`requests`] | a step over what the client sent |
 //! | [`running`] | Query, FunctionCall and Execute |
 //! | [`begin`] | a BEGIN that PostgreSQL hears of with the request behind it |
-//! | [`statements`] | prepared statements that follow their client |
+//! | [`names`] | the names in messages |
+//! | [`parsing`] | Parse: a client prepares a statement |
+//! | [`statements`] | prepared statements that follow their client: Bind, Describe, Close |
+//! | [`statement_limits`] | how much may be prepared |
 //! | [`deallocate`] | DEALLOCATE in SQL of statements that follow |
 //! | [`client_end`] | the end of a client's requests |
 //! | [`delays`] | who keeps a session from going on |
@@ -38,6 +41,8 @@ pub mod errors;
 pub mod expected;
 pub mod going_back;
 pub mod lending;
+pub mod names;
+pub mod parsing;
 pub mod pieces;
 pub mod reading;
 pub mod replies;
@@ -45,6 +50,7 @@ pub mod requests;
 pub mod running;
 pub mod shapes;
 pub mod stale;
+pub mod statement_limits;
 pub mod statements;
 pub mod unsettled;
 

@@ -222,26 +222,7 @@ impl Session {
         let Some(lent) = &mut self.lent else {
             return Ok(Fate::Drop);
         };
-        let at_any_time = matches!(
-            head.kind,
-            backend::NOTICE_RESPONSE
-                | backend::NOTIFICATION_RESPONSE
-                | backend::PARAMETER_STATUS
-                | backend::ERROR_RESPONSE
-        );
-        if !at_any_time {
-            if head.kind != backend::READY_FOR_QUERY {
-                lent.pass_over_uncertain();
-            }
-            let front = lent.expected.front();
-            if !is_due(head.kind, front) {
-                let due = front.map_or("nothing".to_owned(), |front| front.reply.to_string());
-                return Err(Desync(format!(
-                    "a message of type \"{}\" came where {due} is due",
-                    head.kind.escape_ascii(),
-                )));
-            }
-        }
+        check_is_due(lent, head.kind)?;
         let front = lent.expected.front();
         let fate = match front.map(|front| front.deliver) {
             Some(Deliver::Swallow) => Fate::Drop,
@@ -258,20 +239,7 @@ impl Session {
         match head.kind {
             backend::NOTICE_RESPONSE | backend::FUNCTION_CALL_RESPONSE => Ok(fate),
             backend::NOTIFICATION_RESPONSE => Ok(self.notification(body, out)),
-            backend::PARAMETER_STATUS => {
-                if let Some((name, value)) = body.and_then(backend::parse_parameter_status) {
-                    lent.backend.note_parameter(name, value);
-                    if self.rules.log_parameters && self.phase() == Phase::Serving {
-                        self.log_parameter(name, value);
-                    }
-                }
-                // It is of the session, not of the request whose reply is due. While the client is not
-                // served it is told at the end, if it still differs then.
-                Ok(match self.phase() {
-                    Phase::Serving => Fate::Pass,
-                    _ => fate,
-                })
-            }
+            backend::PARAMETER_STATUS => Ok(self.parameter_status(body, fate)),
             backend::COMMAND_COMPLETE => {
                 self.copy_in_ends()?;
                 if let Some(body) = body {
@@ -316,6 +284,20 @@ impl Session {
                 other.escape_ascii()
             ))),
         }
+    }
+
+    /// A ParameterStatus is of the session, not of the request whose reply is due. While the client is not served
+    /// it is told at the end, if it still differs then.
+    fn parameter_status(&mut self, body: Option<&[u8]>, fate: Fate) -> Fate {
+        let serving = self.phase() == Phase::Serving;
+        let parameter = body.and_then(backend::parse_parameter_status);
+        if let Some(((name, value), lent)) = parameter.zip(self.lent.as_mut()) {
+            lent.backend.note_parameter(name, value);
+            if self.rules.log_parameters && serving {
+                self.log_parameter(name, value);
+            }
+        }
+        if serving { Fate::Pass } else { fate }
     }
 
     /// Takes the head off the queue: its reply is complete, unless the message is part of a longer one.
@@ -454,6 +436,32 @@ impl Session {
             String::from_utf8_lossy(value).escape_debug()
         );
     }
+}
+
+/// A message of this kind has come: whether it may, by the queue of what is due.
+fn check_is_due(lent: &mut Lent, kind: u8) -> Result<(), Desync> {
+    let at_any_time = matches!(
+        kind,
+        backend::NOTICE_RESPONSE
+            | backend::NOTIFICATION_RESPONSE
+            | backend::PARAMETER_STATUS
+            | backend::ERROR_RESPONSE
+    );
+    if at_any_time {
+        return Ok(());
+    }
+    if kind != backend::READY_FOR_QUERY {
+        lent.pass_over_uncertain();
+    }
+    let front = lent.expected.front();
+    if is_due(kind, front) {
+        return Ok(());
+    }
+    let due = front.map_or("nothing".to_owned(), |front| front.reply.to_string());
+    Err(Desync(format!(
+        "a message of type \"{}\" came where {due} is due",
+        kind.escape_ascii(),
+    )))
 }
 
 /// Whether the reply that is due describes a statement and is to be noted.

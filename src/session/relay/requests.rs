@@ -6,8 +6,9 @@
 
 use super::conversation::{Conversation, Treatment};
 use super::expected::{Expected, Reply};
+use super::names::{NamesIn, key, names_in};
+use super::parsing::LONGEST_STATEMENT;
 use super::pieces::Output;
-use super::statements::{LONGEST_STATEMENT, NamesIn, key, names_in};
 use crate::pool::statements::Statements;
 use crate::server::traces::Traces;
 use crate::session::session::{Phase, Session};

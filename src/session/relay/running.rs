@@ -6,9 +6,9 @@
 
 use super::conversation::Conversation;
 use super::expected::{Expected, Reply, Undo};
+use super::names::key;
 use super::pieces::Output;
 use super::requests::{PATIENCE, Step};
-use super::statements::key;
 use super::unsettled::Open;
 use crate::pool::statements::Statements;
 use crate::server::reading::{self, Changes};

@@ -24,8 +24,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::expected::{Deliver, Expected, Refusal, Reply};
+use super::names::key;
 use super::pieces::Output;
-use super::statements::key;
 use crate::pool::statements::Statements;
 use crate::server::prepared::Statement;
 use crate::session::session::{Lent, Phase, Session};
