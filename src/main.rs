@@ -9,8 +9,11 @@ use clap::Parser;
 
 use pg_doorman::config::{self, ErrorKind, Settings};
 use pg_doorman::daemon::arguments::{Arguments, Command, UpgradeArguments};
-use pg_doorman::daemon::logging::{self, LogOptions, LogOutput};
-use pg_doorman::daemon::{daemonise, descriptors, keeper, openssl_memory, upgrade_command};
+use pg_doorman::daemon::logging::{self, LogOptions};
+use pg_doorman::daemon::start_check::{self, Starter};
+use pg_doorman::daemon::{
+    daemonise, descriptors, keeper, log_file, openssl_memory, upgrade_command,
+};
 use pg_doorman::daemon::{
     life,
     opening::{CannotStart, Start},
@@ -70,25 +73,32 @@ fn run(arguments: &Arguments, undumped: bool) -> Result<(), CannotStart> {
             eprintln!("warning: this is root; run the pooler as a user of its own");
         }
         println!("pg_doorman: the configuration file {path} syntax is ok");
+        let starter = Starter {
+            daemon: arguments.daemon,
+            pid_file: arguments.pid_file.as_deref(),
+            inherits_tcp: listener.is_some(),
+            succeeds: std::env::var_os(launch::TEST_VARIABLE).is_some(),
+        };
+        for notice in start_check::check(&settings, starter)? {
+            eprintln!("warning: {notice}");
+        }
         println!("pg_doorman: configuration file {path} test is successful");
+        tell_of_no_effect(&settings);
         return Ok(());
     }
-    if arguments.daemon && hand_over.is_none() && settings.general.syslog_prog_name.is_none() {
-        eprintln!(
-            "warning: the log of a daemon goes nowhere; set syslog_prog_name to have it in syslog"
-        );
+    let (output, notice) = log_file::target(
+        &settings.general,
+        arguments.daemon,
+        arguments.pid_file.as_deref(),
+    );
+    if let (Some(notice), None) = (notice, hand_over.as_ref()) {
+        eprintln!("warning: {notice}");
     }
     // A successor is as much a daemon as its predecessor was.
     let ready = if arguments.daemon && hand_over.is_none() {
         Some(daemonise::daemonise().map_err(os_error)?)
     } else {
         None
-    };
-    let output = match &settings.general.syslog_prog_name {
-        Some(ident) => LogOutput::Syslog {
-            ident: ident.clone(),
-        },
-        None => LogOutput::Stderr,
     };
     let options = LogOptions {
         filter: arguments.log_level.clone(),
@@ -120,9 +130,22 @@ fn run(arguments: &Arguments, undumped: bool) -> Result<(), CannotStart> {
         listener,
         hand_over,
         daemon: arguments.daemon,
+        pid_file: arguments.pid_file.clone(),
         started_by,
     };
     life::serve(start, ready)
+}
+
+fn tell_of_no_effect(settings: &Settings) {
+    let warnings = settings.warnings.iter();
+    match warnings
+        .filter(|warning| warning.tells_of_no_effect())
+        .count()
+    {
+        0 => {}
+        1 => println!("pg_doorman: 1 setting has no effect here"),
+        count => println!("pg_doorman: {count} settings have no effect here"),
+    }
 }
 
 fn load(arguments: &Arguments) -> Result<Settings, CannotStart> {

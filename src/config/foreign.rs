@@ -93,10 +93,7 @@ const NAMES: &[(&[&str], &str)] = &[
     (&["server_tls_key_file"], "write `server_tls_private_key`"),
     (&["server_tls_cert_file"], "write `server_tls_certificate`"),
     (&["server_tls_ca_file"], "write `server_tls_ca_cert`"),
-    (
-        &["logfile"],
-        "write the log to a file by the service, or use `syslog_prog_name`",
-    ),
+    (&["logfile"], "write `log_file` in [general]"),
     (&["pidfile"], "write `daemon_pid_file` in [general]"),
     (
         &["syslog", "syslog_ident"],

@@ -71,6 +71,15 @@ pub struct Warning {
     pub text: String,
 }
 
+impl Warning {
+    /// Whether it tells of a setting that does nothing.
+    pub fn tells_of_no_effect(&self) -> bool {
+        ["has no effect", "unknown key", "unknown table"]
+            .iter()
+            .any(|beginning| self.text.starts_with(beginning))
+    }
+}
+
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         sentence(f, &self.place, &self.key, &self.text)

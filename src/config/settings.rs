@@ -187,6 +187,9 @@ fn general(table: &Table, place: &Place, report: &mut Report) -> General {
             "is empty and unix_socket_dir is not set, so nobody could connect",
         );
     }
+    if general.log_file.is_some() && general.syslog_prog_name.is_some() {
+        reader.warn("syslog_prog_name", "has no effect: `log_file` is set too");
+    }
     if general.admin_password.is_empty() && reader.has("admin_password") {
         reader.warn(
             "admin_password",
@@ -279,6 +282,10 @@ fn pool(name: &str, table: &Table, node: &Node, general: &General, report: &mut 
     }
     if let Some(node) = reader.node("users") {
         pool.users = users(&path, node, &pool, reader.report);
+    }
+    if pool.users.is_empty() && !reader.has("users") {
+        let text = "has no users, so nobody can log in; write a table [[pools.NAME.users]]";
+        reader.report.warn(&node.place, &path, text);
     }
     limits(&mut reader, &pool, general);
     pool

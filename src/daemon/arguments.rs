@@ -67,6 +67,10 @@ pub struct Arguments {
     #[arg(short = 'd', long, env = "DAEMON", value_parser = BoolishValueParser::new())]
     pub daemon: bool,
 
+    /// The pid file of a daemon, in place of daemon_pid_file in the configuration
+    #[arg(long, value_name = "FILE", requires = "daemon")]
+    pub pid_file: Option<PathBuf>,
+
     /// Stay in front of the process that serves, so that the process id outlives upgrades
     ///
     /// For supervisors that watch the process they have started, such as runit or supervisord. The first
@@ -159,6 +163,7 @@ mod tests {
                 log_format: LogFormat::Text,
                 no_color: false,
                 daemon: false,
+                pid_file: None,
                 keep_pid: false,
                 inherit_fd: None,
                 test_config: false,

@@ -266,6 +266,7 @@ impl Life {
     }
 
     fn reload(&self) -> Result<(), String> {
+        logging::reopen();
         log::info!("Reloading config");
         self.notify(&[Notice::Reloading]);
         let outcome = match config::load(&self.config_file) {

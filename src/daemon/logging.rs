@@ -1,7 +1,7 @@
 //! The log of the process: where records go and in which form.
 //!
 //! Records come from `log`'s macros; `fern` puts together the filter (`log_filter`), the form
-//! (`log_format`) and the output (`stderr` or `syslog`). This file does neither of those itself.
+//! (`log_format`) and the output (`stderr`, `log_file` or `syslog`). This file does neither of those itself.
 //!
 //! Invariant: logging never fails, never panics and never makes a thread wait longer than a
 //! tenth of a second, whatever happens to the log's reader.
@@ -9,6 +9,7 @@
 pub use super::log_filter::{Filter, FilterError, filter, set_filter};
 pub use super::log_format::LogFormat;
 
+use super::log_file::{self, LogFile};
 use super::log_filter;
 use super::log_format::{Line, Style};
 use super::stderr::{Lines, PATIENCE};
@@ -17,7 +18,7 @@ use log::Log;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IsTerminal as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// How the log is started.
@@ -38,6 +39,11 @@ pub struct LogOptions {
 pub enum LogOutput {
     /// Standard error.
     Stderr,
+    /// A file that is appended to (`log_file`).
+    File {
+        /// Its path.
+        path: PathBuf,
+    },
     /// The syslog daemon at `/dev/log`, facility USER. Standard error while there is none.
     Syslog {
         /// The name of the program in each record (`syslog_prog_name`).
@@ -52,6 +58,8 @@ pub enum LogError {
     Started,
     /// No socket to syslog could be made.
     Syslog(io::Error),
+    /// The log file could not be opened.
+    File(io::Error),
 }
 
 impl fmt::Display for LogError {
@@ -59,6 +67,7 @@ impl fmt::Display for LogError {
         match self {
             LogError::Started => f.write_str("the log was already started"),
             LogError::Syslog(error) => write!(f, "could not make a socket for syslog: {error}"),
+            LogError::File(error) => write!(f, "{error}"),
         }
     }
 }
@@ -67,7 +76,7 @@ impl std::error::Error for LogError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             LogError::Started => None,
-            LogError::Syslog(error) => Some(error),
+            LogError::Syslog(error) | LogError::File(error) => Some(error),
         }
     }
 }
@@ -89,6 +98,14 @@ pub fn start(options: &LogOptions) -> Result<(), LogError> {
             };
             logger(style, Box::new(Lines::new(io::stderr(), style, PATIENCE)))
         }
+        LogOutput::File { path } => {
+            let style = match options.format {
+                LogFormat::Text => Style::Text { colour: false },
+                LogFormat::Structured => Style::Structured,
+            };
+            let file = LogFile::open(path).map_err(LogError::File)?;
+            logger(style, Box::new(Lines::new(file, style, PATIENCE)))
+        }
         LogOutput::Syslog { ident } => {
             let style = match options.format {
                 LogFormat::Text => Style::Untimed,
@@ -102,6 +119,13 @@ pub fn start(options: &LogOptions) -> Result<(), LogError> {
     log::set_boxed_logger(logger).map_err(|_| LogError::Started)?;
     log_filter::install(&options.filter);
     Ok(())
+}
+
+/// Opens the log file anew, if the log goes to one: logrotate may have moved it away.
+pub fn reopen() {
+    if let Err(error) = log_file::reopen() {
+        log::error!("{error}; the log goes on in the old file");
+    }
 }
 
 /// Filter, form and output as one logger.

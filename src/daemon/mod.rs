@@ -20,7 +20,9 @@
 //! | [`replaced`] | whether the binary or a library was replaced on disk |
 //! | [`descriptors`] | inherited descriptors, and the limit of open files |
 //! | [`notify`] | `sd_notify` |
+//! | [`start_check`] | what `-t` checks beside the configuration |
 //! | [`logging`] | where log records go |
+//! | [`log_file`] | the log file, and where a daemon logs by default |
 //! | `log_filter` | which records are written |
 //! | `log_format` | what a record looks like |
 //! | `stderr` | writing to standard error without waiting long |
@@ -40,6 +42,7 @@ pub mod instances;
 pub mod keeper;
 pub mod ledger;
 pub mod life;
+pub mod log_file;
 mod log_filter;
 mod log_format;
 pub mod logging;
@@ -48,6 +51,7 @@ pub mod opening;
 pub mod openssl_memory;
 pub mod pidfile;
 pub mod replaced;
+pub mod start_check;
 mod stderr;
 mod succession;
 mod syslog;

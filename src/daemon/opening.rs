@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam::channel::{Sender, unbounded};
@@ -92,6 +93,8 @@ pub struct Start {
     pub hand_over: Option<OwnedFd>,
     /// Whether this is a daemon.
     pub daemon: bool,
+    /// Its pid file, if not as the configuration says.
+    pub pid_file: Option<PathBuf>,
     /// The process that has started this one.
     pub started_by: u32,
 }
@@ -122,6 +125,7 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
         listener,
         hand_over,
         daemon,
+        pid_file,
         started_by,
     } = start;
     let signals = taken_signals();
@@ -149,9 +153,9 @@ pub(super) fn open(start: Start) -> Result<Life, CannotStart> {
     let ledger =
         Ledger::open(origin.program(), &config_file, standing).map_err(cannot(CannotStart::OS))?;
     let notify = Notify::from_environment().map_err(cannot(CannotStart::OS))?;
-    let pid_path = match (daemon, &general.daemon_pid_file) {
+    let pid_path = match (daemon, pid_file.or(general.daemon_pid_file.clone())) {
         (false, _) => None,
-        (true, Some(path)) => Some(path.clone()),
+        (true, Some(path)) => Some(path),
         (true, None) => Some(pidfile::usual_path().map_err(cannot(CannotStart::CONFIG))?),
     };
     let announce = |fd| Heir::announce(fd, pid_path.as_deref());

@@ -193,15 +193,35 @@ impl PidFile {
 /// # Errors
 /// If there is none, in words that say what to do.
 pub fn usual_path() -> io::Result<PathBuf> {
-    let writable = |directory: &Path| access(directory, AccessFlags::W_OK | AccessFlags::X_OK);
+    make_usual_directory_of(&Path::new(USUAL_DIRECTORY).join(USUAL_NAME));
+    Ok(usual_directory()?.join(USUAL_NAME))
+}
+
+/// Makes the usual directory of pid files, if `path` is in it.
+pub(super) fn make_usual_directory_of(path: &Path) {
+    if path.parent() == Some(Path::new(USUAL_DIRECTORY)) {
+        // Fails if it is there, and for anybody but root.
+        let _ = fs::create_dir(USUAL_DIRECTORY);
+    }
+}
+
+/// Whether `path` is in the usual directory of pid files, which is not there and can be made.
+pub(super) fn can_make_usual_directory_of(path: &Path) -> bool {
     let usual = Path::new(USUAL_DIRECTORY);
-    // Fails if it is there, and for anybody but root.
-    let _ = fs::create_dir(usual);
-    if writable(usual).is_ok() {
-        return Ok(usual.join(USUAL_NAME));
+    path.parent() == Some(usual) && !usual.exists() && usual.parent().is_some_and(is_writable)
+}
+
+fn is_writable(directory: &Path) -> bool {
+    access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+}
+
+fn usual_directory() -> io::Result<PathBuf> {
+    let usual = PathBuf::from(USUAL_DIRECTORY);
+    if is_writable(&usual) {
+        return Ok(usual);
     }
     match runtime_directory() {
-        Some(own) if writable(&own).is_ok() => Ok(own.join(USUAL_NAME)),
+        Some(own) if is_writable(&own) => Ok(own),
         _ => Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
             format!(
@@ -210,6 +230,18 @@ pub fn usual_path() -> io::Result<PathBuf> {
             ),
         )),
     }
+}
+
+/// [`usual_path`], without making the directory.
+///
+/// # Errors
+/// As [`usual_path`].
+pub fn usual_path_unmade() -> io::Result<PathBuf> {
+    let usual = Path::new(USUAL_DIRECTORY).join(USUAL_NAME);
+    if can_make_usual_directory_of(&usual) {
+        return Ok(usual);
+    }
+    Ok(usual_directory()?.join(USUAL_NAME))
 }
 
 /// The pid file that is there if the configuration does not say where it is.

@@ -31,45 +31,32 @@ impl Listener {
         backlog: i32,
         sharing: Sharing,
     ) -> io::Result<Vec<Listener>> {
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        for host in hosts.iter().map(|host| host.trim()) {
-            let found: Vec<SocketAddr> = if host == "*" {
-                vec![
-                    SocketAddr::from(([0_u8; 4], port)),
-                    SocketAddr::from(([0_u16; 8], port)),
-                ]
-            } else if host.is_empty() {
-                Vec::new()
-            } else {
-                let bare = host.trim_start_matches('[').trim_end_matches(']');
-                (bare, port)
-                    .to_socket_addrs()
-                    .map_err(|error| named(&format!("could not resolve \"{host}\""), &error))?
-                    .collect()
-            };
-            for address in found {
-                if !addresses.contains(&address) {
-                    addresses.push(address);
-                }
-            }
-        }
-        // A socket for all addresses of a family is one for each of them.
-        let all: Vec<SocketAddr> = addresses
-            .iter()
-            .filter(|address| address.ip().is_unspecified())
-            .copied()
-            .collect();
-        addresses.retain(|address| {
-            let same = |whole: &SocketAddr| whole.is_ipv4() == address.is_ipv4();
-            address.ip().is_unspecified() || !all.iter().any(same)
-        });
-        addresses
+        resolve(hosts, port)?
             .into_iter()
             .map(|address| {
                 bind_sharing(address, backlog, sharing)
                     .map_err(|error| named(&format!("could not listen on {address}"), &error))
             })
             .collect()
+    }
+
+    /// Whether each of `hosts` can be resolved and bound. Each address is bound for a moment, without listening on
+    /// it. Returns those that another socket has.
+    ///
+    /// # Errors
+    /// Which host could not be resolved or bound, and why.
+    pub fn check_tcp(hosts: &[String], port: u16) -> io::Result<Vec<SocketAddr>> {
+        let mut in_use = Vec::new();
+        for address in resolve(hosts, port)? {
+            match bound(address, false) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => in_use.push(address),
+                Err(error) => {
+                    return Err(named(&format!("could not listen on {address}"), &error));
+                }
+            }
+        }
+        Ok(in_use)
     }
 
     /// Takes over a socket that listens already.
@@ -132,6 +119,43 @@ impl Listener {
     }
 }
 
+/// Every address that `hosts` stand for, each once, and none that a socket for all of its family covers.
+fn resolve(hosts: &[String], port: u16) -> io::Result<Vec<SocketAddr>> {
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for host in hosts.iter().map(|host| host.trim()) {
+        let found: Vec<SocketAddr> = if host == "*" {
+            vec![
+                SocketAddr::from(([0_u8; 4], port)),
+                SocketAddr::from(([0_u16; 8], port)),
+            ]
+        } else if host.is_empty() {
+            Vec::new()
+        } else {
+            let bare = host.trim_start_matches('[').trim_end_matches(']');
+            (bare, port)
+                .to_socket_addrs()
+                .map_err(|error| named(&format!("could not resolve \"{host}\""), &error))?
+                .collect()
+        };
+        for address in found {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+    }
+    // A socket for all addresses of a family is one for each of them.
+    let all: Vec<SocketAddr> = addresses
+        .iter()
+        .filter(|address| address.ip().is_unspecified())
+        .copied()
+        .collect();
+    addresses.retain(|address| {
+        let same = |whole: &SocketAddr| whole.is_ipv4() == address.is_ipv4();
+        address.ip().is_unspecified() || !all.iter().any(same)
+    });
+    Ok(addresses)
+}
+
 fn named(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
@@ -162,6 +186,19 @@ fn bind_sharing(address: SocketAddr, backlog: i32, sharing: Sharing) -> io::Resu
 }
 
 fn bind(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<Listener> {
+    let socket = bound(address, shared)?;
+    socket.listen(backlog)?;
+    // Two threads may both have seen the same connection attempt; the one that comes late must not
+    // block in accept.
+    socket.set_nonblocking(true)?;
+    Ok(Listener {
+        socket,
+        address: Address::Tcp(address),
+    })
+}
+
+/// A socket at this address that does not listen yet.
+fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -174,12 +211,5 @@ fn bind(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<Listener>
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(backlog)?;
-    // Two threads may both have seen the same connection attempt; the one that comes late must not
-    // block in accept.
-    socket.set_nonblocking(true)?;
-    Ok(Listener {
-        socket,
-        address: Address::Tcp(address),
-    })
+    Ok(socket)
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::{AccessFlags, access};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::address::Address;
@@ -50,6 +51,36 @@ impl Drop for SocketFile {
     }
 }
 
+/// Whether [`bind_unix`] can make a socket in this directory, or somebody listens there already. Nothing is made.
+///
+/// # Errors
+/// What is in the way, with the path.
+pub fn check(directory: &Path, port: u16) -> io::Result<()> {
+    let path = Address::socket_file(directory, port);
+    SockAddr::unix(&path).map_err(|error| named(&path, &error))?;
+    let allowed = access(directory, AccessFlags::W_OK | AccessFlags::X_OK);
+    allowed.map_err(|error| named(&path, &error.into()))?;
+    match fs::symlink_metadata(&path) {
+        Ok(found) if !found.file_type().is_socket() => Err(named(&path, &not_a_socket())),
+        _ => Ok(()),
+    }
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("could not listen on {}: {error}", path.display()),
+    )
+}
+
+fn taken(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, why)
+}
+
+fn not_a_socket() -> io::Error {
+    taken("a file that is not a socket is in the way")
+}
+
 /// Listens on `DIRECTORY/.s.PGSQL.PORT`, whose file gets `mode`; the file is gone when the second part of
 /// the answer is dropped. Must run before other threads make
 /// files: it narrows the process's umask for a moment, so that the socket is never wider open than
@@ -65,17 +96,11 @@ pub fn bind_unix(
     backlog: i32,
 ) -> io::Result<(Listener, SocketFile)> {
     let path = Address::socket_file(directory, port);
-    let named = |error: io::Error| {
-        io::Error::new(
-            error.kind(),
-            format!("could not listen on {}: {error}", path.display()),
-        )
-    };
-    let taken = |why: &str| io::Error::new(io::ErrorKind::AddrInUse, why);
+    let named = |error: io::Error| named(&path, &error);
     let address = SockAddr::unix(&path).map_err(named)?;
     if let Ok(found) = fs::symlink_metadata(&path) {
         if !found.file_type().is_socket() {
-            return Err(named(taken("a file that is not a socket is in the way")));
+            return Err(named(not_a_socket()));
         }
         let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         if probe.connect(&address).is_ok() {

@@ -20,6 +20,9 @@ use crate::net::wait::{Interest, wait_briefly};
 /// The variable that tells a process that it is a successor, and over which descriptor.
 pub const VARIABLE: &str = "PG_DOORMAN_HANDOVER_FD";
 
+/// The variable that tells a test of the configuration that a successor would start, which needs no address.
+pub const TEST_VARIABLE: &str = "PG_DOORMAN_TESTS_SUCCESSOR";
+
 /// The variable that names a listening socket which was passed to this process, and to no other.
 const INHERIT_FD: &str = "INHERIT_FD";
 
@@ -96,6 +99,7 @@ impl Origin {
         let mut child = self
             .successor(Some("-t"))
             .env_remove(VARIABLE)
+            .env(TEST_VARIABLE, "1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -87,6 +87,75 @@ def test_a_good_file_passes(config, option):
     ]
 
 
+@pytest.mark.parametrize("line, code, why", [
+    ('host = "192.0.2.9"', 78, "could not listen on 192.0.2.9:16432"),
+    ('host = "no.such.host.invalid"', 78, 'could not resolve "no.such.host.invalid"'),
+    ('unix_socket_dir = "/nonexistent"', 71, "could not listen on /nonexistent/.s.PGSQL.16432"),
+    (f'unix_socket_dir = "/tmp/{"x" * 100}"', 71, "could not listen on /tmp/xxx"),
+    ('log_file = "/nonexistent/a/log"', 71, "could not open log file /nonexistent/a/log"),
+])
+def test_a_test_fails_where_the_start_would(config, line, code, why):
+    text = GOOD.replace('host = "127.0.0.1"', line, 1) if line.startswith("host") else GOOD.replace(
+        "admin_username", f"{line}\nadmin_username", 1)
+    path = config(text)
+    for arguments in (["-t", path], [path]):
+        done = run(*arguments)
+        assert (done.returncode, why in done.stderr) == (code, True), (arguments, done.stderr)
+        assert "successful" not in done.stdout
+
+
+def test_a_test_fails_where_a_file_is_in_the_way_of_the_socket(config, tmp_path):
+    (tmp_path / ".s.PGSQL.16432").touch()
+    done = run("-t", config(GOOD.replace("admin_username", f'unix_socket_dir = "{tmp_path}"\nadmin_username')))
+    assert done.returncode == 71 and "not a socket" in done.stderr
+
+
+def test_a_test_of_a_daemon_checks_its_pid_file(config):
+    done = run("-t", "-d", "--pid-file", "/nonexistent/pid", config())
+    assert done.returncode == 71 and "/nonexistent/pid" in done.stderr
+
+
+def test_a_test_takes_nothing(doorman, tmp_path):
+    """Also while an instance holds everything."""
+    one = doorman(general={"unix_socket_dir": str(tmp_path)})
+    for _ in range(3):
+        done = run("-t", one.path)
+        assert done.returncode == 0 and "port" not in done.stderr, done.stderr
+    assert one.serves()
+    with one.connect(host=str(tmp_path)) as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
+
+
+def test_a_port_that_another_process_has_is_told_by_a_test(config):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = run("-t", config(GOOD.replace("16432", str(port))))
+    assert done.returncode == 0 and f"another process has the port of 127.0.0.1:{port}" in done.stderr
+
+
+def test_an_address_that_is_gone_does_not_hinder_an_upgrade(doorman):
+    """The listening sockets are passed on."""
+    one = doorman()
+    one.config["general"]["host"] = "127.0.0.1,192.0.2.9"
+    one.write()
+    assert run("-t", one.path).returncode == 78
+    one.upgrade()
+    assert one.serves()
+
+
+def test_a_pool_without_users_is_told(config):
+    text = GOOD[:GOOD.index("[[pools.shop.users]]")]
+    done = run("-t", config(text))
+    assert done.returncode == 0 and "pools.shop: has no users, so nobody can log in" in done.stderr
+
+
+def test_settings_without_effect_are_counted(config):
+    said = run("-t", config(GOOD.replace("admin_username", "worker_threads = 4\nadmin_username"))).stdout
+    assert said.splitlines()[-1] == "pg_doorman: 1 setting has no effect here"
+    said = run("-t", config(GOOD.replace("admin_username", "worker_threads = 4\ncolour = 1\nadmin_username"))).stdout
+    assert said.splitlines()[-1] == "pg_doorman: 2 settings have no effect here"
+
+
 def test_a_missing_file_exits_78():
     for arguments in (["-t", "/nonexistent/pooler.toml"], ["/nonexistent/pooler.toml"]):
         done = run(*arguments)

@@ -352,8 +352,13 @@ def init_script(doorman, tmp_path):
             assert one.processes() == [int(pid_file.read_text())]
             return one.processes()[0]
 
+        def set(self, **settings):
+            with open(defaults, "a") as out:
+                out.writelines(f"{name}={value}\n" for name, value in settings.items())
+
     script = Script()
     yield script
+    script.set(PROGRAM=program, RUN_AS="root")
     script("stop")
 
 
@@ -402,6 +407,101 @@ def test_the_init_script(init_script):
     assert not one.processes() and not init_script.pid_file.exists()
     for command, expected in ("status", 3), ("try-restart", 0), ("upgrade", 1), ("reload", 1), ("frobnicate", 2):
         assert init_script(command)[0] == expected, command
+
+
+def test_the_init_script_says_where_the_pid_file_is(init_script):
+    """So that the configuration need not, and both cannot differ."""
+    for other in (None, str(init_script.pid_file.with_name("other.pid"))):
+        init_script.one.config["general"]["daemon_pid_file"] = other
+        if other is None:
+            del init_script.one.config["general"]["daemon_pid_file"]
+        init_script.one.write()
+        assert init_script("start")[0] == 0 and init_script("status")[0] == 0
+        pid = init_script.pid()
+        assert init_script("reload")[0] == 0 and init_script("upgrade")[0] == 0
+        assert init_script.pid() != pid
+        assert init_script("stop")[0] == 0
+        assert not init_script.one.processes() and not list(init_script.pid_file.parent.iterdir())
+
+
+def test_the_init_script_fails_where_no_pid_file_appears(init_script):
+    program = init_script.program.with_name("no_pid_file")
+    program.write_text("#!/bin/sh\nexit 0\n")
+    program.chmod(0o755)
+    init_script.set(PROGRAM=program)
+    status, said = init_script("start")
+    assert status == 1 and f"no pid file {init_script.pid_file}" in said
+
+
+def test_the_init_script_tests_before_it_reloads_or_restarts(init_script):
+    one = init_script.one
+    assert init_script("start")[0] == 0
+    pid = init_script.pid()
+    good = one.path.read_text()
+    one.path.write_text(good.replace("port = ", "port = x"))
+    for command in ("reload", "force-reload", "restart"):
+        status, said = init_script(command)
+        assert status == 6 and f"{one.path}:" in said, (command, said)
+    assert "Reloading" not in one.log()
+    one.path.write_text(good)
+    # The file is good, but the pooler's user cannot read it.
+    init_script.set(RUN_AS="nobody")
+    for command in ("reload", "restart"):
+        status, said = init_script(command)
+        assert status == 6 and "ermission denied" in said, (command, said)
+    assert init_script.pid() == pid and one.serves()
+
+
+def test_the_init_script_stops_what_has_no_program_any_more(init_script):
+    assert init_script("start")[0] == 0
+    pid = init_script.pid()
+    init_script.program.unlink()
+    for command in ("start", "restart", "reload", "upgrade"):
+        status, said = init_script(command)
+        assert status == 5 and str(init_script.program) in said, (command, said)
+    assert init_script("status")[0] == 0 and init_script.pid() == pid
+    assert init_script("stop")[0] == 0 and not init_script.one.processes()
+    assert init_script("status")[0] == 3
+
+
+# The log of a daemon
+
+def test_a_log_file_is_opened_anew_at_a_reload_and_by_a_successor(daemon, tmp_path):
+    it = daemon()
+    log = tmp_path / "logs" / "pg_doorman.log"
+    log.parent.mkdir()
+    it.one.config["general"] |= {"log_file": str(log)}
+    del it.one.config["general"]["syslog_prog_name"]
+    it.one.write()
+    old = it.pid()
+    os.kill(old, signal.SIGUSR2)
+    wait_until(lambda: it.pid() != old and not alive(old))
+    it.adopt()
+    wait_until(lambda: log.exists() and "Accepting connections" in log.read_text())
+    assert log.stat().st_mode & 0o777 == 0o640
+    rotated = log.with_name("pg_doorman.log.1")
+    log.rename(rotated)
+    os.kill(it.pid(), signal.SIGHUP)
+    wait_until(lambda: log.exists() and "Reloading config" in log.read_text())
+    assert "Reloading config" not in rotated.read_text()
+    it.one.stop()
+    assert "Stopped" in log.read_text()
+
+
+def test_a_daemon_without_a_log_says_where_it_logs(daemon):
+    it = daemon()
+    it.one.stop()
+    del it.one.config["general"]["syslog_prog_name"]
+    it.one.write()
+    done = subprocess.run([binary(), "-d", str(it.one.path)], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    it.adopt()
+    told = re.search("neither log_file nor syslog_prog_name is set, so the log goes to (.*)", done.stderr)
+    assert told, done.stderr
+    if told[1] != "syslog":
+        assert "Accepting connections" in Path(told[1]).read_text()
+    tested = subprocess.run([binary(), "-t", "-d", str(it.one.path)], capture_output=True, text=True, cwd="/")
+    assert tested.returncode == 0 and told[0] in tested.stderr
 
 
 def cron_job(**settings):

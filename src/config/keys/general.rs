@@ -119,6 +119,13 @@ keys! {
             log_client_connections: bool = is("false"), Kind::Bool, Live, Works;
             /// Whether each end of a client's session is logged, with its reason.
             log_client_disconnections: bool = is("false"), Kind::Bool, Live, Works;
+            /// Logs go to this file instead of to standard error. The file is opened anew at
+            /// each reload, so that logrotate can move it away. A daemon (option -d) without
+            /// log_file and syslog_prog_name logs to /var/log/pg_doorman/pg_doorman.log, or to
+            /// syslog if that directory cannot be written to.
+            log_file: Option<PathBuf> =
+                unset("see syslog_prog_name", "\"/var/log/pg_doorman/pg_doorman.log\""),
+                Kind::Path, Restart, Works;
             /// Logs go to syslog under this name instead of to standard error.
             syslog_prog_name: Option<String> = unset("logs go to standard error", "\"pg_doorman\""),
                 Kind::Name, Restart, Works;
