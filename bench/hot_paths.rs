@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use pg_doorman::auth::{ServerCredentials, ServerSecret};
 use pg_doorman::net::address::Address;
 use pg_doorman::net::clock::Moment;
+use pg_doorman::net::encrypted::Encrypted;
 use pg_doorman::net::passing::Passage;
 use pg_doorman::net::stream::SocketOptions;
 use pg_doorman::pool::plan::{Login, Mode, Plan, Timeouts};
@@ -31,7 +32,7 @@ use pg_doorman::server::prepared::Prepared;
 use pg_doorman::server::traces::{self, Traces};
 use pg_doorman::session::relay::pieces::{Output, Pieces};
 use pg_doorman::session::session::{Rules, Session};
-use pg_doorman::upgrade::messages::{self, Given, GivenSession, Standing};
+use pg_doorman::upgrade::messages::{self, Moved, Standing};
 use pg_doorman::wire::backend::{self, TransactionStatus};
 use pg_doorman::wire::{frontend, write};
 
@@ -444,27 +445,25 @@ fn pool_turn(bench: &Bench) -> io::Result<()> {
 /// A silent session is written down, passed through a socket pair, and read.
 fn moves(bench: &Bench) -> io::Result<()> {
     let relay = Relay::new();
-    let given = || {
-        Given::Session(GivenSession {
-            session: &relay.session,
-            apart: &[],
-            standing: Standing::default(),
-            told: None,
-            server_deadline: None,
-            client_tls: None,
-            server_tls: None,
-        })
+    let moved = || Moved {
+        session: &relay.session,
+        apart: Vec::new(),
+        standing: Standing::default(),
+        told: None,
+        server_deadline: None,
+        client_tls: None::<&Encrypted>,
+        server_tls: None,
     };
     let mut words = Vec::new();
     bench.measure("hand-over: a silent session is written", || {
         words.clear();
-        let _ = ciborium::into_writer(&given(), &mut words);
+        let _ = ciborium::into_writer(&moved(), &mut words);
         black_box(&words);
     });
     let (mut ours, theirs) = Passage::pair()?;
     let mut theirs = Passage::over(theirs);
     bench.measure("hand-over: written, passed and read", || {
-        let moved = messages::post(&mut ours, &given(), Vec::new())
+        let moved = messages::post_named(&mut ours, "Session", &moved(), Vec::new())
             .and_then(|()| ours.flush())
             .and_then(|()| theirs.fill())
             .and_then(|()| messages::take(&mut theirs));

@@ -51,8 +51,9 @@
 //!   other work on the machine, it makes their clients wait ([`net::thread`]).
 //! - A request is not sent before its first message is whole, up to 64 KiB. Half a message holds nothing
 //!   but its own thread.
-//! - Keys are kept out of core dumps in two places: keys that move with a session in pages of
-//!   [`tls::undumped`], and OpenSSL's own memory by an allocator ([`daemon::openssl_memory`]).
+//! - The secrets that move with a session lie in memory that core dumps leave out ([`tls::undumped`]). OpenSSL wipes
+//!   its own memory when it frees it ([`tls::openssl_memory`]), but core dumps contain what it has in use. To keep that
+//!   out too would take an allocator of our own; passwords are in a core dump in any case, so it has to be forbidden.
 //! - The hand-over takes an idle session without waking its thread (`session::bed`). In the new process such a
 //!   session has no thread until its client sends something or a few seconds have passed ([`session::lobby`]).
 //!   Waking and starting thousands of threads on a busy machine took most of an upgrade.

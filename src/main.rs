@@ -11,22 +11,21 @@ use pg_doorman::config::{self, ErrorKind, Settings};
 use pg_doorman::daemon::arguments::{Arguments, Command, UpgradeArguments};
 use pg_doorman::daemon::logging::{self, LogOptions};
 use pg_doorman::daemon::start_check::{self, Starter};
-use pg_doorman::daemon::{
-    daemonise, descriptors, keeper, log_file, openssl_memory, upgrade_command,
-};
+use pg_doorman::daemon::{daemonise, descriptors, keeper, log_file, upgrade_command};
 use pg_doorman::daemon::{
     life,
     opening::{CannotStart, Start},
 };
+use pg_doorman::tls::openssl_memory;
 use pg_doorman::upgrade::launch::{self, Origin};
 
 fn main() -> ExitCode {
-    let undumped = openssl_memory::keep_out_of_dumps();
+    let wipes = openssl_memory::wipe_when_freed();
     let arguments = Arguments::parse();
     if let Some(Command::Upgrade(wanted)) = &arguments.command {
         return upgrade(wanted, &arguments.config_file);
     }
-    match run(&arguments, undumped) {
+    match run(&arguments, wipes) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -47,7 +46,7 @@ fn upgrade(wanted: &UpgradeArguments, config_file: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn run(arguments: &Arguments, undumped: bool) -> Result<(), CannotStart> {
+fn run(arguments: &Arguments, wipes: bool) -> Result<(), CannotStart> {
     let origin = Origin::remember();
     // A daemon's parent is another one by the time it is asked for.
     let started_by = std::os::unix::process::parent_id();
@@ -119,10 +118,8 @@ fn run(arguments: &Arguments, undumped: bool) -> Result<(), CannotStart> {
             inherited.closed
         );
     }
-    if !undumped {
-        log::warn!(
-            "core dumps will contain OpenSSL's memory, and with it keys: it was in use too early"
-        );
+    if !wipes {
+        log::warn!("OpenSSL does not wipe its memory when it frees it: it was in use too early");
     }
     let start = Start {
         settings,

@@ -68,30 +68,13 @@ pub enum Reload {
     Restart,
 }
 
-impl Reload {
-    /// The words for the reference.
-    pub fn describe(self) -> &'static str {
-        match self {
-            Reload::Live => "reload",
-            Reload::NewClients => "reload, for new clients",
-            Reload::NewServers => "reload, for new server connections",
-            Reload::NewConnections => "reload, for new connections",
-            Reload::Restart => "restart",
-        }
-    }
-}
-
 /// Whether a key does anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Yes.
     Works,
-    /// It is accepted for the sake of existing files and does nothing, because.
-    Ignored(&'static str),
     /// This is not in this version yet.
     NotYet(&'static str),
-    /// It is the old name of this key.
-    Alias(&'static str),
 }
 
 /// Declares a table of the file. See the module's own words.

@@ -67,8 +67,6 @@ pub enum Kind {
     Permissions,
     /// Names, as one text with commas or as an array.
     List,
-    /// Anything: the value is not looked at.
-    Any,
     /// A table or list read by the code of its own: these words say which.
     Own(&'static str),
 }
@@ -156,67 +154,9 @@ pub(super) enum Value {
 }
 
 impl Kind {
-    /// The words for the reference: what may be written.
-    pub fn describe(&self) -> String {
-        match self {
-            Kind::Bool => "true or false".into(),
-            Kind::Integer {
-                min,
-                max: MANY..,
-                zero,
-            } => {
-                format!(
-                    "number{}{}",
-                    if *min > 0 {
-                        format!(", {min} or more")
-                    } else {
-                        String::new()
-                    },
-                    zero.describe()
-                )
-            }
-            Kind::Integer { min, max, zero } => {
-                format!("number, {min} to {max}{}", zero.describe())
-            }
-            Kind::Duration {
-                unit: Unit::Milliseconds,
-                zero,
-            } => {
-                format!("duration{}", zero.describe())
-            }
-            Kind::Duration {
-                unit: Unit::Seconds,
-                zero,
-            } => {
-                format!("duration, a bare number counts seconds{}", zero.describe())
-            }
-            Kind::Duration {
-                unit: Unit::Named,
-                zero,
-            } => {
-                format!("duration with its unit{}", zero.describe())
-            }
-            Kind::Size { zero } => format!("size{}", zero.describe()),
-            Kind::Text | Kind::Name => "text".into(),
-            Kind::Path => "path".into(),
-            Kind::Secret => "secret text".into(),
-            Kind::Verifier => "password verifier, or empty".into(),
-            Kind::OneOf(words) => words
-                .iter()
-                .map(|word| format!("\"{word}\""))
-                .collect::<Vec<_>>()
-                .join(", "),
-            Kind::Any => "any value".into(),
-            Kind::Permissions => "octal permissions as text".into(),
-            Kind::List => "text, or list of texts".into(),
-            Kind::Own(words) => (*words).into(),
-        }
-    }
-
     /// Checks what is written.
     pub(super) fn read(&self, node: &Node) -> Result<Value, String> {
         match (self, &node.tree) {
-            (Kind::Any, _) => Ok(Value::Text(Zeroizing::default())),
             (Kind::Bool, Tree::Bool(bool)) => Ok(Value::Bool(*bool)),
             (Kind::Integer { min, max, zero }, Tree::Integer(number)) => {
                 ranged(*number, *min, *max, *zero)
@@ -290,16 +230,6 @@ impl Kind {
             Kind::List => "a string or a list of strings",
             Kind::Own(words) => words,
             _ => "a string",
-        }
-    }
-}
-
-impl Zero {
-    fn describe(self) -> &'static str {
-        match self {
-            Zero::Off => "; 0 means off",
-            Zero::Value => "",
-            Zero::Refused => ", more than 0",
         }
     }
 }

@@ -8,8 +8,8 @@
 //!   every override filled in.
 //! - The step is made by one definition per key (`keys/`): name, type, default,
 //!   range, reload class, effect and doc text. The same definitions give
-//!   [`show()`], the rows of `SHOW CONFIG`, and [`reference()`], the commented file
-//!   `etc/pg_doorman.toml`.
+//!   [`show()`], the rows of `SHOW CONFIG`, and the commented file
+//!   `etc/pg_doorman.toml`, which a test writes (`tests/reference.rs`).
 //!
 //! | file | what it is |
 //! |---|---|
@@ -34,10 +34,10 @@
 //! | `tls_modes` | the TLS keys |
 //! | `tls_files` | certificates, keys, authorities, revocations |
 //! | `problem` | errors and warnings, with their place |
+//! | `compatibility` | settings of the async pg_doorman that have no effect here |
 //! | `foreign` | names of settings of other poolers, for hints |
 //! | `nearest` | the known name nearest to an unknown one |
 //! | `show` | the rows of `SHOW CONFIG` |
-//! | `reference` | the commented reference file |
 //!
 //! This room knows nothing of what happens at run time: it opens no socket and
 //! logs in nobody. The invariant: [`load`] returns either settings that are right
@@ -46,6 +46,7 @@
 
 mod access;
 mod cidr;
+mod compatibility;
 mod definition;
 mod duration;
 mod fields;
@@ -59,7 +60,6 @@ pub mod password;
 mod problem;
 mod raw;
 mod reader;
-mod reference;
 mod secret;
 mod setting;
 mod settings;
@@ -91,7 +91,6 @@ pub use keys::web::Web;
 pub use kind::{Kind, Zero};
 pub use password::Password;
 pub use problem::{Error, ErrorKind, Place, Problem, Warning};
-pub use reference::reference;
 pub use secret::Secret;
 pub use setting::{ClientTlsMode, PoolMode, ServerTlsMode, TlsVersion};
 pub use settings::Settings;

@@ -90,7 +90,7 @@ fn sentence(f: &mut fmt::Formatter<'_>, place: &Place, key: &str, text: &str) ->
     if key.is_empty() {
         write!(f, "{place}: {text}")
     } else if text.starts_with("must be ") {
-        // Reads on from the key: "general.scaling_warm_pool_ratio must be 0-100".
+        // Reads on from the key: "general.port must be 1-65535".
         write!(f, "{place}: {key} {text}")
     } else {
         write!(f, "{place}: {key}: {text}")

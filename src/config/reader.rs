@@ -1,9 +1,10 @@
 //! Reads one table of the document by its definitions.
 //!
-//! Finds the value of a key (also under an old name), checks it by its kind,
+//! Finds the value of a key, checks it by its kind,
 //! says what has no effect, and names unknown keys. The invariant: every key
 //! written in a table is either read by its definition or told to be unknown.
 
+use super::compatibility;
 use super::definition::{Definition, Effect, Preset};
 use super::foreign;
 use super::keys;
@@ -78,10 +79,7 @@ impl<'a> Reader<'a> {
 
     /// The node of a key, if it is written.
     pub fn node(&self, name: &str) -> Option<&'a Node> {
-        self.table.get(name).or_else(|| {
-            let is_old = |d: &&Definition| matches!(d.effect, Effect::Alias(new) if new == name);
-            self.table.get(self.definitions.iter().find(is_old)?.name)
-        })
+        self.table.get(name)
     }
 
     /// Whether a key is written.
@@ -158,22 +156,19 @@ impl<'a> Reader<'a> {
     }
 
     fn tell_effect(&mut self, definition: &Definition) {
-        let text = match definition.effect {
-            Effect::Works => return,
-            Effect::Ignored(reason) => format!("has no effect: {reason}"),
-            Effect::NotYet(what) => format!("has no effect: {what} is not in this version"),
-            Effect::Alias(new) if self.table.contains_key(new) => {
-                format!("has no effect: it is an old name of `{new}`, which is set too")
-            }
-            Effect::Alias(new) => format!("is an old name; write `{new}`"),
-        };
-        self.warn(definition.name, text);
+        if let Effect::NotYet(what) = definition.effect {
+            let text = format!("has no effect: {what} is not in this version");
+            self.warn(definition.name, text);
+        }
     }
 
     fn tell_unknown(&mut self) {
         for (name, node) in self.table {
             if self.definition(name).is_none() {
-                let text = unknown(name, self.definitions);
+                let text = match compatibility::no_effect(name) {
+                    Some(reason) => format!("has no effect: {reason}"),
+                    None => unknown(name, self.definitions),
+                };
                 self.report
                     .warn(&node.place, format!("{}.{}", self.path, word(name)), text);
             }

@@ -16,7 +16,6 @@ use super::keys::auth_query::AuthQuery;
 use super::keys::general::General;
 use super::keys::include::Include;
 use super::keys::pool::Pool;
-use super::keys::talos::Talos;
 use super::keys::upgrade::Upgrade;
 use super::keys::user::User;
 use super::keys::web::Web;
@@ -105,15 +104,11 @@ pub(super) fn build(document: &Document, path: &Path, report: &mut Report) -> Se
             &(),
         );
     }
-    if let Some((talos, place)) = table(document, "talos", report) {
+    if let Some((_, place)) = table(document, "talos", report) {
         report.warn(
             place,
             "talos",
             "has no effect: there is no Talos authentication here",
-        );
-        Talos::read(
-            &mut Reader::new(talos, Talos::KEYS, "talos", place, report),
-            &(),
         );
     }
     Settings {

@@ -6,15 +6,14 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::ledger::{self, Entry, Reader, Standing};
 use crate::net::clock::Moment;
+use crate::net::process::Process;
 
 /// How long an upgrade is awaited that seems to be at its end, and how often it is looked whether it is.
 const SETTLING: Duration = Duration::from_secs(5);
@@ -25,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(10);
 pub struct Instance {
     /// Its number.
     pub pid: u32,
-    held: OwnedFd,
+    held: Process,
     ledger: Reader,
 }
 
@@ -90,9 +89,9 @@ impl Instance {
             _ => NotFound::System(pid, error),
         };
         // Held first: what is found out below is then true of the process that is held, or it has ended.
-        let held = hold(pid).map_err(refused)?;
+        let held = Process::open(pid).map_err(refused)?;
         let ledger = Reader::of(pid);
-        if has_ended(&held, Duration::ZERO) {
+        if held.ends_within(Duration::ZERO).unwrap_or(false) {
             return Err(NotFound::Gone(pid));
         }
         let ledger = ledger.map_err(refused)?;
@@ -172,46 +171,12 @@ impl Instance {
     /// # Errors
     /// It has ended, or is another user's.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        // SAFETY: the descriptor is open; no siginfo is passed.
-        #[allow(unsafe_code)]
-        let sent = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.held.as_raw_fd(),
-                signal as libc::c_int,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        if sent == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        self.held.signal(signal)
     }
 
     /// Whether it has ended; waits for that as long as `limit`.
     pub fn ended(&self, limit: Duration) -> bool {
-        has_ended(&self.held, limit)
-    }
-}
-
-fn has_ended(held: &OwnedFd, limit: Duration) -> bool {
-    let mut look = [PollFd::new(held.as_fd(), PollFlags::POLLIN)];
-    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-    poll(&mut look, limit).is_ok_and(|count| count > 0)
-}
-
-/// A pidfd (`pidfd_open(2)`).
-fn hold(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes two numbers and gives a new descriptor, close-on-exec, or -1.
-    #[allow(unsafe_code)]
-    unsafe {
-        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
-        match i32::try_from(fd) {
-            Ok(fd) if fd >= 0 => Ok(OwnedFd::from_raw_fd(fd)),
-            _ => Err(io::Error::last_os_error()),
-        }
+        self.held.ends_within(limit).unwrap_or(false)
     }
 }
 

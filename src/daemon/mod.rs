@@ -27,12 +27,11 @@
 //! | `log_format` | what a record looks like |
 //! | `stderr` | writing to standard error without waiting long |
 //! | `syslog` | writing to syslog |
-//! | [`openssl_memory`] | OpenSSL's memory, kept out of core dumps |
 //! | `scratch` | directories and processes for tests |
 //!
-//! The order at start matters and is the caller's to keep: [`openssl_memory`] (before OpenSSL has any memory),
-//! [`arguments`], [`descriptors::inherit`] (before anything is opened), [`daemonise`] (before any thread
-//! exists), [`logging`], and when all listeners are bound the [`pidfile`], [`notify`] and
+//! The order at start matters and is the caller's to keep: [`openssl_memory`](crate::tls::openssl_memory) (before
+//! OpenSSL has any memory), [`arguments`], [`descriptors::inherit`] (before anything is opened), [`daemonise`]
+//! (before any thread exists), [`logging`], and when all listeners are bound the [`pidfile`], [`notify`] and
 //! [`daemonise::Ready::tell`].
 
 pub mod arguments;
@@ -48,7 +47,6 @@ mod log_format;
 pub mod logging;
 pub mod notify;
 pub mod opening;
-pub mod openssl_memory;
 pub mod pidfile;
 pub mod replaced;
 pub mod start_check;

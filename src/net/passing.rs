@@ -27,10 +27,10 @@ const HEADER: usize = 5;
 /// The longest body, in bytes. What is longer goes in pieces: whoever comes behind it waits no longer than for this.
 const LONGEST: usize = 16 << 20;
 
-/// Descriptors in one frame, at most; and in what any version reads at once.
+/// Descriptors in one frame, at most.
 pub const MOST_DESCRIPTORS: usize = 4;
 
-/// Descriptors that are read at once, at most, and written if the other end is known to be able to.
+/// Descriptors that are written, and read, at once, at most.
 const MANY_DESCRIPTORS: usize = 64;
 
 /// One end of the socket.
@@ -43,8 +43,6 @@ pub struct Passage {
     /// The kernel can take nothing more at the moment, whatever it says of the socket.
     congested: bool,
     writer: Option<i32>,
-    /// Descriptors that the other end reads at once, at most.
-    at_once: usize,
 }
 
 impl fmt::Debug for Passage {
@@ -80,13 +78,7 @@ impl Passage {
             ended: false,
             congested: false,
             writer: None,
-            at_once: MOST_DESCRIPTORS,
         }
-    }
-
-    /// The other end reads the descriptors of many frames at once.
-    pub fn widen(&mut self) {
-        self.at_once = MANY_DESCRIPTORS;
     }
 
     /// The descriptor, to wait on.
@@ -158,7 +150,7 @@ impl Passage {
     pub fn flush(&mut self) -> io::Result<()> {
         self.congested = false;
         while self.owes() {
-            let (slices, raw) = self.outbox.next(self.at_once);
+            let (slices, raw) = self.outbox.next(MANY_DESCRIPTORS);
             let rights = [ControlMessage::ScmRights(&raw)];
             // Descriptors travel with the first byte.
             let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
@@ -296,16 +288,7 @@ mod tests {
 
     #[test]
     fn frames_arrive_whole_with_their_own_descriptors() {
-        for wide in [false, true] {
-            let (mut here, there) = ends();
-            if wide {
-                here.widen();
-            }
-            frames_arrive_whole(here, there);
-        }
-    }
-
-    fn frames_arrive_whole(mut here: Passage, mut there: Passage) {
+        let (mut here, mut there) = ends();
         let mut pipes = Vec::new();
         for number in 0..10_u8 {
             let (kept, passed) = UnixStream::pair().unwrap();

@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::wait::{Interest, wait_briefly};
 
 /// How long one wait for its end is.
@@ -22,7 +24,7 @@ impl Process {
     /// # Errors
     /// If there is none, or the kernel is too old to know (`ENOSYS`).
     #[allow(unsafe_code)]
-    pub fn open(number: i32) -> io::Result<Process> {
+    pub fn open(number: u32) -> io::Result<Process> {
         // SAFETY: the call takes two numbers and makes a descriptor, close-on-exec, or fails.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) };
         if fd < 0 {
@@ -42,21 +44,34 @@ impl Process {
         wait_briefly(self.0.as_fd(), Interest::READ, patience)
     }
 
-    /// Kills it and waits until it is dead: only then is it certain that it touches no socket.
-    pub fn end(&self) {
-        // SAFETY: the call takes numbers and no information about the signal; it fails if the process
-        // has ended.
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// If it has ended, or is another user's.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        // SAFETY: the descriptor is open; no siginfo is passed.
         #[allow(unsafe_code)]
-        unsafe {
-            let information = std::ptr::null::<libc::siginfo_t>();
+        let sent = unsafe {
+            let (number, information) =
+                (signal as libc::c_int, std::ptr::null::<libc::siginfo_t>());
             libc::syscall(
                 libc::SYS_pidfd_send_signal,
                 self.0.as_raw_fd(),
-                libc::SIGKILL,
+                number,
                 information,
                 0,
-            );
+            )
+        };
+        if sent == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
         }
+    }
+
+    /// Kills it and waits until it is dead: only then is it certain that it touches no socket.
+    pub fn end(&self) {
+        let _ = self.signal(Signal::SIGKILL);
         // An error is no death; there is nothing else to wait for.
         while let Ok(false) = self.ends_within(LOOK) {}
     }
@@ -70,10 +85,10 @@ mod tests {
     #[test]
     fn a_process_is_dead_when_its_end_is_told() {
         let mut child = Command::new("sleep").arg("100").spawn().unwrap();
-        let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
+        let process = Process::open(child.id()).unwrap();
         process.end();
         assert!(child.try_wait().unwrap().is_some());
         process.end();
-        assert!(Process::open(i32::try_from(child.id()).unwrap()).is_err());
+        assert!(Process::open(child.id()).is_err());
     }
 }

@@ -187,10 +187,6 @@ impl Stream {
     pub fn inherit(fd: OwnedFd, peer: &Address, tls: Option<Encrypted>) -> Stream {
         let socket = Socket::from(fd);
         bound_reads(&socket);
-        if !matches!(peer, Address::Unix(_)) {
-            // An older version has set it.
-            let _ = socket.set_tcp_user_timeout(None);
-        }
         Stream {
             fd: socket.into(),
             unix: matches!(peer, Address::Unix(_)),

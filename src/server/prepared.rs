@@ -47,7 +47,7 @@ pub struct Statement {
     #[serde(default = "Traces::everything")]
     pub traces: Traces,
     /// The settings its text is read under (`reading::description`).
-    #[serde(default, with = "crate::wire::bytes::shared")]
+    #[serde(default, with = "crate::wire::bytes")]
     pub under: Arc<[u8]>,
     /// Its plan has become stale somewhere: it is to be parsed anew, under another number.
     #[serde(default)]

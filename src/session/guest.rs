@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::console::Rights;
 use super::house::Place;
 use super::registry::{Entry, Handle};
-use super::relay::begin::Deferred;
 use super::session::{Phase, Session};
 use crate::net::clock::Moment;
 use crate::net::stream::Stream;
@@ -96,11 +95,6 @@ impl Guest {
             }
             What::Console(_) => false,
         }
-    }
-
-    /// Whether it has begun a transaction block that no server knows of.
-    pub fn is_in_deferred_block(&self) -> bool {
-        matches!(&self.what, What::Pool(resting) if resting.session.deferred != Deferred::Nothing)
     }
 
     /// Whether it rests until the reply to its command is known.

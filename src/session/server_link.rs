@@ -100,13 +100,13 @@ pub struct Lent {
     #[serde(default)]
     pub going_back: GoingBack,
     /// Portals that deallocate a statement of the client's: its own name, and the number.
-    #[serde(default, with = "crate::wire::bytes::keys")]
+    #[serde(default)]
     pub portals_deallocating: HashMap<Vec<u8>, (Vec<u8>, u64)>,
     /// Settings whose values are asked for before and after cleaning.
     #[serde(default)]
     pub asked: Vec<String>,
     /// The rows of answers to the pooler's own questions: text or NULL for each column.
-    #[serde(default, with = "crate::wire::bytes::rows")]
+    #[serde(default)]
     pub answers: Vec<Vec<Option<Vec<u8>>>>,
     /// When the first of the expected replies was asked for.
     #[serde(default)]

@@ -180,11 +180,7 @@ pub struct Session {
     #[serde(default, skip_serializing_if = "is_default")]
     pub as_sent: bool,
     /// The statements it has prepared, by its own names; the unnamed one has the empty name.
-    #[serde(
-        default,
-        with = "crate::wire::bytes::keys",
-        skip_serializing_if = "HashMap::is_empty"
-    )]
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub statements: HashMap<Vec<u8>, Arc<Statement>>,
     /// What stands for some of them under other settings than those they were prepared under, by number.
     #[serde(skip)]

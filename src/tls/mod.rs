@@ -9,6 +9,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`suite`] | versions and cipher suites |
+//! | [`openssl_memory`] | OpenSSL's memory, wiped when it is given back |
 //! | [`undumped`] | memory that core dumps leave out |
 //! | [`secret`] | bytes that are wiped and never printed |
 //! | [`schedule`] | from a handshake's secrets to keys, and from each secret to the next |
@@ -26,6 +27,7 @@ pub mod direction;
 mod end_point;
 pub mod handshake;
 pub mod identity;
+pub mod openssl_memory;
 pub mod schedule;
 pub mod secret;
 pub mod server_name;

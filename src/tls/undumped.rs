@@ -1,9 +1,8 @@
 //! Memory that the kernel leaves out of core dumps (`MADV_DONTDUMP`, madvise(2)), for what would give a
 //! connection or an identity away: slots for short secrets, pages of their own for long ones.
 //!
-//! Covers what the pooler itself keeps. What OpenSSL makes of it lies in OpenSSL's memory, which
-//! `daemon::openssl_memory` keeps out of them. Invariant: bytes are wiped before
-//! their memory can be used again. Where the kernel gives no such memory it is of the common sort, which is
+//! Covers what the pooler itself keeps. What OpenSSL makes of it lies in OpenSSL's memory, which core dumps contain.
+//! Invariant: bytes are wiped before their memory can be used again. Where the kernel gives no such memory it is of the common sort, which is
 //! better than no connection.
 
 use std::io;

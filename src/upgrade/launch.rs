@@ -108,7 +108,7 @@ impl Origin {
             .spawn()
             .map_err(|error| format!("{program} cannot be run: {error}"))?;
         let deadline = Moment::now().after(limit);
-        let process = i32::try_from(child.id()).map(Process::open);
+        let process = Process::open(child.id());
         let mut stderr = child.stderr.take();
         let mut said = Vec::new();
         let status = loop {
@@ -120,7 +120,7 @@ impl Origin {
                 }
                 Ok(None) if deadline > Moment::now() => match (&stderr, &process) {
                     // It has said its last and is about to end.
-                    (None, Ok(Ok(process))) if process.ends_within(LOOK).is_ok() => {}
+                    (None, Ok(process)) if process.ends_within(LOOK).is_ok() => {}
                     _ => {
                         listen(&mut stderr, &mut said);
                     }

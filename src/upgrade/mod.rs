@@ -3,7 +3,6 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`messages`] | what the two say to each other |
-//! | `messages/given.rs` | messages as the predecessor writes them |
 //! | [`outcome`] | how it went, as the log and the console say it |
 //! | [`launch`] | the new process: found, tested, started |
 //! | [`predecessor`] | the side that gives |

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use self::apart::Parcel;
 use super::launch::{self, Origin};
-use super::messages::{self, Message};
+use super::messages::{self, Message, VERSION};
 use super::outcome::Outcome;
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
@@ -119,21 +119,11 @@ struct HandOver<'a> {
     patience: Duration,
     last_heard: Moment,
     ready: bool,
-    /// Whether the successor can carry TLS connections on.
-    takes_tls: bool,
-    /// Whether the successor can carry transaction blocks on that no server knows of, and the sessions that
-    /// stay until theirs is none of these.
-    takes_deferred: bool,
-    /// Whether the successor takes settings by themselves, and those that it has been given.
-    takes_settings: bool,
-    /// Whether the successor knows what rules apply to a session that has no server connection.
-    knows_rules: bool,
+    /// Settings that the successor has been given by themselves.
     settings: Vec<Arc<Parameters>>,
     /// Numbers of the prepared statements that it has been given.
     given: HashSet<u64>,
-    staying: HashSet<u64>,
-    /// Whether the successor says when it has made ready for the sessions, and whether it has said so.
-    says_seated: bool,
+    /// Whether the successor has made ready for the sessions.
     seated: bool,
     finished: bool,
     /// Descriptors have run out, and the log says so.
@@ -216,14 +206,8 @@ pub fn hand_over(
         patience: limits.timeout,
         last_heard: Moment::now(),
         ready: false,
-        takes_tls: false,
-        takes_deferred: false,
-        takes_settings: false,
-        knows_rules: false,
         settings: Vec::new(),
         given: HashSet::new(),
-        staying: HashSet::new(),
-        says_seated: false,
         seated: false,
         finished: false,
         is_short: false,
@@ -402,16 +386,14 @@ impl HandOver<'_> {
                         ready.program,
                         ready.version
                     );
+                    if ready.version != VERSION {
+                        return Err(io::Error::other(format!(
+                            "its hand-over has version {}, this one's is {VERSION}; start it anew",
+                            ready.version
+                        )));
+                    }
                     check_descriptors(ready.descriptors)?;
                     self.get_hold_of_successor(ready.pid_file)?;
-                    self.takes_tls = ready.tls;
-                    self.takes_deferred = ready.deferred;
-                    self.takes_settings = ready.settings;
-                    self.knows_rules = ready.knows_rules;
-                    if ready.wide {
-                        self.passage.widen();
-                    }
-                    self.says_seated = ready.seats;
                     self.ready = true;
                 }
                 Message::Accepted(id) => self.accepted(id),
@@ -475,7 +457,7 @@ impl HandOver<'_> {
         if let Some(number) = self.passage.writer() {
             let writer = u32::try_from(number).map_err(io::Error::other)?;
             if writer != self.started {
-                self.grandchild = Some(Process::open(number)?);
+                self.grandchild = Some(Process::open(writer)?);
                 successor = writer;
             }
         }

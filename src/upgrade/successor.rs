@@ -67,12 +67,6 @@ impl Heir {
             descriptors: getrlimit(Resource::RLIMIT_NOFILE)
                 .ok()
                 .map(|(soft, _)| soft),
-            tls: true,
-            seats: true,
-            deferred: true,
-            settings: true,
-            knows_rules: true,
-            wide: true,
             pid_file: pid_file.map(Path::to_owned),
         });
         messages::post(&mut passage, &ready, Vec::new())?;

@@ -3,7 +3,7 @@
 //!
 //! `tests/handover/` has a directory for each recording, with what the predecessor and the successor sent,
 //! frame by frame as it went over the socket. To add one, after the messages have changed:
-//! `HANDOVER_RECORDING=tests/handover/NAME tests/run handover -- -k recorded`. Recordings are never
+//! `HANDOVER_RECORDING=tests/handover/NAME tests/run handover -- -k recorded`. Recordings of releases are never
 //! replaced.
 
 use std::collections::BTreeSet;

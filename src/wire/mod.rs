@@ -15,7 +15,7 @@
 //! | [`sqlstate`] | the SQLSTATEs that the pooler uses |
 //! | [`mod@write`] | writing a message |
 //! | [`base64`] | base64, as SASL has it |
-//! | [`bytes`] | bytes in values that are written for another process |
+//! | [`bytes`] | shared bytes in values that are written for another process |
 //!
 //! Source throughout: PostgreSQL manual, chapter "Frontend/Backend Protocol".
 

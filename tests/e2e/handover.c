@@ -7,7 +7,6 @@
  *
  *     SIDE send|recv N SIGNAL    that side gets the signal right after its Nth such step
  *     SIDE thread N COUNT        its attempts to start a thread fail, from the Nth on, COUNT times
- *     key NAME 0 0               neither side hears of the key NAME, as if the other were of an older version
  *
  * If there is a directory $HANDOVER_RECORD, what each side sends is appended to the file of its name there.
  *
@@ -17,7 +16,6 @@
  * from its start.
  */
 #define _GNU_SOURCE
-#include <ctype.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -106,37 +104,11 @@ static void record(int fd, const struct msghdr *message, ssize_t sent)
     errno = saved;
 }
 
-/* In CBOR a short text has its length in front, so what is looked for is a key and no part of a word. */
-static void hide(const char *key, char *bytes, size_t length)
-{
-    size_t size = strlen(key);
-    for (char *at = bytes; length > size && at < bytes + length - size; at++)
-        if ((unsigned char)*at == 0x60 + size && !memcmp(at + 1, key, size))
-            for (size_t i = 1; i <= size; i++)
-                at[i] = toupper(at[i]);
-}
-
-static void hide_keys(const struct msghdr *message)
-{
-    int saved = errno;
-    const char *path = getenv("HANDOVER_PLAN");
-    FILE *plan = path ? fopen(path, "re") : NULL;
-    if (plan) {
-        char who[16], what[16];
-        while (fscanf(plan, "%15s %15s %*d %*d", who, what) == 2)
-            for (size_t i = 0; !strcmp(who, "key") && i < message->msg_iovlen; i++)
-                hide(what, message->msg_iov[i].iov_base, message->msg_iov[i].iov_len);
-        fclose(plan);
-    }
-    errno = saved;
-}
-
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
     ssize_t (*next)(int, const struct msghdr *, int) = dlsym(RTLD_NEXT, "sendmsg");
     if (!nameless(fd))
         return next(fd, message, flags);
-    hide_keys(message);
     struct msghdr first = *message;
     if (first.msg_iovlen > 1)
         first.msg_iovlen = 1;

@@ -41,10 +41,6 @@ class Steps:
         """Stops that side there; it does not end by itself."""
         self.strike(f"{side} {call} {number} {int(signal.SIGSTOP)}")
 
-    def hide(self, key: str) -> None:
-        """Lets both sides speak as if the other had never heard of this key."""
-        self.strike(f"key {key} 0 0")
-
     def taken(self) -> list[str]:
         """All steps taken so far, as "SIDE CALL"."""
         return self.record.read_text().splitlines() if self.record.exists() else []

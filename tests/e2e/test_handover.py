@@ -157,6 +157,23 @@ def test_the_end_of_the_new_process_is_told(watched, tmp_path):
     assert "signal: 9" in one.fail_to_upgrade()
 
 
+def test_nothing_is_given_to_a_version_that_speaks_otherwise(watched, tmp_path):
+    program = tmp_path / "pg_doorman"
+    program.symlink_to(binary())
+    one, _ = watched(program=program)
+    raw = one.raw()
+    speaker = tmp_path / "speaker.py"
+    # The message Ready of version 99, in a frame without descriptors.
+    ready = b"\xa1\x65Ready\xa1\x67version\x18\x63"
+    speaker.write_text("import os, socket\n"
+                       "peer = socket.socket(fileno=int(os.environ['PG_DOORMAN_HANDOVER_FD']))\n"
+                       f"peer.sendall({len(ready).to_bytes(4) + bytes(1) + ready!r})\n"
+                       "assert peer.recv(1) == b''\n")
+    script(program, f"exec /usr/bin/python3 {speaker}")
+    assert "its hand-over has version 99, this one's is " in one.fail_to_upgrade()
+    assert served(raw) and one.serves()
+
+
 # Killed after every step
 
 class Knocking:
@@ -489,52 +506,6 @@ def test_an_upgrade_is_asked_for_while_both_processes_serve(watched, background)
     (pid,) = wait_until(lambda: len(one.processes()) == 1 and one.processes())
     one.process = Successor(pid)
     assert served(raw)
-
-
-# Versions that do not know everything
-
-@pytest.mark.parametrize("ends", ["commit;", "select 1"])
-def test_a_transaction_that_no_server_has_seen_waits_for_the_next_request(watched, pg, ends):
-    """A new process that knows of no such thing would let each statement commit by itself."""
-    one, steps = watched(size=1)
-    begins, moves = one.raw(), one.raw()
-    pg.admin("create table notes (n int); alter table notes owner to app", database="shop")
-    steps.hide("deferred")
-    assert begins.ask(query("begin;"))[0].tag == "BEGIN"
-    old = one.process
-    one.signal(signal.SIGUSR2)
-    one.wait_log("it has begun a transaction that PostgreSQL has not been told of")
-    # Everybody else is there already.
-    served(moves)
-    assert old.poll() is None
-    begins.ask(query(ends))
-    one.succeeded()
-    if begins.status == "I":
-        begins.ask(query("begin;"))
-    begins.ask(query("insert into notes values (1)"))
-    assert begins.status == "T"
-    begins.ask(query("rollback"))
-    assert begins.status == "I" and moves.value("select count(*) from notes") == "0"
-    pg.admin("drop table notes", database="shop")
-
-
-@pytest.mark.parametrize("key", ["settings", "knows_rules", "wide"])
-def test_sessions_move_to_a_version_that_has_to_be_told_more(watched, mode, key):
-    one, steps = watched(size=4, mode=mode)
-    crowd = [one.raw(application_name=f"till {n}") for n in range(3)]
-    for n, raw in enumerate(crowd):
-        raw.ask(parse(f"select {n}", "q"), sync())
-        raw.ask(query("set datestyle = 'German, DMY'"))
-    crowd[0].ask(query("begin"))
-    backend = crowd[0].value("select pg_backend_pid()")
-    steps.hide(key)
-    one.upgrade()
-    for n, raw in enumerate(crowd):
-        raw.send(bind((), "q"), execute(), sync())
-        assert rows(raw.read_until("Z")) == [[str(n).encode()]]
-        assert raw.value("show datestyle") == "German, DMY"
-        assert raw.value("show application_name") == f"till {n}"
-    assert crowd[0].status == "T" and crowd[0].value("select pg_backend_pid()") == backend
 
 
 # CancelRequests

@@ -199,16 +199,6 @@ keys! {
             /// with 53400 until the client closes statements. 0: no limit.
             client_prepared_statements_max: Option<usize> = is("10000"),
                 integer_or_off(MANY), Live, Works;
-            /// How many unnamed statements are remembered for one client. 0: all.
-            client_anonymous_prepared_cache_size: Option<usize> =
-                unset("as prepared_statements_cache_size", "256"),
-                integer(0, MANY), NewClients, Ignored(ONE_UNNAMED);
-            /// How often unused statement texts are looked for, in seconds.
-            query_interner_gc_interval_seconds: usize = is("60"),
-                integer(1, MANY), Live, Ignored(FORGOTTEN_BY_NUMBER);
-            /// How long the text of an unused unnamed statement is kept, in seconds.
-            query_interner_anon_idle_ttl_seconds: Option<usize> = is("60"),
-                integer_or_off(MANY), Live, Ignored(FORGOTTEN_BY_NUMBER);
             /// A simple query that is answered from memory: with what PostgreSQL last answered
             /// to it in the pool, and without a server connection. The query must match byte
             /// for byte and be outside of a transaction. The answer is used as long as the pool
@@ -307,47 +297,6 @@ keys! {
             /// Parameters that every server connection is started with, whatever clients say.
             startup_parameters = unset("none", "{ statement_timeout = \"30s\" }"),
                 Kind::Own("a table of texts"), NewServers, Works;
-        }
-        group "Accepted, without effect" {
-            /// Whether clients' parameters are set on the server connection they get.
-            sync_server_parameters = is("false"),
-                Kind::Bool, Live, Ignored("clients' parameters are always in effect");
-            /// The size from which a server's message is passed on in pieces.
-            message_size_to_be_stream = is("\"1MB\""),
-                size_or_off(), Live, Ignored(ALWAYS_STREAMED);
-            /// How full a pool may be and still open connections without waiting, in percent.
-            scaling_warm_pool_ratio = is("20"), integer(0, 100), Live, Ignored(STRICT_QUEUE);
-            /// How often a client tries again before it waits.
-            scaling_fast_retries = is("10"), integer(0, MANY), Live, Ignored(STRICT_QUEUE);
-            /// The old name of client_anonymous_prepared_cache_size.
-            client_prepared_statements_cache_size = unset("see there", "256"),
-                integer(0, MANY), NewClients, Alias("client_anonymous_prepared_cache_size");
-            /// How many worker threads the async runtime has.
-            worker_threads = is("4"), Kind::Any, Restart, Ignored(RUNTIME);
-            /// Whether async worker threads are bound to processors.
-            worker_cpu_affinity_pinning = is("false"), Kind::Any, Restart, Ignored(RUNTIME);
-            /// The stack size of async worker threads.
-            worker_stack_size = unset("the system's", "\"8MB\""),
-                Kind::Any, Restart, Ignored(RUNTIME);
-            /// How many threads the async runtime has for blocking calls.
-            max_blocking_threads = unset("its own", "64"), Kind::Any, Restart, Ignored(RUNTIME);
-            /// How often the async runtime looks at its shared queue.
-            tokio_global_queue_interval = unset("its own", "5"),
-                Kind::Any, Restart, Ignored(RUNTIME);
-            /// How often the async runtime looks for events.
-            tokio_event_interval = unset("its own", "1"), Kind::Any, Restart, Ignored(RUNTIME);
-            /// The addresses of Patroni's REST API.
-            patroni_api_urls = unset("none", "[\"http://10.0.0.1:8008\"]"),
-                Kind::Any, Live, Ignored(PATRONI);
-            /// How long a failed PostgreSQL server is not tried, with Patroni.
-            fallback_cooldown = unset("its own", "\"30s\""), Kind::Any, Live, Ignored(PATRONI);
-            /// How long Patroni may take to answer.
-            patroni_api_timeout = unset("its own", "\"5s\""), Kind::Any, Live, Ignored(PATRONI);
-            /// How long a connection to another Patroni member may take.
-            fallback_connect_timeout = unset("its own", "\"5s\""),
-                Kind::Any, Live, Ignored(PATRONI);
-            /// How old a connection to another Patroni member may get.
-            fallback_lifetime = unset("its own", "\"30s\""), Kind::Any, Live, Ignored(PATRONI);
         }
     }
     also {

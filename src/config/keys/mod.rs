@@ -4,7 +4,6 @@ pub mod auth_query;
 pub mod general;
 pub mod include;
 pub mod pool;
-pub mod talos;
 pub mod tls_certificate;
 pub mod upgrade;
 pub mod user;
@@ -25,7 +24,6 @@ pub const TABLES: &[(&str, &[Definition])] = &[
     ("[web]", web::Web::KEYS),
     ("[upgrade]", upgrade::Upgrade::KEYS),
     ("[include]", include::Include::KEYS),
-    ("[talos]", talos::Talos::KEYS),
 ];
 
 /// What every table's file needs.
@@ -50,13 +48,4 @@ mod prelude {
     pub(super) const SUITES: &str = "[\"TLS_AES_128_GCM_SHA256\", \"ECDHE-RSA-AES128-GCM-SHA256\"]";
     pub(super) const AUTH_QUERY: &str = "auth_query";
     pub(super) const WEB: &str = "the metrics page";
-    pub(super) const RUNTIME: &str = "there is no async runtime here, each client has a thread";
-    pub(super) const PATRONI: &str = "there is no fallback to Patroni members";
-    pub(super) const ONE_UNNAMED: &str = "a client has one unnamed statement, as in PostgreSQL";
-    pub(super) const FORGOTTEN_BY_NUMBER: &str =
-        "unused statements are forgotten by prepared_statements_cache_size";
-    pub(super) const UI: &str = "there is no web interface";
-    pub(super) const ALWAYS_STREAMED: &str = "large messages are always passed on in pieces";
-    pub(super) const STRICT_QUEUE: &str =
-        "a waiting client gets the next free connection in strict order";
 }

@@ -146,30 +146,6 @@ keys! {
             auth_query = unset("only the users of this file", "{}"),
                 Kind::Own("a table"), Live, NotYet(AUTH_QUERY);
         }
-        group "Accepted, without effect" {
-            /// How full this pool may be and still open connections without waiting, in
-            /// percent.
-            scaling_warm_pool_ratio = unset("see [general]", "20"),
-                integer(0, 100), Live, Ignored(STRICT_QUEUE);
-            /// How often a client of this pool tries again before it waits.
-            scaling_fast_retries = unset("see [general]", "10"),
-                integer(0, MANY), Live, Ignored(STRICT_QUEUE);
-            /// The addresses of Patroni's REST API, for this pool.
-            patroni_api_urls = unset("see [general]", "[\"http://10.0.0.1:8008\"]"),
-                Kind::Any, Live, Ignored(PATRONI);
-            /// How long a failed PostgreSQL server of this pool is not tried, with Patroni.
-            fallback_cooldown = unset("see [general]", "\"30s\""),
-                Kind::Any, Live, Ignored(PATRONI);
-            /// How long Patroni may take to answer, for this pool.
-            patroni_api_timeout = unset("see [general]", "\"5s\""),
-                Kind::Any, Live, Ignored(PATRONI);
-            /// How long a connection of this pool to another Patroni member may take.
-            fallback_connect_timeout = unset("see [general]", "\"5s\""),
-                Kind::Any, Live, Ignored(PATRONI);
-            /// How old a connection of this pool to another Patroni member may get.
-            fallback_lifetime = unset("see [general]", "\"30s\""),
-                Kind::Any, Live, Ignored(PATRONI);
-        }
     }
     also {
         /// The name clients use as database.

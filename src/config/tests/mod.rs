@@ -1,12 +1,14 @@
 //! Tests of the whole, from a text to settings: what the keys mean.
 
 mod definitions;
+mod reference;
 mod tls;
 mod told;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::reference::reference;
 use super::*;
 
 /// A configuration as small as it gets; tests add to its end or its `[general]`.

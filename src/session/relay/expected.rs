@@ -86,7 +86,6 @@ pub enum Deliver {
 #[serde(default)]
 pub struct Undo {
     /// A name of the client's, and what it meant before.
-    #[serde(with = "crate::wire::bytes::pair")]
     pub name: Option<(Vec<u8>, Option<Arc<Statement>>)>,
     /// Whether the server's unnamed statement was the client's before an unnamed Parse that follows no client.
     pub unnamed_parsed: Option<bool>,
@@ -98,7 +97,7 @@ pub struct Undo {
     #[serde(default)]
     pub changes: Changes,
     /// What the request deallocates if it succeeds: the client's name, and the number.
-    #[serde(default, with = "crate::wire::bytes::pair")]
+    #[serde(default)]
     pub deallocates: Option<(Vec<u8>, u64)>,
     /// What the client is told if the request fails at its turn.
     #[serde(default)]

@@ -32,7 +32,6 @@ pub enum Open<'a> {
 pub struct Unsettled {
     /// The client's unnamed statement: apart, because some clients use no other.
     unnamed: Option<u64>,
-    #[serde(with = "crate::wire::bytes::keys")]
     names: HashMap<Vec<u8>, u64>,
     statements: HashMap<u64, u64>,
     everything: Option<u64>,

@@ -8,9 +8,9 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
-use super::super::messages::{
-    self, APART, Given, GivenPiece, Message, PIECE, Part, STATEMENT_APART,
-};
+use serde_bytes::Bytes;
+
+use super::super::messages::{self, APART, Message, PIECE, Part, Piece, STATEMENT_APART};
 use super::HandOver;
 use crate::net::clock::Moment;
 use crate::net::passing::Passage;
@@ -181,12 +181,12 @@ impl Parcel {
             _ => return Ok(()),
         };
         let end = bytes.len().min(self.gone + PIECE);
-        let piece = Given::Piece(GivenPiece {
+        let piece = Piece {
             part,
             size: bytes.len() as u64,
-            bytes: &bytes[self.gone..end],
-        });
-        messages::post(passage, &piece, Vec::new())?;
+            bytes: Bytes::new(&bytes[self.gone..end]),
+        };
+        messages::post_named(passage, "Piece", &piece, Vec::new())?;
         self.gone = end;
         if end == bytes.len() {
             self.gone = 0;

@@ -92,21 +92,6 @@ impl HandOver<'_> {
         }
     }
 
-    /// The session cannot move as it stands: it goes on here, and is offered again and again until it can.
-    pub(super) fn put_off(&mut self, guest: Guest) {
-        let id = guest.handle().who.id;
-        if self.staying.insert(id) {
-            log::warn!(
-                "{} cannot move yet: it has begun a transaction that PostgreSQL has not been told of, and the new \
-                 process is too old to know of that; it moves after the next request",
-                guest.handle().tag()
-            );
-        }
-        stay(&guest);
-        self.again.push_back((id, Moment::now()));
-        self.reception.take_back(guest);
-    }
-
     /// The successor is dead. What it had not taken goes on here.
     pub(super) fn take_back(&mut self) {
         // It may have taken more than we have heard of.

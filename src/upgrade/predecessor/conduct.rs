@@ -31,7 +31,7 @@ impl HandOver<'_> {
         self.introduce()?;
         messages::post(&mut self.passage, &Message::Open, Vec::new())?;
         self.passage.flush()?;
-        while self.says_seated && !self.seated {
+        while !self.seated {
             self.step(Some("did not make ready for the sessions"))?;
         }
         self.give_idle()?;
@@ -146,9 +146,6 @@ impl HandOver<'_> {
         while self.sessions.len() < window {
             let Some((guest, since)) = self.backlog.pop_front() else {
                 break;
-            };
-            let Some(guest) = self.fit(guest) else {
-                continue;
             };
             match self.pack(guest, since) {
                 Ok(parcel) => self.parcels.push_back(parcel),

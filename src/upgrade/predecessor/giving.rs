@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::super::messages::{
-    self, Given, GivenConsole, GivenIdle, GivenNew, GivenSession, Hello, Listener, Message, Pool,
-    Standing, VERSION,
+    self, Hello, Idle, Listener, Message, Moved, MovedConsole, New, Pool, Standing, VERSION,
 };
 use super::apart::Parted;
 use super::{HandOver, Pending, WINDOW};
@@ -97,7 +96,7 @@ impl HandOver<'_> {
             arrivals_tls: arrivals.tls.load(Ordering::Relaxed),
             log_filter: Some(self.log_filter.clone()),
             sessions: house.sessions.len(),
-            awake: Some(awake.count()),
+            awake: awake.count(),
         };
         messages::post(
             &mut self.passage,
@@ -133,11 +132,6 @@ impl HandOver<'_> {
     pub(super) fn give_idle(&mut self) -> io::Result<bool> {
         for pool in self.house.pools.all() {
             while let Some(connection) = pool.take_idle() {
-                if connection.stream.tls().is_some() && !self.takes_tls {
-                    connection.close("the new process cannot carry its TLS connection on");
-                    pool.moved_away();
-                    continue;
-                }
                 let copy = match connection.stream.fd().try_clone_to_owned() {
                     Ok(copy) => copy,
                     Err(error) if is_shortage(&error) => {
@@ -151,13 +145,13 @@ impl HandOver<'_> {
                         continue;
                     }
                 };
-                let given = Given::Idle(GivenIdle {
-                    database: &pool.database,
-                    user: &pool.user,
-                    backend: &connection.backend,
+                let idle = Idle {
+                    database: pool.database.clone(),
+                    user: pool.user.clone(),
+                    backend: &*connection.backend,
                     tls: connection.stream.tls(),
-                });
-                let posted = messages::post(&mut self.passage, &given, vec![copy]);
+                };
+                let posted = messages::post_named(&mut self.passage, "Idle", &idle, vec![copy]);
                 let number = connection.backend.key.id;
                 if let Err(error) = posted {
                     connection.close(&format!("it cannot be passed on: {error}"));
@@ -185,31 +179,16 @@ impl HandOver<'_> {
                 }
             };
             self.next_new += 1;
-            let given = Given::New(GivenNew {
+            let new = New {
                 number: self.next_new,
                 opening: &connection.opening,
-            });
-            match messages::post(&mut self.passage, &given, vec![copy.into()]) {
+            };
+            match messages::post_named(&mut self.passage, "New", &new, vec![copy.into()]) {
                 Ok(()) => drop(self.new_sent.insert(self.next_new, connection)),
                 Err(error) => log::warn!("a new connection cannot be passed on: {error}"),
             }
         }
         Ok(())
-    }
-
-    /// The session, if the successor can take it as it stands; if not, it goes on here.
-    pub(super) fn fit(&mut self, guest: Guest) -> Option<Guest> {
-        if !self.takes_tls && has_tls(&guest) {
-            // An older version. To give it the session would be to make it talk nonsense.
-            self.keep(guest, "the new process cannot carry its TLS connection on");
-            return None;
-        }
-        if !self.takes_deferred && guest.is_in_deferred_block() {
-            // An older version. It would take the client for one outside of any transaction.
-            self.put_off(guest);
-            return None;
-        }
-        Some(guest)
     }
 
     /// Gives a session. One that cannot be passed at all goes on here; returned is one that could not be given yet.
@@ -222,7 +201,7 @@ impl HandOver<'_> {
             What::Pool(resting) => self.give_settings(&resting.session.told),
             What::Console(_) => None,
         };
-        match post_guest(&mut self.passage, &mut guest, told, self.knows_rules) {
+        match post_guest(&mut self.passage, &mut guest, told) {
             Ok(()) => {
                 let id = guest.handle().who.id;
                 self.sessions.insert(id, Pending::Session(guest, since));
@@ -246,7 +225,7 @@ impl HandOver<'_> {
     /// with the session.
     fn give_settings(&mut self, told: &Arc<Parameters>) -> Option<usize> {
         let given = self.settings.iter().position(|it| Arc::ptr_eq(it, told));
-        if given.is_some() || !self.takes_settings || self.settings.len() >= MOST_SETTINGS {
+        if given.is_some() || self.settings.len() >= MOST_SETTINGS {
             return given;
         }
         let message = Message::Settings(Parameters::clone(told));
@@ -279,25 +258,10 @@ fn is_shortage(error: &io::Error) -> bool {
         .is_some_and(|code| short.contains(&code))
 }
 
-/// Whether a client or its server connection speaks TLS.
-fn has_tls(guest: &Guest) -> bool {
-    match &guest.what {
-        What::Pool(resting) => {
-            resting.client.tls().is_some()
-                || resting.server.as_ref().and_then(Stream::tls).is_some()
-        }
-        What::Console(console) => console.client.tls().is_some(),
-    }
-}
-
 /// Queues a session with copies of its descriptors. Ours stay open: it may come back. What it has been `told` by
-/// number is left out of its value, and so are its rules if the successor knows them.
-fn post_guest(
-    passage: &mut Passage,
-    guest: &mut Guest,
-    told: Option<usize>,
-    knows_rules: bool,
-) -> io::Result<()> {
+/// number is left out of its value, and so are the rules of a session without a server connection: the successor finds
+/// out by itself what rules apply to it.
+fn post_guest(passage: &mut Passage, guest: &mut Guest, told: Option<usize>) -> io::Result<()> {
     let awaits_outcome = guest.awaits_reply();
     let handle = guest.entry.handle();
     let standing = Standing {
@@ -314,19 +278,21 @@ fn post_guest(
             }
             let session = &mut resting.session;
             let left_out = told.map(|_| std::mem::take(&mut session.told));
-            let rules =
-                (knows_rules && session.lent.is_none()).then(|| std::mem::take(&mut session.rules));
+            let rules = session
+                .lent
+                .is_none()
+                .then(|| std::mem::take(&mut session.rules));
             let parted = Parted::from(session);
-            let given = Given::Session(GivenSession {
-                session,
-                apart: &parted.parts,
+            let moved = Moved {
+                session: &**session,
+                apart: parted.parts.clone(),
                 standing,
                 told,
                 server_deadline: resting.server_deadline,
                 client_tls: resting.client.tls(),
                 server_tls: resting.server.as_ref().and_then(Stream::tls),
-            });
-            let posted = messages::post(passage, &given, descriptors);
+            };
+            let posted = messages::post_named(passage, "Session", &moved, descriptors);
             parted.join(session);
             if let Some(told) = left_out {
                 session.told = told;
@@ -338,25 +304,25 @@ fn post_guest(
         }
         What::Console(console) => {
             let owed = match &console.reply {
-                Reply::Owed(reply) => &reply[..],
-                Reply::Given | Reply::Awaited => &[],
+                Reply::Owed(reply) => reply.clone(),
+                Reply::Given | Reply::Awaited => Vec::new(),
             };
-            let given = Given::Console(GivenConsole {
+            let moved = MovedConsole {
                 id: handle.who.id,
-                secret: &handle.who.secret,
-                database: &handle.who.database,
-                user: &handle.who.user,
-                address: &handle.who.address,
+                secret: handle.who.secret.clone(),
+                database: handle.who.database.clone(),
+                user: handle.who.user.clone(),
+                address: handle.who.address.clone(),
                 connected_at: handle.who.connected_at,
                 standing,
-                unread: &console.unread,
+                unread: console.unread.clone(),
                 owed,
                 awaits_outcome,
                 rights: console.rights,
                 tls: console.client.tls(),
-            });
+            };
             let copy = console.client.fd().try_clone_to_owned()?;
-            messages::post(passage, &given, vec![copy])
+            messages::post_named(passage, "Console", &moved, vec![copy])
         }
     }
 }

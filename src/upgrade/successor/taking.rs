@@ -121,7 +121,7 @@ impl Taker {
             }
         };
         // Those who are busy come first, and nobody waits yet.
-        let most = hello.awake.unwrap_or(hello.sessions).min(READY_SEATS);
+        let most = hello.awake.min(READY_SEATS);
         self.seats
             .extend((0..most).map_while(|_| self.reception.seat().ok()));
         let outcome = self

@@ -7,19 +7,17 @@
 
 use std::fmt::Write;
 
-use super::definition::{Definition, Effect, Preset};
-use super::keys::auth_query::AuthQuery;
-use super::keys::general::General;
-use super::keys::include::Include;
-use super::keys::pool::Pool;
-use super::keys::talos::Talos;
-use super::keys::tls_certificate::TlsCertificate;
-use super::keys::upgrade::Upgrade;
-use super::keys::user::User;
-use super::keys::web::Web;
+use crate::config::compatibility::WITHOUT_EFFECT;
+use crate::config::duration::Unit;
+use crate::config::keys::include::Include;
+use crate::config::keys::tls_certificate::TlsCertificate;
+use crate::config::kind::MANY;
+use crate::config::{
+    AuthQuery, Definition, Effect, General, Kind, Pool, Preset, Reload, Upgrade, User, Web, Zero,
+};
 
 /// The complete reference file.
-pub fn reference() -> String {
+pub(super) fn reference() -> String {
     let mut out = String::from(HEAD);
     table(
         &mut out,
@@ -77,13 +75,7 @@ pub fn reference() -> String {
         "Further files of this configuration.",
         Include::KEYS,
     );
-    table(
-        &mut out,
-        "talos",
-        false,
-        "Accepted, without effect.",
-        Talos::KEYS,
-    );
+    without_effect(&mut out);
     out
 }
 
@@ -157,7 +149,7 @@ fn entry(out: &mut String, table: &str, key: &Definition) {
         Preset::Required { example } => ("Required.".into(), example),
         Preset::Inherited { from, example } => (format!("Default: that of {from}."), example),
     };
-    let mut written = key.kind.describe();
+    let mut written = written(&key.kind);
     if key.doc.contains(" 0: ") {
         // The text says better what 0 means.
         written = written.replace("; 0 means off", "");
@@ -167,17 +159,12 @@ fn entry(out: &mut String, table: &str, key: &Definition) {
         &format!(
             "{}. {default} Changes with: {}.",
             capital(&written),
-            key.reload.describe()
+            takes_effect(key.reload)
         ),
     );
-    match key.effect {
-        Effect::Works => {}
-        Effect::Ignored(reason) => comment(out, &format!("No effect: {reason}.")),
-        Effect::NotYet(what) => comment(
-            out,
-            &format!("No effect yet: {what} is not in this version."),
-        ),
-        Effect::Alias(new) => comment(out, &format!("Write {new} instead.")),
+    if let Effect::NotYet(what) = key.effect {
+        let text = format!("No effect yet: {what} is not in this version.");
+        comment(out, &text);
     }
     let _ = match EXAMPLE
         .iter()
@@ -186,6 +173,98 @@ fn entry(out: &mut String, table: &str, key: &Definition) {
         Some((_, _, value)) => writeln!(out, "{} = {value}", key.name),
         None => writeln!(out, "#{} = {value}", key.name),
     };
+}
+
+/// The settings without effect, which stand in the reference as names only.
+fn without_effect(out: &mut String) {
+    let rule = "#".repeat(80);
+    let _ = write!(out, "\n{rule}\n");
+    let about = "Settings of the async pg_doorman that are accepted and have no effect, in any table. \
+        So is the table [talos]: there is no Talos authentication here.";
+    comment(out, about);
+    let _ = writeln!(out, "{rule}");
+    for (reason, names) in WITHOUT_EFFECT {
+        out.push('\n');
+        comment(out, &format!("{}: {reason}.", names.join(", ")));
+    }
+}
+
+/// What may be written.
+fn written(kind: &Kind) -> String {
+    match kind {
+        Kind::Bool => "true or false".into(),
+        Kind::Integer {
+            min,
+            max: MANY..,
+            zero,
+        } => {
+            format!(
+                "number{}{}",
+                if *min > 0 {
+                    format!(", {min} or more")
+                } else {
+                    String::new()
+                },
+                zero_words(*zero)
+            )
+        }
+        Kind::Integer { min, max, zero } => {
+            format!("number, {min} to {max}{}", zero_words(*zero))
+        }
+        Kind::Duration {
+            unit: Unit::Milliseconds,
+            zero,
+        } => {
+            format!("duration{}", zero_words(*zero))
+        }
+        Kind::Duration {
+            unit: Unit::Seconds,
+            zero,
+        } => {
+            format!(
+                "duration, a bare number counts seconds{}",
+                zero_words(*zero)
+            )
+        }
+        Kind::Duration {
+            unit: Unit::Named,
+            zero,
+        } => {
+            format!("duration with its unit{}", zero_words(*zero))
+        }
+        Kind::Size { zero } => format!("size{}", zero_words(*zero)),
+        Kind::Text | Kind::Name => "text".into(),
+        Kind::Path => "path".into(),
+        Kind::Secret => "secret text".into(),
+        Kind::Verifier => "password verifier, or empty".into(),
+        Kind::OneOf(words) => words
+            .iter()
+            .map(|word| format!("\"{word}\""))
+            .collect::<Vec<_>>()
+            .join(", "),
+        Kind::Permissions => "octal permissions as text".into(),
+        Kind::List => "text, or list of texts".into(),
+        Kind::Own(words) => (*words).into(),
+    }
+}
+
+fn zero_words(zero: Zero) -> &'static str {
+    match zero {
+        Zero::Off => "; 0 means off",
+        Zero::Value => "",
+        Zero::Refused => ", more than 0",
+    }
+}
+
+/// When a changed value takes effect.
+fn takes_effect(reload: Reload) -> &'static str {
+    match reload {
+        Reload::Live => "reload",
+        Reload::NewClients => "reload, for new clients",
+        Reload::NewServers => "reload, for new server connections",
+        Reload::NewConnections => "reload, for new connections",
+        Reload::Restart => "restart",
+    }
 }
 
 fn capital(text: &str) -> String {
