@@ -16,22 +16,23 @@ use std::time::{Duration, Instant};
 
 use pg_doorman::auth::{ServerCredentials, ServerSecret};
 use pg_doorman::net::address::Address;
-use pg_doorman::net::clock::Moment;
+use pg_doorman::net::clock::MonotonicTime;
 use pg_doorman::net::encrypted::Encrypted;
-use pg_doorman::net::passing::Passage;
+use pg_doorman::net::fd_channel::FdChannel;
 use pg_doorman::net::stream::SocketOptions;
-use pg_doorman::pool::plan::{Login, Mode, Plan, Timeouts};
 use pg_doorman::pool::pool::{Pool, Request};
-use pg_doorman::pool::statements::Statements;
-use pg_doorman::pool::totals::Work;
+use pg_doorman::pool::pool_config::{Login, Mode, PoolConfig, Timeouts};
+use pg_doorman::pool::totals::Counters;
 use pg_doorman::pool::waiter::Waiter;
+use pg_doorman::relay::output::{Output, Pieces};
+use pg_doorman::relay::session::{Rules, Session};
+use pg_doorman::relay::shared_statements::SharedStatements as _;
 use pg_doorman::server::backend::{Backend, BackendKey};
-use pg_doorman::server::encryption::Encryption;
+use pg_doorman::server::dirty::{self, DirtyState};
 use pg_doorman::server::parameters::Parameters;
 use pg_doorman::server::prepared::Prepared;
-use pg_doorman::server::traces::{self, Traces};
-use pg_doorman::session::relay::pieces::{Output, Pieces};
-use pg_doorman::session::session::{Rules, Session};
+use pg_doorman::server::server_tls::Encryption;
+use pg_doorman::session::statement_registry::StatementRegistry;
 use pg_doorman::upgrade::messages::{self, Moved, Standing};
 use pg_doorman::wire::backend::{self, TransactionStatus};
 use pg_doorman::wire::{frontend, write};
@@ -138,7 +139,7 @@ struct Relay {
     /// The server connection while the session has none.
     spare: Option<Box<Backend>>,
     rules: Rules,
-    statements: Statements,
+    statements: StatementRegistry,
     out: Output,
 }
 
@@ -166,15 +167,15 @@ impl Relay {
         let backend = Backend {
             news: None,
             key: Arc::new(key),
-            used_at: Moment::now(),
+            used_at: MonotonicTime::now(),
             epoch: 0,
             fresh: Arc::clone(&reported),
             reported: Arc::clone(&reported),
             applied: Arc::default(),
-            traces: Traces::NONE,
+            dirty: DirtyState::NONE,
             status: TransactionStatus::Idle,
             prepared: Prepared::default(),
-            seat: None,
+            permit: None,
         };
         Relay {
             session: Session::new(
@@ -183,7 +184,7 @@ impl Relay {
                 "shop".into(),
                 "app".into(),
                 Address::Unix("/run/pg_doorman".into()),
-                Moment::now(),
+                MonotonicTime::now(),
                 rules,
                 reported,
                 Arc::default(),
@@ -191,7 +192,7 @@ impl Relay {
             ),
             spare: Some(Box::new(backend)),
             rules,
-            statements: Statements::default(),
+            statements: StatementRegistry::default(),
             out: Output::default(),
         }
     }
@@ -361,15 +362,15 @@ fn scans(bench: &Bench) {
         ("traces: 16 KiB of text", 16 * 1024),
     ] {
         let text = harmless_sql(length);
-        assert!(traces::of_text(&text).is_clean());
+        assert!(dirty::of_text(&text).is_clean());
         bench.measure(name, || {
-            black_box(traces::of_text(black_box(&text)));
+            black_box(dirty::of_text(black_box(&text)));
         });
     }
 }
 
 fn statement_hit(bench: &Bench) {
-    let statements = Statements::default();
+    let statements = StatementRegistry::default();
     let definition = |number: usize| {
         let mut definition = harmless_sql(100);
         definition.extend_from_slice(format!("-- {number}\0\0\0").as_bytes());
@@ -386,18 +387,18 @@ fn statement_hit(bench: &Bench) {
 }
 
 fn comparisons(bench: &Bench) {
-    let told = Arc::new(settings());
-    let same = Arc::clone(&told);
+    let reported_to_client = Arc::new(settings());
+    let same = Arc::clone(&reported_to_client);
     let equal = Arc::new(settings());
     // As the relay does it: by address first, in full only if that fails.
     let are_equal = |one: &Arc<Parameters>, other: &Arc<Parameters>| {
         Arc::ptr_eq(one, other) || one.differing_from(other).next().is_none()
     };
     bench.measure("settings: compared, one copy", || {
-        black_box(are_equal(black_box(&told), black_box(&same)));
+        black_box(are_equal(black_box(&reported_to_client), black_box(&same)));
     });
     bench.measure("settings: compared, two equal copies", || {
-        black_box(are_equal(black_box(&told), black_box(&equal)));
+        black_box(are_equal(black_box(&reported_to_client), black_box(&equal)));
     });
 }
 
@@ -407,31 +408,31 @@ fn pool_turn(bench: &Bench) -> io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let port = listener.local_addr()?.port();
     let server = std::thread::spawn(move || log_one_in(&listener));
-    let (bell, _rung) = crossbeam::channel::bounded(1);
+    let (notify, _rung) = crossbeam::channel::bounded(1);
     let numbers = Arc::new(AtomicU64::new(1));
     let pool = Pool::new(
         "shop",
         "app",
-        plan(port),
+        config(port),
         numbers,
-        pg_doorman::server::seats::Seats::new(bell),
+        pg_doorman::pool::database_limit::DatabasePermits::new(notify),
     );
     let waiter = Arc::<Waiter>::default();
     assert!(matches!(pool.request(&waiter), Ok(Request::Queued)));
-    let deadline = Moment::now().after(Duration::from_secs(30));
+    let deadline = MonotonicTime::now().after(Duration::from_secs(30));
     let Ok((connection, _)) = pool.wait(&waiter, deadline, || false) else {
         return Err(io::Error::other("no connection"));
     };
-    let work = Work {
+    let work = Counters {
         transactions: 1,
-        ..Work::default()
+        ..Counters::default()
     };
-    pool.give_back(connection, &work, Moment::now());
+    pool.give_back(connection, &work, MonotonicTime::now());
     bench.measure(
         "pool: lent and given back, nobody else there",
         || match pool.request(black_box(&waiter)) {
             Ok(Request::Met(connection)) => {
-                pool.give_back(connection, black_box(&work), Moment::now())
+                pool.give_back(connection, black_box(&work), MonotonicTime::now())
             }
             other => unreachable!("{other:?}"),
         },
@@ -449,7 +450,7 @@ fn moves(bench: &Bench) -> io::Result<()> {
         session: &relay.session,
         apart: Vec::new(),
         standing: Standing::default(),
-        told: None,
+        reported_to_client: None,
         server_deadline: None,
         client_tls: None::<&Encrypted>,
         server_tls: None,
@@ -460,8 +461,8 @@ fn moves(bench: &Bench) -> io::Result<()> {
         let _ = ciborium::into_writer(&moved(), &mut words);
         black_box(&words);
     });
-    let (mut ours, theirs) = Passage::pair()?;
-    let mut theirs = Passage::over(theirs);
+    let (mut ours, theirs) = FdChannel::pair()?;
+    let mut theirs = FdChannel::over(theirs);
     bench.measure("hand-over: written, passed and read", || {
         let moved = messages::post_named(&mut ours, "Session", &moved(), Vec::new())
             .and_then(|()| ours.flush())
@@ -488,8 +489,8 @@ fn log_one_in(listener: &TcpListener) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn plan(port: u16) -> Plan {
-    Plan {
+fn config(port: u16) -> PoolConfig {
+    PoolConfig {
         size: 1,
         min_size: 0,
         mode: Mode::Transaction,

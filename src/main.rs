@@ -9,13 +9,14 @@ use clap::Parser;
 
 use pg_doorman::config::{self, ErrorKind, Settings};
 use pg_doorman::daemon::arguments::{Arguments, Command, UpgradeArguments};
-use pg_doorman::daemon::logging::{self, LogOptions};
 use pg_doorman::daemon::start_check::{self, Starter};
-use pg_doorman::daemon::{daemonise, descriptors, keeper, log_file, upgrade_command};
+use pg_doorman::daemon::{daemonise, descriptors, pid_keeper, upgrade_command};
 use pg_doorman::daemon::{
-    life,
-    opening::{CannotStart, Start},
+    main_loop,
+    start::{Start, StartError},
 };
+use pg_doorman::log::file;
+use pg_doorman::log::logging::{self, LogOptions};
 use pg_doorman::tls::openssl_memory;
 use pg_doorman::upgrade::launch::{self, Origin};
 
@@ -46,7 +47,7 @@ fn upgrade(wanted: &UpgradeArguments, config_file: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn run(arguments: &Arguments, wipes: bool) -> Result<(), CannotStart> {
+fn run(arguments: &Arguments, wipes: bool) -> Result<(), StartError> {
     let origin = Origin::remember();
     // A daemon's parent is another one by the time it is asked for.
     let started_by = std::os::unix::process::parent_id();
@@ -54,8 +55,8 @@ fn run(arguments: &Arguments, wipes: bool) -> Result<(), CannotStart> {
         .ok()
         .and_then(|number| number.parse().ok());
     let serves_in_front = !arguments.test_config && !arguments.daemon && hand_over.is_none();
-    if serves_in_front && (arguments.keep_pid || keeper::is_first_process()) {
-        keeper::keep().map_err(os_error)?;
+    if serves_in_front && (arguments.keep_pid || pid_keeper::is_first_process()) {
+        pid_keeper::fork_keeper().map_err(os_error)?;
     }
     let wanted: Vec<RawFd> = arguments.inherit_fd.into_iter().chain(hand_over).collect();
     let inherited = descriptors::inherit(&wanted).map_err(os_error)?;
@@ -85,7 +86,7 @@ fn run(arguments: &Arguments, wipes: bool) -> Result<(), CannotStart> {
         tell_of_no_effect(&settings);
         return Ok(());
     }
-    let (output, notice) = log_file::target(
+    let (output, notice) = file::target(
         &settings.general,
         arguments.daemon,
         arguments.pid_file.as_deref(),
@@ -130,7 +131,7 @@ fn run(arguments: &Arguments, wipes: bool) -> Result<(), CannotStart> {
         pid_file: arguments.pid_file.clone(),
         started_by,
     };
-    life::serve(start, ready)
+    main_loop::serve(start, ready)
 }
 
 fn tell_of_no_effect(settings: &Settings) {
@@ -145,7 +146,7 @@ fn tell_of_no_effect(settings: &Settings) {
     }
 }
 
-fn load(arguments: &Arguments) -> Result<Settings, CannotStart> {
+fn load(arguments: &Arguments) -> Result<Settings, StartError> {
     config::load(&arguments.config_file).map_err(|error| {
         for warning in error.warnings() {
             eprintln!("warning: {warning}");
@@ -154,16 +155,16 @@ fn load(arguments: &Arguments) -> Result<Settings, CannotStart> {
             ErrorKind::Open { .. } => "Configuration error: ",
             _ => "",
         };
-        CannotStart {
-            code: CannotStart::CONFIG,
+        StartError {
+            code: StartError::CONFIG,
             why: format!("Config parse error: {prefix}{error}"),
         }
     })
 }
 
-fn os_error(error: impl std::fmt::Display) -> CannotStart {
-    CannotStart {
-        code: CannotStart::OS,
+fn os_error(error: impl std::fmt::Display) -> StartError {
+    StartError {
+        code: StartError::OS,
         why: error.to_string(),
     }
 }

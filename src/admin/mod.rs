@@ -5,11 +5,11 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`commands`] | a command's words |
-//! | [`desk`] | carries commands out |
+//! | [`console`] | carries commands out |
 //! | [`show`] | one table for each SHOW |
 //! | [`table`] | a table as messages of the protocol |
 
 pub mod commands;
-pub mod desk;
+pub mod console;
 pub mod show;
 pub mod table;

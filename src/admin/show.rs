@@ -8,16 +8,16 @@ use std::sync::atomic::Ordering;
 use super::table::Table;
 use super::table::Type::{Int4, Numeric, Text};
 use crate::config;
-use crate::pool::plan::Plan;
 use crate::pool::pool::{Pool, Snapshot};
-use crate::pool::totals::{Shortage, Work};
+use crate::pool::pool_config::PoolConfig;
+use crate::pool::totals::{Counters, Shortage};
 use crate::server::backend::BackendKey;
-use crate::session::house::House;
 use crate::session::registry::{Activity, Handle};
+use crate::session::shared::Shared;
 use crate::tls::suite::Negotiated;
 
 /// What makes a table.
-type Show = fn(&House) -> Table;
+type Show = fn(&Shared) -> Table;
 
 /// The words after SHOW, with what they show.
 const SHOWS: [(&str, Show); 12] = [
@@ -36,14 +36,14 @@ const SHOWS: [(&str, Show); 12] = [
 ];
 
 /// The table for `SHOW what` (lower case); `None` if there is no such thing.
-pub fn show(house: &House, what: &str) -> Option<Table> {
+pub fn show(shared: &Shared, what: &str) -> Option<Table> {
     SHOWS
         .iter()
         .find(|(word, _)| *word == what)
-        .map(|(_, table)| table(house))
+        .map(|(_, table)| table(shared))
 }
 
-fn help(_: &House) -> Table {
+fn help(_: &Shared) -> Table {
     let mut table = Table::new(&[("item", Text)]);
     let shows: Vec<String> = SHOWS[1..]
         .iter()
@@ -64,21 +64,21 @@ fn help(_: &House) -> Table {
     table
 }
 
-fn config(house: &House) -> Table {
+fn config(shared: &Shared) -> Table {
     let mut table = Table::new(&[
         ("key", Text),
         ("value", Text),
         ("default", Text),
         ("changeable", Text),
     ]);
-    for row in config::show(&house.settings()) {
+    for row in config::show(&shared.settings()) {
         let changeable = if row.changeable { "yes" } else { "no" };
         table.row(vec![row.key, row.value, row.default, changeable.to_owned()]);
     }
     table
 }
 
-fn databases(house: &House) -> Table {
+fn databases(shared: &Shared) -> Table {
     let mut table = Table::new(&[
         ("name", Text),
         ("host", Text),
@@ -92,21 +92,21 @@ fn databases(house: &House) -> Table {
         ("max_connections", Int4),
         ("current_connections", Int4),
     ]);
-    for pool in house.pools.all() {
+    for pool in shared.pools.all() {
         let now = pool.snapshot();
-        let plan = &now.plan;
+        let config = &now.config;
         table.row(vec![
             pool.database.clone(),
-            plan.host.clone(),
-            plan.port.to_string(),
-            plan.server_database.clone(),
+            config.host.clone(),
+            config.port.to_string(),
+            config.server_database.clone(),
             pool.user.clone(),
-            plan.size.to_string(),
-            plan.min_size.to_string(),
+            config.size.to_string(),
+            config.min_size.to_string(),
             "0".to_owned(),
-            plan.mode.word().to_owned(),
-            plan.size.to_string(),
-            (now.idle + now.lent).to_string(),
+            config.mode.word().to_owned(),
+            config.size.to_string(),
+            (now.idle + now.in_use).to_string(),
         ]);
     }
     table
@@ -124,9 +124,9 @@ struct Clients {
 fn clients_of(sessions: &[Arc<Handle>], pool: &Pool) -> Clients {
     let mut count = Clients::default();
     for handle in sessions {
-        if handle.who.console
-            || handle.who.user != pool.user
-            || handle.who.database != pool.database
+        if handle.info.console
+            || handle.info.user != pool.user
+            || handle.info.database != pool.database
         {
             continue;
         }
@@ -143,7 +143,7 @@ fn clients_of(sessions: &[Arc<Handle>], pool: &Pool) -> Clients {
     count
 }
 
-fn pools(house: &House) -> Table {
+fn pools(shared: &Shared) -> Table {
     let mut table = Table::new(&[
         ("database", Text),
         ("user", Text),
@@ -164,25 +164,25 @@ fn pools(house: &House) -> Table {
         ("fallback_active", Text),
         ("oldest_active_age_ms", Numeric),
     ]);
-    let sessions = house.sessions.all();
-    for pool in house.pools.all() {
+    let sessions = shared.sessions.all();
+    for pool in shared.pools.all() {
         let now = pool.snapshot();
         let clients = clients_of(&sessions, &pool);
         let wait = now.longest_wait;
         table.row(vec![
             pool.database.clone(),
             pool.user.clone(),
-            now.plan.mode.word().to_owned(),
+            now.config.mode.word().to_owned(),
             clients.idle.to_string(),
             clients.active.to_string(),
             // Clients in login wait as well.
             clients.waiting.max(now.waiting).to_string(),
             "0".to_owned(),
-            now.lent.to_string(),
+            now.in_use.to_string(),
             now.idle.to_string(),
             "0".to_owned(),
             now.connecting.to_string(),
-            now.plan.size.to_string(),
+            now.config.size.to_string(),
             wait.as_secs().to_string(),
             wait.subsec_micros().to_string(),
             now.totals.recent.transaction_micros.to_string(),
@@ -194,7 +194,7 @@ fn pools(house: &House) -> Table {
     table
 }
 
-fn clients(house: &House) -> Table {
+fn clients(shared: &Shared) -> Table {
     let mut table = Table::new(&[
         ("client_id", Text),
         ("database", Text),
@@ -211,27 +211,27 @@ fn clients(house: &House) -> Table {
         ("tls_version", Text),
         ("tls_cipher", Text),
     ]);
-    for handle in house.sessions.all() {
+    for handle in shared.sessions.all() {
         let (state, wait) = match handle.activity() {
             Activity::Active => ("active", "idle"),
             Activity::Waiting => ("waiting", "idle"),
             Activity::Idle | Activity::Login => ("idle", "read"),
         };
         table.row(vec![
-            format!("#c{}", handle.who.id),
-            handle.who.database.clone(),
-            handle.who.user.clone(),
-            String::from_utf8_lossy(&handle.who.application_name).into_owned(),
-            handle.who.address.to_string(),
-            handle.who.tls.is_some().to_string(),
+            format!("#c{}", handle.info.id),
+            handle.info.database.clone(),
+            handle.info.user.clone(),
+            String::from_utf8_lossy(&handle.info.application_name).into_owned(),
+            handle.info.address.to_string(),
+            handle.info.tls.is_some().to_string(),
             state.to_owned(),
             wait.to_owned(),
             handle.transactions.get().to_string(),
             handle.queries.get().to_string(),
             handle.errors.get().to_string(),
-            handle.who.connected_at.elapsed().as_secs().to_string(),
-            tls_version(handle.who.tls.as_ref()),
-            tls_suite(handle.who.tls.as_ref()),
+            handle.info.connected_at.elapsed().as_secs().to_string(),
+            tls_version(handle.info.tls.as_ref()),
+            tls_suite(handle.info.tls.as_ref()),
         ]);
     }
     table
@@ -245,7 +245,7 @@ fn tls_suite(tls: Option<&Negotiated>) -> String {
     tls.map_or("", |tls| &tls.suite).to_owned()
 }
 
-fn servers(house: &House) -> Table {
+fn servers(shared: &Shared) -> Table {
     let mut table = Table::new(&[
         ("server_id", Text),
         ("server_process_id", Text),
@@ -294,23 +294,29 @@ fn servers(house: &House) -> Table {
         values.push(tls_suite(key.tls.as_ref()));
         table.row(values);
     };
-    for pool in house.pools.all() {
+    for pool in shared.pools.all() {
         pool.for_each_idle(|connection| {
             let backend = &connection.backend;
             let name = backend.reported.get("application_name").unwrap_or_default();
             row(&backend.key, &pool.database, &pool.user, name, "idle");
         });
     }
-    for handle in house.sessions.all() {
+    for handle in shared.sessions.all() {
         if let Some(key) = handle.running_on() {
-            let name = &handle.who.application_name;
-            row(&key, &handle.who.database, &handle.who.user, name, "active");
+            let name = &handle.info.application_name;
+            row(
+                &key,
+                &handle.info.database,
+                &handle.info.user,
+                name,
+                "active",
+            );
         }
     }
     table
 }
 
-fn connections(house: &House) -> Table {
+fn connections(shared: &Shared) -> Table {
     let mut table = Table::new(&[
         ("total", Numeric),
         ("errors", Numeric),
@@ -318,12 +324,12 @@ fn connections(house: &House) -> Table {
         ("plain", Numeric),
         ("cancel", Numeric),
     ]);
-    let arrivals = &house.arrivals;
+    let accept_counters = &shared.accept_counters;
     let [total, tls, plain, cancel] = [
-        &arrivals.total,
-        &arrivals.tls,
-        &arrivals.plain,
-        &arrivals.cancel,
+        &accept_counters.total,
+        &accept_counters.tls,
+        &accept_counters.plain,
+        &accept_counters.cancel,
     ]
     .map(|count| count.load(Ordering::Relaxed));
     let errors = total.saturating_sub(tls + plain + cancel);
@@ -335,7 +341,7 @@ fn connections(house: &House) -> Table {
     table
 }
 
-fn stats(house: &House) -> Table {
+fn stats(shared: &Shared) -> Table {
     let mut table = Table::new(&[
         ("database", Text),
         ("user", Text),
@@ -356,9 +362,9 @@ fn stats(house: &House) -> Table {
         ("avg_query_time", Numeric),
         ("avg_wait_time", Numeric),
     ]);
-    for pool in house.pools.all() {
+    for pool in shared.pools.all() {
         let Snapshot { totals, .. } = pool.snapshot();
-        let (all, recent): (Work, Work) = (totals.all, totals.recent);
+        let (all, recent): (Counters, Counters) = (totals.all, totals.recent);
         let mut row = vec![pool.database.clone(), pool.user.clone()];
         let numbers = [
             all.transactions,
@@ -384,30 +390,30 @@ fn stats(house: &House) -> Table {
     table
 }
 
-fn version(_: &House) -> Table {
+fn version(_: &Shared) -> Table {
     let mut table = Table::new(&[("version", Text)]);
     table.row(vec![format!("PgDoorman {}", env!("CARGO_PKG_VERSION"))]);
     table
 }
 
-fn users(house: &House) -> Table {
+fn users(shared: &Shared) -> Table {
     let mut table = Table::new(&[("name", Text), ("pool_mode", Text)]);
-    for pool in house.pools.all() {
-        let plan: Arc<Plan> = pool.plan();
-        table.row(vec![pool.user.clone(), plan.mode.word().to_owned()]);
+    for pool in shared.pools.all() {
+        let config: Arc<PoolConfig> = pool.config();
+        table.row(vec![pool.user.clone(), config.mode.word().to_owned()]);
     }
     table
 }
 
-fn lists(house: &House) -> Table {
+fn lists(shared: &Shared) -> Table {
     let mut table = Table::new(&[("list", Text), ("items", Int4)]);
-    let pools = house.pools.all();
-    let sessions = house.sessions.all();
+    let pools = shared.pools.all();
+    let sessions = shared.sessions.all();
     let (mut free, mut used) = (0, 0);
     for pool in &pools {
         let now = pool.snapshot();
         free += now.idle;
-        used += now.lent;
+        used += now.in_use;
     }
     let busy = sessions
         .iter()
@@ -420,7 +426,7 @@ fn lists(house: &House) -> Table {
         ("pools", pools.len() + 1),
         ("free_clients", sessions.len() - busy),
         ("used_clients", busy),
-        ("login_clients", house.logins()),
+        ("login_clients", shared.logins()),
         ("free_servers", free),
         ("used_servers", used),
         ("dns_names", 0),
@@ -435,7 +441,7 @@ fn lists(house: &House) -> Table {
 }
 
 /// The databases whose users share a number of connections (`max_db_connections`).
-fn pool_coordinator(house: &House) -> Table {
+fn pool_coordinator(shared: &Shared) -> Table {
     let mut table = Table::new(&[
         ("database", Text),
         ("max_db_conn", Numeric),
@@ -446,14 +452,14 @@ fn pool_coordinator(house: &House) -> Table {
         ("reserve_acq", Numeric),
         ("exhaustions", Numeric),
     ]);
-    let pools = house.pools.all();
+    let pools = shared.pools.all();
     // Those of one database stand together.
     for users in pools.chunk_by(|one, next| one.database == next.database) {
         let mut shortage = Shortage::default();
         for pool in users {
             shortage.add(&pool.snapshot().totals.shortage);
         }
-        let Some(limit) = users[0].plan().database_limit else {
+        let Some(limit) = users[0].config().database_limit else {
             continue;
         };
         let taken = users[0].seats_taken();

@@ -20,7 +20,7 @@ pub struct Login {
     /// To be carried out with the client.
     pub challenge: Challenge,
     /// Why no answer will be right, for the log; `None` when one can be.
-    pub doom: Option<Doom>,
+    pub will_fail: Option<LoginFailure>,
 }
 
 /// What a client is asked for.
@@ -95,7 +95,7 @@ impl Kind {
 
 /// Why a login cannot succeed whatever the client answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doom {
+pub enum LoginFailure {
     /// There is no such user.
     UnknownUser,
     /// The user has no password.
@@ -104,7 +104,7 @@ pub enum Doom {
     Md5UnderScramRule,
 }
 
-impl fmt::Display for Doom {
+impl fmt::Display for LoginFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UnknownUser => "there is no such user",
@@ -142,7 +142,7 @@ pub fn login(
         Verdict::Trust => {
             return Ok(Some(Login {
                 challenge: Challenge::Nothing,
-                doom: None,
+                will_fail: None,
             }));
         }
         Verdict::Password { allow_md5, .. } => allow_md5,
@@ -156,21 +156,24 @@ pub fn login(
     let md5 = Verifier::Md5(Md5Hash::mock(user, secret)?);
     let scram = Verifier::Scram(secret.verifier(user, iterations, salt)?);
     let stand_in = if kind == Kind::Md5 { md5 } else { scram };
-    let (asked, doom) = match verifier {
+    let (asked, will_fail) = match verifier {
         Some(own @ Verifier::Md5(_)) if allow_md5 => (own, None),
         // Every rule that asks for a password takes SCRAM.
         Some(own @ Verifier::Scram(_)) => (own, None),
-        Some(Verifier::Md5(_)) => (&stand_in, Some(Doom::Md5UnderScramRule)),
-        Some(Verifier::None) => (&stand_in, Some(Doom::NoPassword)),
-        None => (&stand_in, Some(Doom::UnknownUser)),
+        Some(Verifier::Md5(_)) => (&stand_in, Some(LoginFailure::Md5UnderScramRule)),
+        Some(Verifier::None) => (&stand_in, Some(LoginFailure::NoPassword)),
+        None => (&stand_in, Some(LoginFailure::UnknownUser)),
     };
-    let doomed = doom.is_some();
+    let doomed = will_fail.is_some();
     let challenge = match asked {
         Verifier::Md5(hash) => Challenge::Md5(Md5Challenge::new(hash, doomed)?),
         Verifier::Scram(scram) => Challenge::Scram(Box::new(ServerExchange::new(scram, doomed)?)),
         Verifier::None => return Ok(None),
     };
-    Ok(Some(Login { challenge, doom }))
+    Ok(Some(Login {
+        challenge,
+        will_fail,
+    }))
 }
 
 #[cfg(test)]
@@ -191,7 +194,7 @@ mod tests {
         verdict: &Verdict,
         verifier: Option<&str>,
         kinds: &[Kind],
-    ) -> Option<(&'static str, Option<Doom>)> {
+    ) -> Option<(&'static str, Option<LoginFailure>)> {
         let verifier = verifier.map(Verifier::of);
         let secret = MockSecret::random().unwrap();
         let kinds = kinds.iter().copied();
@@ -201,7 +204,7 @@ mod tests {
             Challenge::Md5(_) => "md5",
             Challenge::Scram(_) => "scram",
         };
-        Some((kind, login.doom))
+        Some((kind, login.will_fail))
     }
 
     #[test]
@@ -216,12 +219,28 @@ mod tests {
             (Verdict::Reject { line: 1 }, scram, None),
             (MD5, md5, Some(("md5", None))),
             (MD5, scram, Some(("scram", None))),
-            (MD5, Some(""), Some(("scram", Some(Doom::NoPassword)))),
-            (MD5, None, Some(("scram", Some(Doom::UnknownUser)))),
-            (SCRAM, md5, Some(("scram", Some(Doom::Md5UnderScramRule)))),
+            (
+                MD5,
+                Some(""),
+                Some(("scram", Some(LoginFailure::NoPassword))),
+            ),
+            (MD5, None, Some(("scram", Some(LoginFailure::UnknownUser)))),
+            (
+                SCRAM,
+                md5,
+                Some(("scram", Some(LoginFailure::Md5UnderScramRule))),
+            ),
             (SCRAM, scram, Some(("scram", None))),
-            (SCRAM, Some(""), Some(("scram", Some(Doom::NoPassword)))),
-            (SCRAM, None, Some(("scram", Some(Doom::UnknownUser)))),
+            (
+                SCRAM,
+                Some(""),
+                Some(("scram", Some(LoginFailure::NoPassword))),
+            ),
+            (
+                SCRAM,
+                None,
+                Some(("scram", Some(LoginFailure::UnknownUser))),
+            ),
         ];
         for (verdict, verifier, expected) in table {
             let got = asked(&verdict, verifier, &[]);
@@ -232,9 +251,9 @@ mod tests {
     #[test]
     fn where_all_have_md5_hashes_a_stranger_is_asked_for_md5_too() {
         let stranger = asked(&MD5, None, &[Kind::Md5]);
-        assert_eq!(stranger, Some(("md5", Some(Doom::UnknownUser))));
+        assert_eq!(stranger, Some(("md5", Some(LoginFailure::UnknownUser))));
         let stranger = asked(&SCRAM, None, &[Kind::Md5]);
-        assert_eq!(stranger, Some(("scram", Some(Doom::UnknownUser))));
+        assert_eq!(stranger, Some(("scram", Some(LoginFailure::UnknownUser))));
     }
 
     #[test]

@@ -360,7 +360,7 @@ mod tests {
     }
 
     /// The verdict on user `admin` who asks for the console from 192.0.2.1.
-    fn at_console(text: &str) -> Verdict {
+    fn console_session(text: &str) -> Verdict {
         let client = Client {
             database: "pgdoorman",
             user: "admin",
@@ -379,29 +379,32 @@ mod tests {
             "host all all 192.0.2.0/24 md5\nhost pgbouncer monitor 10.0.0.0/8 trust",
             "host pgdoorman root all trust",
         ] {
-            assert_eq!(at_console(rules), ANY_PASSWORD, "{rules}");
+            assert_eq!(console_session(rules), ANY_PASSWORD, "{rules}");
         }
     }
 
     #[test]
     fn a_rule_that_names_the_console_decides_for_whom_it_names() {
         let trusts = "host pgbouncer admin 192.0.2.0/24 trust";
-        assert_eq!(at_console(trusts), Verdict::Trust);
+        assert_eq!(console_session(trusts), Verdict::Trust);
         let of_others = format!("host all all all md5\n{trusts}");
-        assert_eq!(at_console(&of_others), Verdict::Trust);
-        assert_eq!(at_console("host pgdoorman all all scram-sha-256"), SCRAM);
+        assert_eq!(console_session(&of_others), Verdict::Trust);
+        assert_eq!(
+            console_session("host pgdoorman all all scram-sha-256"),
+            SCRAM
+        );
         let elsewhere = "host pgdoorman,pgbouncer all 10.0.0.0/8 trust";
-        assert_eq!(at_console(elsewhere), Verdict::NoRule);
+        assert_eq!(console_session(elsewhere), Verdict::NoRule);
         let elsewhere_too = format!("{elsewhere}\nhost all all all scram-sha-256");
-        assert_eq!(at_console(&elsewhere_too), Verdict::NoRule);
+        assert_eq!(console_session(&elsewhere_too), Verdict::NoRule);
     }
 
     #[test]
     fn a_rule_for_all_counts_for_the_console_where_it_rejects() {
         let rejects = "host shop all all md5\nhost all all 192.0.2.0/24 reject";
-        assert_eq!(at_console(rejects), Verdict::Reject { line: 2 });
+        assert_eq!(console_session(rejects), Verdict::Reject { line: 2 });
         let names_first = format!("host pgdoorman admin all scram-sha-256\n{rejects}");
-        assert_eq!(at_console(&names_first), SCRAM);
+        assert_eq!(console_session(&names_first), SCRAM);
         let by_certificate = |rule| {
             let client = Client {
                 database: "pgbouncer",

@@ -29,7 +29,7 @@ pub mod scram;
 pub mod verifier;
 
 pub use certificate::PeerCertificate;
-pub use challenge::{Challenge, Doom, Kind, Login, login};
+pub use challenge::{Challenge, Kind, Login, LoginFailure, login};
 pub use credentials::{ServerCredentials, ServerSecret};
 pub use keys::{ClientKey, Password, ServerKey};
 pub use md5::Md5Challenge;

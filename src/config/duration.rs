@@ -19,7 +19,7 @@ pub enum Unit {
 
 /// The longest duration accepted: a hundred years. `Instant + Duration` cannot
 /// overflow with it.
-pub const LONGEST: Duration = Duration::from_secs(36_500 * 24 * 3600);
+pub const MAX_LENGTH: Duration = Duration::from_secs(36_500 * 24 * 3600);
 
 /// Reads `"5s"`, `"250 ms"`, `"1H"`, `"15"`.
 ///
@@ -58,7 +58,7 @@ pub fn parse(text: &str, unit: Unit) -> Result<Duration, String> {
 /// Reads a bare number in `unit`.
 ///
 /// # Errors
-/// When it is negative or longer than [`LONGEST`].
+/// When it is negative or longer than [`MAX_LENGTH`].
 pub fn from_number(number: i128, unit: Unit) -> Result<Duration, String> {
     if number < 0 {
         return Err("duration cannot be negative".into());
@@ -78,7 +78,7 @@ pub fn from_number(number: i128, unit: Unit) -> Result<Duration, String> {
 
 fn bounded(milliseconds: Option<u64>) -> Result<Duration, String> {
     match milliseconds.map(Duration::from_millis) {
-        Some(duration) if duration <= LONGEST => Ok(duration),
+        Some(duration) if duration <= MAX_LENGTH => Ok(duration),
         _ => Err("duration is too long; the longest is 36500d".into()),
     }
 }
@@ -141,6 +141,6 @@ mod tests {
         );
         assert!(ms("36501d").unwrap_err().contains("too long"));
         assert!(from_number(i128::MAX, Unit::Seconds).is_err());
-        assert!(std::time::Instant::now().checked_add(LONGEST).is_some());
+        assert!(std::time::Instant::now().checked_add(MAX_LENGTH).is_some());
     }
 }

@@ -248,7 +248,7 @@ fn pool(name: &str, table: &Table, node: &Node, general: &General, report: &mut 
     }
     pool.query_wait_timeout = match general.query_wait_timeout {
         // As in PgBouncer.
-        Duration::ZERO => duration::LONGEST,
+        Duration::ZERO => duration::MAX_LENGTH,
         limit => limit,
     };
     pool.server_idle_check_timeout = general.server_idle_check_timeout;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use super::setting::{ServerTlsMode, TlsVersion};
-use crate::tls::undumped::Pages;
+use crate::tls::nodump::Pages;
 
 /// TLS for clients: they may use it, or must.
 #[derive(Clone, Debug, PartialEq, Eq)]

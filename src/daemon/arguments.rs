@@ -8,8 +8,8 @@
 //! Invariant: help and version end with status 0, what cannot be understood with status 2, and
 //! neither has any other effect.
 
-use super::log_filter::Filter;
-use super::log_format::LogFormat;
+use crate::log::filter::Filter;
+use crate::log::format::LogFormat;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 use std::os::fd::RawFd;
@@ -135,7 +135,7 @@ pub struct UpgradeArguments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::scratch::{is_rerun, rerun};
+    use crate::test_dir::{is_rerun, rerun};
     use clap::builder::Resettable;
     use clap::{CommandFactory as _, FromArgMatches as _};
     use std::path::Path;

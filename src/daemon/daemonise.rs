@@ -33,7 +33,7 @@ const SILENT: u8 = 1;
 const READY: u8 = b'+';
 const FAILED: u8 = b'-';
 /// How much of a failure's text is read, in bytes.
-const MOST: u64 = 64 << 10;
+const MAX: u64 = 64 << 10;
 
 /// Why no daemon could be made. Only the process that was started sees it; the caller ends it
 /// with status 71.
@@ -205,7 +205,7 @@ fn verdict(mut from: impl Read) -> (u8, Option<String>) {
     if first.is_ok() && bytes == [READY] {
         return (0, None);
     }
-    let rest = from.take(MOST).read_to_end(&mut bytes);
+    let rest = from.take(MAX).read_to_end(&mut bytes);
     match bytes.as_slice() {
         [FAILED, status, text @ ..] if rest.is_ok() => {
             // A failure does not end as a success, whatever it says.
@@ -222,7 +222,7 @@ fn verdict(mut from: impl Read) -> (u8, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::scratch::{Scratch, is_rerun, pipe, rerun};
+    use crate::test_dir::{Scratch, is_rerun, pipe, rerun};
     use std::os::unix::net::UnixDatagram;
     use std::process::{Output, Stdio};
     use std::time::Duration;

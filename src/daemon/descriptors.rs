@@ -206,7 +206,7 @@ pub fn make_room(count: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::scratch::{is_rerun, pipe, rerun};
+    use crate::test_dir::{is_rerun, pipe, rerun};
     use std::os::fd::AsRawFd as _;
 
     fn is_close_on_exec(fd: impl AsFd) -> bool {

@@ -1,7 +1,7 @@
 //! Other processes of this program: found, held on to, signalled.
 //!
 //! A process is held by a pidfd, so that a signal never reaches another one that has got its number since.
-//! It is known for one of this program by its [`ledger`], not by its name.
+//! It is known for one of this program by its [`status_file`], not by its name.
 
 use std::fmt;
 use std::fs;
@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::ledger::{self, Entry, Reader, Standing};
-use crate::net::clock::Moment;
+use super::status_file::{self, Reader, Status, UpgradeState};
+use crate::net::clock::MonotonicTime;
 use crate::net::process::Process;
 
 /// How long an upgrade is awaited that seems to be at its end, and how often it is looked whether it is.
@@ -25,7 +25,7 @@ pub struct Instance {
     /// Its number.
     pub pid: u32,
     held: Process,
-    ledger: Reader,
+    status_file: Reader,
 }
 
 /// Why there is no [`Instance`]. Fit to be printed.
@@ -67,7 +67,7 @@ fn owner(pid: u32) -> String {
 }
 
 impl Instance {
-    /// The process of this number, or, if that one is a [keeper](super::keeper), the one that serves.
+    /// The process of this number, or, if that one is a [keeper](crate::daemon::pid_keeper), the one that serves.
     ///
     /// # Errors
     /// [`NotFound`].
@@ -90,22 +90,29 @@ impl Instance {
         };
         // Held first: what is found out below is then true of the process that is held, or it has ended.
         let held = Process::open(pid).map_err(refused)?;
-        let ledger = Reader::of(pid);
+        let status_file = Reader::of(pid);
         if held.ends_within(Duration::ZERO).unwrap_or(false) {
             return Err(NotFound::Gone(pid));
         }
-        let ledger = ledger.map_err(refused)?;
-        let ledger = ledger.ok_or_else(|| NotFound::Stranger(pid, name(pid)))?;
-        Ok(Instance { pid, held, ledger })
+        let status_file = status_file.map_err(refused)?;
+        let status_file = status_file.ok_or_else(|| NotFound::Stranger(pid, name(pid)))?;
+        Ok(Instance {
+            pid,
+            held,
+            status_file,
+        })
     }
 
     /// Those that serve this configuration file, among the processes that can be seen here. Of two that are
     /// in an upgrade it is the one that gives, as long as it is not done.
     pub fn serving(config_file: &Path) -> Vec<Instance> {
-        let deadline = Moment::now().after(SETTLING);
+        let deadline = MonotonicTime::now().after(SETTLING);
         let is_leaving = |instance: &&Instance| {
-            let standing = instance.entry().map(|entry| entry.standing);
-            matches!(standing, Ok(Standing::Upgrading | Standing::Replaced(_)))
+            let upgrade_state = instance.entry().map(|entry| entry.upgrade_state);
+            matches!(
+                upgrade_state,
+                Ok(UpgradeState::Upgrading | UpgradeState::Replaced(_))
+            )
         };
         let mut passed = Vec::new();
         loop {
@@ -113,7 +120,7 @@ impl Instance {
             // The successor of one that it has only now come too late for may be younger than this look.
             let is_outdated = missed.iter().any(|pid| !passed.contains(pid));
             passed = missed;
-            let is_final = deadline <= Moment::now();
+            let is_final = deadline <= MonotonicTime::now();
             // The one that has given everything says so last: until then its successor may serve beside it.
             match found.iter().find(is_leaving) {
                 Some(leaving) if found.len() > 1 && !is_final => {
@@ -127,15 +134,15 @@ impl Instance {
 
     /// One look at the processes there are, and which of them had ended or been replaced when it came to them.
     fn seen_serving(config_file: &Path) -> (Vec<Instance>, Vec<u32>) {
-        let wanted = ledger::named(config_file);
+        let wanted = status_file::named(config_file);
         let own = world("self");
         let (mut there, mut coming, mut missed) = (Vec::new(), Vec::new(), Vec::new());
         for pid in processes().filter(|pid| *pid != std::process::id()) {
             match Instance::exactly(pid) {
                 Ok(one) if world(&pid.to_string()) == own && !one.is_copy() => match one.entry() {
-                    Ok(entry) if entry.config_file == wanted => match entry.standing {
-                        Standing::Replaced(_) => missed.push(pid),
-                        Standing::TakingOver => coming.push(one),
+                    Ok(entry) if entry.config_file == wanted => match entry.upgrade_state {
+                        UpgradeState::Replaced(_) => missed.push(pid),
+                        UpgradeState::TakingOver => coming.push(one),
                         _ => there.push(one),
                     },
                     _ => {}
@@ -155,15 +162,15 @@ impl Instance {
     fn is_copy(&self) -> bool {
         parent(self.pid)
             .and_then(|parent| Reader::of(parent).ok()?)
-            .is_some_and(|parents| parents.is_same(&self.ledger))
+            .is_some_and(|parents| parents.is_same(&self.status_file))
     }
 
     /// What it says of itself, also after its end.
     ///
     /// # Errors
     /// If that cannot be understood: another version wrote it.
-    pub fn entry(&self) -> io::Result<Entry> {
-        self.ledger.read()
+    pub fn entry(&self) -> io::Result<Status> {
+        self.status_file.read()
     }
 
     /// Sends it a signal.

@@ -129,7 +129,7 @@ fn message(notices: &[Notice<'_>], now: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::scratch::{Scratch, is_rerun, rerun};
+    use crate::test_dir::{Scratch, is_rerun, rerun};
 
     fn received(manager: &UnixDatagram) -> String {
         manager

@@ -6,10 +6,14 @@
 //! Invariant: the file at the path is at any time whole, absent, or not ours; it changes only by
 //! `rename`, so a reader never sees half of it and nothing is ever written through a link.
 
+use crate::log::run_directory::{
+    RUN_DIRECTORY, make_run_directory_of, runtime_directory, usual_directory,
+    usual_directory_unmade,
+};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::kill;
-use nix::unistd::{AccessFlags, Pid, access};
+use nix::unistd::Pid;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -17,7 +21,6 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Where the pid file is if the configuration does not say.
-const USUAL_DIRECTORY: &str = "/run/pg_doorman";
 const USUAL_NAME: &str = "pg_doorman.pid";
 
 /// A pid file that this process takes care of.
@@ -193,43 +196,8 @@ impl PidFile {
 /// # Errors
 /// If there is none, in words that say what to do.
 pub fn usual_path() -> io::Result<PathBuf> {
-    make_usual_directory_of(&Path::new(USUAL_DIRECTORY).join(USUAL_NAME));
+    make_run_directory_of(&Path::new(RUN_DIRECTORY).join(USUAL_NAME));
     Ok(usual_directory()?.join(USUAL_NAME))
-}
-
-/// Makes the usual directory of pid files, if `path` is in it.
-pub(super) fn make_usual_directory_of(path: &Path) {
-    if path.parent() == Some(Path::new(USUAL_DIRECTORY)) {
-        // Fails if it is there, and for anybody but root.
-        let _ = fs::create_dir(USUAL_DIRECTORY);
-    }
-}
-
-/// Whether `path` is in the usual directory of pid files, which is not there and can be made.
-pub(super) fn can_make_usual_directory_of(path: &Path) -> bool {
-    let usual = Path::new(USUAL_DIRECTORY);
-    path.parent() == Some(usual) && !usual.exists() && usual.parent().is_some_and(is_writable)
-}
-
-fn is_writable(directory: &Path) -> bool {
-    access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
-}
-
-fn usual_directory() -> io::Result<PathBuf> {
-    let usual = PathBuf::from(USUAL_DIRECTORY);
-    if is_writable(&usual) {
-        return Ok(usual);
-    }
-    match runtime_directory() {
-        Some(own) if is_writable(&own) => Ok(own),
-        _ => Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!(
-                "no place for a pid file: neither {USUAL_DIRECTORY} nor $XDG_RUNTIME_DIR can be written to; \
-                 set daemon_pid_file in the configuration"
-            ),
-        )),
-    }
 }
 
 /// [`usual_path`], without making the directory.
@@ -237,25 +205,16 @@ fn usual_directory() -> io::Result<PathBuf> {
 /// # Errors
 /// As [`usual_path`].
 pub fn usual_path_unmade() -> io::Result<PathBuf> {
-    let usual = Path::new(USUAL_DIRECTORY).join(USUAL_NAME);
-    if can_make_usual_directory_of(&usual) {
-        return Ok(usual);
-    }
-    Ok(usual_directory()?.join(USUAL_NAME))
+    Ok(usual_directory_unmade()?.join(USUAL_NAME))
 }
 
 /// The pid file that is there if the configuration does not say where it is.
 pub fn usual_path_that_is_there() -> Option<PathBuf> {
-    let directories = [Some(PathBuf::from(USUAL_DIRECTORY)), runtime_directory()];
+    let directories = [Some(PathBuf::from(RUN_DIRECTORY)), runtime_directory()];
     let paths = directories.into_iter().flatten();
     paths
         .map(|directory| directory.join(USUAL_NAME))
         .find(|path| path.exists())
-}
-
-fn runtime_directory() -> Option<PathBuf> {
-    let own = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
-    own.is_absolute().then_some(own)
 }
 
 /// Whether a pid file can be put at `path`; nothing is changed there.
@@ -375,7 +334,7 @@ fn parse_stat(text: &str) -> Option<(&str, char)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::scratch::Scratch;
+    use crate::test_dir::Scratch;
     use std::os::unix::fs::symlink;
 
     const ME: u32 = 4711;

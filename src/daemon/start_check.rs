@@ -9,11 +9,11 @@
 use std::path::Path;
 
 use super::instances::Instance;
-use super::log_file;
-use super::logging::LogOutput;
-use super::opening::CannotStart;
 use super::pidfile;
+use super::start::StartError;
 use crate::config::Settings;
+use crate::log::file;
+use crate::log::logging::LogOutput;
 use crate::net::listener::Listener;
 use crate::net::unix_listener;
 
@@ -33,24 +33,24 @@ pub struct Starter<'a> {
 /// Checks whether a start with these settings would get what it needs. Returns what to tell the operator.
 ///
 /// # Errors
-/// [`CannotStart`], as the start would end.
-pub fn check(settings: &Settings, starter: Starter<'_>) -> Result<Vec<String>, CannotStart> {
+/// [`StartError`], as the start would end.
+pub fn check(settings: &Settings, starter: Starter<'_>) -> Result<Vec<String>, StartError> {
     let general = &settings.general;
     let mut notices = Vec::new();
     if let Some(path) = &general.log_file {
-        log_file::check(path).map_err(cannot(CannotStart::OS))?;
+        file::check(path).map_err(cannot(StartError::OS))?;
     }
     if starter.daemon {
         match starter.pid_file.or(general.daemon_pid_file.as_deref()) {
-            Some(path) => pidfile::check_writable(path).map_err(cannot(CannotStart::OS))?,
+            Some(path) => pidfile::check_writable(path).map_err(cannot(StartError::OS))?,
             None => pidfile::usual_path_unmade()
                 .map(drop)
-                .map_err(cannot(CannotStart::CONFIG))?,
+                .map_err(cannot(StartError::CONFIG))?,
         }
         if let (LogOutput::File { path }, Some(notice)) =
-            log_file::target(general, true, starter.pid_file)
+            file::target(general, true, starter.pid_file)
         {
-            log_file::check(&path).map_err(cannot(CannotStart::OS))?;
+            file::check(&path).map_err(cannot(StartError::OS))?;
             notices.push(notice);
         }
     }
@@ -59,8 +59,8 @@ pub fn check(settings: &Settings, starter: Starter<'_>) -> Result<Vec<String>, C
     }
     let runs = || !Instance::serving(&settings.path).is_empty();
     if !starter.inherits_tcp {
-        let in_use = Listener::check_tcp(&general.host, general.port)
-            .map_err(cannot(CannotStart::CONFIG))?;
+        let in_use =
+            Listener::check_tcp(&general.host, general.port).map_err(cannot(StartError::CONFIG))?;
         if !in_use.is_empty() && !general.so_reuseport && !runs() {
             let addresses: Vec<String> = in_use.iter().map(ToString::to_string).collect();
             notices.push(format!(
@@ -75,12 +75,12 @@ pub fn check(settings: &Settings, starter: Starter<'_>) -> Result<Vec<String>, C
     Ok(notices)
 }
 
-fn check_socket(directory: &Path, port: u16) -> Result<(), CannotStart> {
-    unix_listener::check(directory, port).map_err(cannot(CannotStart::OS))
+fn check_socket(directory: &Path, port: u16) -> Result<(), StartError> {
+    unix_listener::check(directory, port).map_err(cannot(StartError::OS))
 }
 
-fn cannot<E: std::fmt::Display>(code: u8) -> impl FnOnce(E) -> CannotStart {
-    move |error| CannotStart {
+fn cannot<E: std::fmt::Display>(code: u8) -> impl FnOnce(E) -> StartError {
+    move |error| StartError {
         code,
         why: error.to_string(),
     }

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::ledger::Standing;
-use super::life::{Event, LOOK, Life, Upgrade};
-use super::logging;
+use super::main_loop::{Event, LOOK, MainLoop, Upgrade};
 use super::notify::Notice;
 use super::pidfile::{self, PidFile};
-use crate::net::clock::Moment;
+use super::status_file::UpgradeState;
+use crate::log::logging;
+use crate::net::clock::MonotonicTime;
 use crate::net::thread;
-use crate::session::house::Stage;
 use crate::session::orders::Order;
+use crate::session::shared::Stage;
 use crate::upgrade::outcome::{self, Outcome};
 use crate::upgrade::predecessor::{self, Ends};
 
@@ -28,17 +28,17 @@ const GIVING_UP: Duration = Duration::from_millis(1900);
 /// How long after an upgrade it may take until nobody is logging in here any more.
 const LAST_LOGINS: Duration = Duration::from_secs(4);
 
-impl Life {
+impl MainLoop {
     /// The process stops, and nobody waits for the upgrade: the other process stops as well, and tells those who are
     /// its own.
     pub(super) fn give_upgrade_up(&mut self) {
-        self.house.enter(Stage::Stopping);
+        self.shared.enter(Stage::Stopping);
         if self.upgrade == Upgrade::TakingOver {
-            self.house.pass_order_on(Order::Stop);
+            self.shared.pass_order_on(Order::Stop);
             return;
         }
         self.control.give_up();
-        let deadline = Moment::now().after(GIVING_UP);
+        let deadline = MonotonicTime::now().after(GIVING_UP);
         loop {
             match self.events.recv_timeout(deadline.remaining()) {
                 Ok(Event::Upgraded(outcome)) => {
@@ -71,7 +71,7 @@ impl Life {
     pub(super) fn may_upgrade(&self, by: &str) -> Result<(), &'static str> {
         let refused = if self.upgrade != Upgrade::Idle {
             "an upgrade is under way already"
-        } else if self.house.stage() != Stage::Open {
+        } else if self.shared.stage() != Stage::Open {
             "the pooler is shutting down"
         } else {
             log::info!("Got {by}: upgrading to {}", self.origin.program().display());
@@ -82,31 +82,31 @@ impl Life {
     }
 
     /// An upgrade has failed: tells everybody whom it concerns.
-    pub(super) fn abandon(&mut self, why: String) {
+    pub(super) fn upgrade_failed(&mut self, why: String) {
         self.upgrade = Upgrade::Idle;
         log::error!(
             "UPGRADE ABANDONED, this process goes on serving: {why}. Mend that and send SIGUSR2 again"
         );
         self.notify(&[Notice::Ready]);
-        self.ledger.note(Standing::Abandoned(why.clone()));
+        self.status_file.note(UpgradeState::Abandoned(why.clone()));
         self.answer_asker(why);
     }
 
     /// Tells the console session that has asked for the upgrade that nothing came of it.
     fn answer_asker(&self, why: String) {
-        if let Some(mut asker) = self.asker.lock().take() {
-            asker.answer(outcome::reply(&Err(why)));
-            self.reception.take_in([asker]);
+        if let Some(mut requester) = self.requester.lock().take() {
+            requester.answer(outcome::reply(&Err(why)));
+            self.client_threads.take_in([requester]);
         }
     }
 
     /// Starts an upgrade in a thread of its own; its end is an event.
     pub(super) fn start_upgrade(&mut self) {
-        self.ledger.note(Standing::Upgrading);
+        self.status_file.note(UpgradeState::Upgrading);
         self.notify(&[Notice::Reloading]);
-        let (house, reception) = (Arc::clone(&self.house), Arc::clone(&self.reception));
+        let (shared, client_threads) = (Arc::clone(&self.shared), Arc::clone(&self.client_threads));
         let (origin, sender) = (self.origin.clone(), self.sender.clone());
-        let (asker, successor) = (Arc::clone(&self.asker), Arc::clone(&self.successor));
+        let (requester, successor) = (Arc::clone(&self.requester), Arc::clone(&self.successor));
         let own_pid_file = self.pid_file.as_ref().map(|file| file.path().to_owned());
         let pid_file = Arc::clone(&self.successors_pid_file);
         self.control = Arc::default();
@@ -130,24 +130,30 @@ impl Life {
                     on_complete: &|outcome| tell(Event::Upgraded(Ok(outcome))),
                 };
                 let outcome = predecessor::hand_over(
-                    &house, &reception, &origin, filter, &asker, &control, &ends,
+                    &shared,
+                    &client_threads,
+                    &origin,
+                    filter,
+                    &requester,
+                    &control,
+                    &ends,
                 );
                 match outcome {
                     Ok(()) => return tell(Event::Empty),
                     Err(why) => tell(Event::Upgraded(Err(why))),
                 }
-                while !reception.seat_waiting() && house.stage() != Stage::Stopping {
+                while !client_threads.start_runnable() && shared.stage() != Stage::Stopping {
                     std::thread::sleep(LOOK);
                 }
             });
         match started {
             Ok(_) => self.upgrade = Upgrade::Running,
-            Err(error) => self.abandon(format!("no thread for it: {error}")),
+            Err(error) => self.upgrade_failed(format!("no thread for it: {error}")),
         }
     }
 
     /// The predecessor has died: what it would have said last is said by this process.
-    pub(super) fn come_forward(&mut self) {
+    pub(super) fn become_main(&mut self) {
         let pid = std::process::id();
         if let Some(file) = &mut self.pid_file {
             if let Err(error) = file.rewrite(pid) {
@@ -158,7 +164,7 @@ impl Life {
     }
 
     /// Everything belongs to the successor: leave without touching any of it.
-    pub(super) fn make_way(mut self, outcome: Outcome) {
+    pub(super) fn exit_after_upgrade(mut self, outcome: Outcome) {
         let successor = self.successor.load(Ordering::Acquire);
         if let Some(file) = self.socket_file.take() {
             file.leave();
@@ -167,9 +173,9 @@ impl Life {
             self.leave_pid_file(file, successor);
         }
         self.notify(&[Notice::MainPid(successor), Notice::Ready]);
-        self.ledger.note(Standing::Replaced(outcome));
+        self.status_file.note(UpgradeState::Replaced(outcome));
         self.see_last_off();
-        self.reception.see_off();
+        self.client_threads.end_idle_threads();
         // Whoever has sent a signal a moment ago did not know that this is no longer the process to send it
         // to.
         while let Ok(event) = self.events.recv_timeout(LOOK) {
@@ -196,7 +202,7 @@ impl Life {
 
     /// Waits for those who are still logging in, and passes on what is asked of this process meanwhile.
     fn see_last_off(&self) {
-        let end = Moment::now().after(LAST_LOGINS);
+        let end = MonotonicTime::now().after(LAST_LOGINS);
         while let Ok(event) = self.events.recv_timeout(end.remaining()) {
             match event {
                 Event::Empty => return,
@@ -205,12 +211,12 @@ impl Life {
                     return self.signal_successor(Signal::SIGTERM);
                 }
                 Event::Signal(Signal::SIGINT) if self.at_terminal => {
-                    self.house.pass_order_on(Order::ShutDown);
+                    self.shared.pass_order_on(Order::ShutDown);
                 }
                 Event::Signal(signal) => self.signal_successor(signal),
-                Event::ShutDown => self.house.pass_order_on(Order::ShutDown),
+                Event::ShutDown => self.shared.pass_order_on(Order::ShutDown),
                 Event::Reload(answer) => {
-                    self.house.pass_order_on(Order::Reload);
+                    self.shared.pass_order_on(Order::Reload);
                     let _ = answer.send(Ok(()));
                 }
                 _ => {}

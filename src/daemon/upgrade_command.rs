@@ -1,6 +1,6 @@
 //! `pg_doorman upgrade`: has a running instance upgraded and says how that went.
 //!
-//! The instance is signalled (SIGUSR2) and writes what becomes of it into its [ledger](super::ledger),
+//! The instance is signalled (SIGUSR2) and writes what becomes of it into its [ledger](crate::daemon::status_file),
 //! which was opened before. So the outcome is the instance's own word, also if it has ended meanwhile.
 //! Other ways were looked at: the log may go anywhere; a pid file is only a daemon's, and says nothing of
 //! an upgrade that was abandoned; the console needs a password; a socket would be one more door to guard.
@@ -15,10 +15,10 @@ use nix::sys::signal::Signal;
 
 use super::arguments::UpgradeArguments;
 use super::instances::{Instance, NotFound};
-use super::ledger::{Entry, Standing};
-use super::{pidfile, replaced};
+use super::status_file::{Status, UpgradeState};
+use super::{binary_changed, pidfile};
 use crate::config;
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
 use crate::upgrade::outcome::Outcome;
 
 /// How often it is looked what has become of the upgrade.
@@ -41,19 +41,19 @@ pub fn upgrade(
 ) -> Result<Option<Outcome>, String> {
     let mut instance = find(arguments, config_file)?;
     let mut entry = read(&instance)?;
-    while match entry.standing {
-        Standing::Upgrading => arguments.wait,
-        Standing::TakingOver => true,
+    while match entry.upgrade_state {
+        UpgradeState::Upgrading => arguments.wait,
+        UpgradeState::TakingOver => true,
         // It is on its way out, and whoever was not asked for by its number has a successor to be found.
-        Standing::Replaced(_) => arguments.pid.is_none(),
+        UpgradeState::Replaced(_) => arguments.pid.is_none(),
         _ => false,
     } {
         // Asked first: what is read after the end is the last word.
         let has_ended = instance.ended(LOOK);
         entry = read(&instance)?;
-        match entry.standing {
+        match entry.upgrade_state {
             // Somebody else's upgrade: whether there is anything left to do is for its successor to say.
-            Standing::Replaced(_) => {
+            UpgradeState::Replaced(_) => {
                 instance.ended(ENDING);
                 instance = find(arguments, config_file)?;
                 entry = read(&instance)?;
@@ -63,22 +63,22 @@ pub fn upgrade(
         }
     }
     if arguments.if_changed {
-        let changed = replaced::replaced(instance.pid, &entry.program)
+        let changed = binary_changed::replaced(instance.pid, &entry.program)
             .map_err(|error| format!("process {}: {error}", instance.pid))?;
         if changed.is_none() {
             return Ok(None);
         }
     }
     let pid = instance.pid;
-    match &entry.standing {
-        Standing::Upgrading => {
+    match &entry.upgrade_state {
+        UpgradeState::Upgrading => {
             return Err(format!(
                 "process {pid} is being upgraded already; with --wait this command waits for that and goes on"
             ));
         }
-        Standing::Stopping => return Err(stopping(pid)),
-        Standing::Replaced(_) => return Err(format!("process {pid} has just been replaced")),
-        Standing::TakingOver | Standing::Serving | Standing::Abandoned(_) => {}
+        UpgradeState::Stopping => return Err(stopping(pid)),
+        UpgradeState::Replaced(_) => return Err(format!("process {pid} has just been replaced")),
+        UpgradeState::TakingOver | UpgradeState::Serving | UpgradeState::Abandoned(_) => {}
     }
     match instance.signal(Signal::SIGUSR2) {
         // It has ended since it was looked at; its last word says whether that was an upgrade.
@@ -90,27 +90,27 @@ pub fn upgrade(
     await_outcome(&instance, &entry).map(Some)
 }
 
-fn await_outcome(instance: &Instance, before: &Entry) -> Result<Outcome, String> {
+fn await_outcome(instance: &Instance, before: &Status) -> Result<Outcome, String> {
     let pid = instance.pid;
-    let heeding = Moment::now().after(HEEDING);
+    let heeding = MonotonicTime::now().after(HEEDING);
     loop {
         // Asked first: what is read after the end is the last word.
         let has_ended = instance.ended(LOOK);
         let now = read(instance)?;
         let has_begun = now.begun > before.begun;
-        match now.standing {
-            Standing::Replaced(outcome) => {
+        match now.upgrade_state {
+            UpgradeState::Replaced(outcome) => {
                 instance.ended(ENDING);
                 return Ok(outcome);
             }
-            Standing::Abandoned(why) if has_begun => {
+            UpgradeState::Abandoned(why) if has_begun => {
                 return Err(format!(
                     "upgrade abandoned, process {pid} goes on serving: {why}"
                 ));
             }
-            Standing::Stopping => return Err(stopping(pid)),
+            UpgradeState::Stopping => return Err(stopping(pid)),
             _ if has_ended => return Err(ended(pid)),
-            _ if !has_begun && heeding <= Moment::now() => {
+            _ if !has_begun && heeding <= MonotonicTime::now() => {
                 return Err(format!(
                     "process {pid} has not heeded SIGUSR2 for {HEEDING:?}; is it stopped, or under a debugger?"
                 ));
@@ -128,7 +128,7 @@ fn ended(pid: u32) -> String {
     format!("process {pid} ended before its upgrade was over; its log may say why")
 }
 
-fn read(instance: &Instance) -> Result<Entry, String> {
+fn read(instance: &Instance) -> Result<Status, String> {
     instance.entry().map_err(|error| {
         let pid = instance.pid;
         format!("what process {pid} says of itself cannot be read ({error}); is it of another version? `kill -USR2 {pid}` works in any case")

@@ -8,14 +8,14 @@ use std::ops::{Deref, DerefMut};
 
 use parking_lot::Mutex;
 
-use crate::tls::channel::LONGEST_RECORD;
+use crate::tls::channel::MAX_RECORD;
 
 /// Bytes in a buffer. Small enough to stay in the first-level cache, large enough that a bulk result
 /// costs few system calls.
 pub const SIZE: usize = 16 * 1024;
 
 /// Bytes in a buffer for TLS records: one of the longest always fits behind most of another.
-pub const SIZE_FOR_RECORDS: usize = 2 * LONGEST_RECORD;
+pub const SIZE_FOR_RECORDS: usize = 2 * MAX_RECORD;
 
 /// Buffers kept for the next borrower: more than that many threads are rarely between two waits, or in one
 /// that is over at once.

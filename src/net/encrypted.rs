@@ -20,7 +20,7 @@ use crate::tls::channel::{Channel, Opened, is_whole};
 /// Bytes in a record that is sent, at most. PostgreSQL sends no longer ones, and libpq relies on that: its
 /// asynchronous functions (PQconsumeInput) read 8 KiB at a time and do not ask OpenSSL for the rest of a record,
 /// which then is neither read nor to be waited for. psycopg, pgbench and others hang.
-const LONGEST_SENT: usize = 8192;
+const MAX_SENT: usize = 8192;
 
 /// A piece of a record shorter than this is left for the next call, where it may be part of a longer one.
 const LEAST_PIECE: usize = 4096;
@@ -282,7 +282,7 @@ impl Encrypted {
         let (mut used, mut taken) = (0, 0);
         while left > 0 {
             let room = outbox.len().saturating_sub(used + head + tail);
-            let length = room.min(LONGEST_SENT).min(left);
+            let length = room.min(MAX_SENT).min(left);
             if used > 0 && length < left.min(LEAST_PIECE) {
                 break;
             }

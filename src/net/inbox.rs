@@ -5,7 +5,7 @@
 
 use std::io;
 
-use crate::tls::undumped::{Room, wipe};
+use crate::tls::nodump::{Room, wipe};
 
 /// There is room for at least so many bytes whenever some are read.
 const CHUNK: usize = 64 * 1024;

@@ -8,7 +8,7 @@
 //! | [`wait`] | the one call in which a thread waits, and how another thread wakes it |
 //! | [`stream`] | a connected socket, with or without TLS |
 //! | [`encrypted`] | the TLS of a connection, beside its socket |
-//! | [`dialogue`] | send and receive in turns within a deadline, as a login does |
+//! | [`exchange`] | send and receive in turns within a deadline, as a login does |
 //! | [`buffer`] | I/O buffers, borrowed while they are needed |
 //! | [`address`] | the address of a peer |
 //! | [`clock`] | time that two processes agree on |
@@ -16,7 +16,7 @@
 //! | [`listener`] | a listening TCP socket |
 //! | [`unix_listener`] | a listening Unix socket, and its file |
 //! | `port_holders` | whether a process listens on a port |
-//! | [`passing`] | frames with descriptors, over a Unix socket: the wire of the hand-over |
+//! | [`fd_channel`] | frames with descriptors, over a Unix socket: the wire of the hand-over |
 //! | `inbox` | what has come over that wire |
 //! | `outbox` | what is to be sent over that wire |
 //! | [`process`] | another process, by its descriptor |
@@ -27,13 +27,13 @@ mod acknowledged;
 pub mod address;
 pub mod buffer;
 pub mod clock;
-pub mod dialogue;
 pub mod encrypted;
+pub mod exchange;
+pub mod fd_channel;
 mod inbox;
 pub mod limits;
 pub mod listener;
 mod outbox;
-pub mod passing;
 mod port_holders;
 pub mod process;
 pub mod stream;

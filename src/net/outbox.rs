@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use crate::tls::undumped::{Room, wipe};
+use crate::tls::nodump::{Room, wipe};
 
 /// Room for what is written most of the time.
 const TYPICAL: usize = 512 * 1024;

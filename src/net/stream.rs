@@ -18,13 +18,13 @@ use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::address::Address;
 use super::buffer::Buffer;
-use super::clock::Moment;
+use super::clock::MonotonicTime;
 use super::encrypted::Encrypted;
 use super::wait::{self, Interest, Readiness, Watch, Woken};
 use crate::tls::suite::Negotiated;
 
 /// How long [`Stream::receive_soon`] waits at most; the kernel makes it a whole number of its ticks.
-pub const BRIEF: Duration = Duration::from_millis(2);
+pub const BRIEF_WAIT: Duration = Duration::from_millis(2);
 
 /// How the sockets of clients and servers are set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,7 +86,7 @@ fn receive_with(fd: &OwnedFd, into: &mut [u8], flags: MsgFlags) -> io::Result<Re
 /// Without this [`Stream::receive_soon`] would wait for ever; the kernel refuses it for no socket
 /// (SO_RCVTIMEO, socket(7)).
 fn bound_reads(socket: &Socket) {
-    if let Err(error) = socket.set_read_timeout(Some(BRIEF)) {
+    if let Err(error) = socket.set_read_timeout(Some(BRIEF_WAIT)) {
         log::error!("a socket's reads could not be bounded: {error}");
     }
 }
@@ -112,7 +112,7 @@ fn send_to(fd: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
 pub fn wait(
     client: Option<(&Stream, Interest)>,
     server: Option<(&Stream, Interest)>,
-    deadline: Option<Moment>,
+    deadline: Option<MonotonicTime>,
 ) -> io::Result<Woken> {
     fn socket<'a>((stream, interest): (&'a Stream, Interest)) -> (BorrowedFd<'a>, Interest) {
         let write = interest.write || stream.owes();
@@ -124,7 +124,7 @@ pub fn wait(
     let (client_ready, server_ready) = (holds_input(client), holds_input(server));
     // The kernel may know nothing of it: what is there has come before.
     let deadline = if client_ready || server_ready {
-        Some(Moment::now())
+        Some(MonotonicTime::now())
     } else {
         deadline
     };
@@ -221,7 +221,7 @@ impl Stream {
     pub fn connect_tcp(
         address: &SocketAddr,
         options: &SocketOptions,
-        deadline: Moment,
+        deadline: MonotonicTime,
     ) -> io::Result<Stream> {
         let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
         Stream::connect(&socket, &SockAddr::from(*address), deadline)?;
@@ -235,14 +235,14 @@ impl Stream {
     pub fn connect_unix(
         path: &Path,
         options: &SocketOptions,
-        deadline: Moment,
+        deadline: MonotonicTime,
     ) -> io::Result<Stream> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         Stream::connect(&socket, &SockAddr::unix(path)?, deadline)?;
         Ok(Stream::new(socket, true, options))
     }
 
-    fn connect(socket: &Socket, address: &SockAddr, deadline: Moment) -> io::Result<()> {
+    fn connect(socket: &Socket, address: &SockAddr, deadline: MonotonicTime) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         match socket.connect(address) {
             Ok(()) => {}
@@ -257,7 +257,7 @@ impl Stream {
                     match wait::wait(Some((socket.as_fd(), interest)), None, Some(deadline))? {
                         Woken::Ready { .. } => break,
                         Woken::Deadline => return Err(io::ErrorKind::TimedOut.into()),
-                        Woken::Told => {}
+                        Woken::Interrupted => {}
                     }
                 }
                 if let Some(error) = socket.take_error()? {
@@ -297,7 +297,7 @@ impl Stream {
         self.receive_first(into, MsgFlags::MSG_DONTWAIT)
     }
 
-    /// Reads what is there, or comes within [`BRIEF`]. Nothing else ends this wait: it is for a peer that is
+    /// Reads what is there, or comes within [`BRIEF_WAIT`]. Nothing else ends this wait: it is for a peer that is
     /// about to speak.
     ///
     /// # Errors
@@ -415,7 +415,7 @@ impl Stream {
 
     /// How things stand, apart from reading and writing.
     pub fn readiness(&self) -> Readiness {
-        let now = Some(Moment::now());
+        let now = Some(MonotonicTime::now());
         match wait::wait(Some((self.fd(), Interest::default())), None, now) {
             Ok(Woken::Ready { client, .. }) => client,
             _ => Readiness::default(),
@@ -455,7 +455,7 @@ impl Stream {
     /// has closed its own. A close with unread bytes would make the kernel send a reset, and a reset can
     /// overtake what was written. Gives up after `limit`.
     pub fn finish(mut self, mut last: &[u8], limit: Duration) {
-        let deadline = Moment::now().after(limit);
+        let deadline = MonotonicTime::now().after(limit);
         let mut sending = true;
         let mut buffer = Buffer::borrow();
         loop {
@@ -478,7 +478,7 @@ impl Stream {
             }
             loop {
                 match self.receive_raw(&mut buffer) {
-                    Ok(Received::Bytes(_)) if deadline > Moment::now() => {}
+                    Ok(Received::Bytes(_)) if deadline > MonotonicTime::now() => {}
                     Ok(Received::Nothing) => break,
                     Ok(Received::End | Received::Bytes(_)) | Err(_) => return,
                 }
@@ -489,7 +489,7 @@ impl Stream {
                 ..Interest::default()
             };
             match wait::wait(Some((self.fd(), interest)), None, Some(deadline)) {
-                Ok(Woken::Ready { .. } | Woken::Told) => {}
+                Ok(Woken::Ready { .. } | Woken::Interrupted) => {}
                 Ok(Woken::Deadline) | Err(_) => return,
             }
         }

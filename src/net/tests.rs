@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::SigSet;
 use socket2::{Domain, Socket, Type};
 
-use super::clock::Moment;
+use super::clock::MonotonicTime;
 use super::stream::{Received, SocketOptions, Stream};
 use super::unix_listener::bind_unix;
 use super::wait::{Interest, Woken, prepare_process, wait, wake};
@@ -28,9 +28,9 @@ fn a_wake_up_that_comes_before_the_wait_is_not_missed() {
     prepare_process(&SigSet::empty()).unwrap();
     let (a, _b) = pair();
     wake(super::thread::number());
-    let deadline = Moment::now().after(Duration::from_secs(30));
+    let deadline = MonotonicTime::now().after(Duration::from_secs(30));
     let woken = wait(Some((a.fd(), Interest::READ)), None, Some(deadline)).unwrap();
-    assert_eq!(woken, Woken::Told);
+    assert_eq!(woken, Woken::Interrupted);
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_wake_up_ends_a_wait_that_has_begun() {
         wait(Some((a.fd(), Interest::READ)), None, None).unwrap()
     });
     wake(told.recv().unwrap());
-    assert_eq!(waiter.join().unwrap(), Woken::Told);
+    assert_eq!(waiter.join().unwrap(), Woken::Interrupted);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_silent_connection_is_told_from_a_dead_one() {
 fn last_words_arrive_although_the_peer_had_more_to_say() {
     let (a, mut b) = pair();
     b.send(b"unread").unwrap();
-    let ending = std::thread::spawn(move || a.finish(b"goodbye", Duration::from_secs(30)));
+    let close_reason = std::thread::spawn(move || a.finish(b"goodbye", Duration::from_secs(30)));
     let mut heard = [0; 16];
     let heard_from = |b: &mut Stream, into: &mut [u8]| loop {
         match b.receive(into).unwrap() {
@@ -99,7 +99,7 @@ fn last_words_arrive_although_the_peer_had_more_to_say() {
     assert_eq!(&heard[..7], b"goodbye");
     assert_eq!(heard_from(&mut b, &mut heard), Received::End);
     drop(b);
-    ending.join().unwrap();
+    close_reason.join().unwrap();
 }
 
 #[test]

@@ -9,11 +9,11 @@ use nix::unistd::{Pid, gettid};
 
 /// Threads that [`spawn`] has started and that have not ended, and how many there may be.
 static STARTED: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(usize::MAX);
+static MAX: AtomicUsize = AtomicUsize::new(usize::MAX);
 
 /// No more threads than this are started by [`spawn`].
 pub fn limit(most: usize) {
-    MOST.store(most, Ordering::Relaxed);
+    MAX.store(most, Ordering::Relaxed);
 }
 
 /// Counts a thread from before it starts until its end.
@@ -21,7 +21,7 @@ struct Counted;
 
 impl Counted {
     fn new() -> Option<Counted> {
-        let most = MOST.load(Ordering::Relaxed);
+        let most = MAX.load(Ordering::Relaxed);
         let counted = Counted;
         (STARTED.fetch_add(1, Ordering::Relaxed) < most).then_some(counted)
     }
@@ -114,7 +114,7 @@ pub fn others() -> Vec<Pid> {
 /// How much a thread that hurries goes before others: it has nearly five times their share of a busy processor.
 /// With 10 a crowd of silent sessions moves sooner still, but who has work to do waits for it longer
 /// (`bench/upgrade`).
-const HASTE: i32 = 7;
+const NICE_BOOST: i32 = 7;
 
 /// The nice value of threads that do not hurry.
 static ORDINARY: OnceLock<i32> = OnceLock::new();
@@ -122,9 +122,9 @@ static ORDINARY: OnceLock<i32> = OnceLock::new();
 /// Lets the calling thread go before others, for as long as many wait for what it does. The threads and the
 /// processes that it starts inherit that. To be allowed to takes a limit of the nice value (`LimitNICE=`,
 /// `prlimit --nice`) or root; a refusal changes nothing.
-pub fn hurry() {
+pub fn raise_priority() {
     if let Some(ordinary) = ORDINARY.get().copied().or_else(|| nice(0)) {
-        set_nice(*ORDINARY.get_or_init(|| ordinary) - HASTE);
+        set_nice(*ORDINARY.get_or_init(|| ordinary) - NICE_BOOST);
     }
 }
 
@@ -134,7 +134,7 @@ pub fn hurry_like(starter: Pid) {
     if let Some(ordinary) = nice(starter.as_raw()) {
         let _ = ORDINARY.set(ordinary);
     }
-    hurry();
+    raise_priority();
 }
 
 /// Whether a thread hurries: asked at every turn, and told to the kernel only when it changes.
@@ -151,9 +151,9 @@ impl Haste {
     pub fn set(&mut self, hurries: bool) {
         if std::mem::replace(&mut self.0, hurries) != hurries {
             if hurries {
-                hurry();
+                raise_priority();
             } else {
-                hurry_no_more();
+                restore_priority();
             }
         }
     }
@@ -170,7 +170,7 @@ fn nice(thread: i32) -> Option<i32> {
 }
 
 /// The calling thread no longer goes before others, if it did.
-pub fn hurry_no_more() {
+pub fn restore_priority() {
     if let Some(ordinary) = ORDINARY.get() {
         set_nice(*ordinary);
     }

@@ -22,7 +22,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
 
-use super::clock::Moment;
+use super::clock::MonotonicTime;
 
 const WAKE_UP: Signal = Signal::SIGURG;
 
@@ -121,7 +121,7 @@ pub enum Woken {
     /// The deadline passed.
     Deadline,
     /// Somebody called [`wake`]: look at what you were told.
-    Told,
+    Interrupted,
 }
 
 fn entry(socket: Option<(RawFd, Interest)>) -> libc::pollfd {
@@ -168,7 +168,7 @@ fn readiness(entry: libc::pollfd) -> Readiness {
 pub fn wait(
     client: Option<(BorrowedFd<'_>, Interest)>,
     server: Option<(BorrowedFd<'_>, Interest)>,
-    deadline: Option<Moment>,
+    deadline: Option<MonotonicTime>,
 ) -> io::Result<Woken> {
     let number = |(socket, interest): (BorrowedFd<'_>, Interest)| (socket.as_raw_fd(), interest);
     poll(client.map(number), server.map(number), deadline)
@@ -190,7 +190,7 @@ impl Watch {
     ///
     /// # Errors
     /// Those of `ppoll`.
-    pub fn wait(self, deadline: Option<Moment>) -> io::Result<Woken> {
+    pub fn wait(self, deadline: Option<MonotonicTime>) -> io::Result<Woken> {
         poll(Some((self.0, Interest::READ)), None, deadline)
     }
 }
@@ -198,7 +198,7 @@ impl Watch {
 fn poll(
     client: Option<(RawFd, Interest)>,
     server: Option<(RawFd, Interest)>,
-    deadline: Option<Moment>,
+    deadline: Option<MonotonicTime>,
 ) -> io::Result<Woken> {
     let used = 1 + libc::nfds_t::from(server.is_some());
     let mut entries = [entry(client), entry(server)];
@@ -224,7 +224,7 @@ fn poll(
             client: readiness(entries[0]),
             server: readiness(entries[1]),
         }),
-        Err(Errno::EINTR) => Ok(Woken::Told),
+        Err(Errno::EINTR) => Ok(Woken::Interrupted),
         Err(error) => Err(error.into()),
     }
 }
@@ -234,12 +234,12 @@ fn poll(
 /// # Errors
 /// Those of `ppoll`.
 pub fn wait_briefly(fd: BorrowedFd<'_>, interest: Interest, limit: Duration) -> io::Result<bool> {
-    let deadline = Moment::now().after(limit);
+    let deadline = MonotonicTime::now().after(limit);
     loop {
         match wait(Some((fd, interest)), None, Some(deadline))? {
             Woken::Ready { .. } => return Ok(true),
             Woken::Deadline => return Ok(false),
-            Woken::Told => {}
+            Woken::Interrupted => {}
         }
     }
 }

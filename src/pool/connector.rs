@@ -4,10 +4,10 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use super::database_limit::Permit;
 use super::pool::Pool;
 use crate::net::thread;
 use crate::server::login::{self, ConnectError};
-use crate::server::seats::Seat;
 use crate::server::target::Target;
 
 /// Bytes of stack: name resolution by plug-ins of the C library needs the most.
@@ -23,7 +23,7 @@ pub(super) fn start(
     target: Target,
     number: u64,
     epoch: u64,
-    seat: Seat,
+    permit: Permit,
 ) -> io::Result<()> {
     let pool = Arc::clone(pool);
     thread::spawn(STACK, move || {
@@ -36,7 +36,7 @@ pub(super) fn start(
                 ))
             });
         if let Ok(connection) = &mut made {
-            connection.backend.seat = Some(seat);
+            connection.backend.permit = Some(Box::new(permit));
             log::info!(
                 "[{}@{}] new server connection #{number} to {target} pid={}",
                 pool.user,
@@ -44,7 +44,7 @@ pub(super) fn start(
                 connection.backend.key.process_id
             );
         } else {
-            drop(seat);
+            drop(permit);
         }
         // The seat of one that could not be made is free by now.
         pool.connected(made, &target, epoch);

@@ -7,14 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
 use crate::server::login::ConnectError;
 
 /// After a failure nobody tries again for this long on behalf of those who wait already.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// To keep the minimum warm nobody tries again for longer and longer, up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// The same failure is told again after this long.
 const TELL_AGAIN: Duration = Duration::from_secs(20);
@@ -23,27 +23,27 @@ const TELL_AGAIN: Duration = Duration::from_secs(20);
 /// how often it has come.
 #[derive(Debug, Default)]
 pub(super) struct Repeats {
-    told: Option<(Moment, String)>,
+    told: Option<(MonotonicTime, String)>,
     untold: u64,
 }
 
 impl Repeats {
     /// Notes it once more. Returns what the log should say, if anything.
-    pub(super) fn note(&mut self, words: String, now: Moment) -> Option<String> {
+    pub(super) fn note(&mut self, message: String, now: MonotonicTime) -> Option<String> {
         let known = self
             .told
             .as_ref()
-            .is_some_and(|(at, told)| *told == words && now.since(*at) < TELL_AGAIN);
+            .is_some_and(|(at, told)| *told == message && now.since(*at) < TELL_AGAIN);
         if known {
             self.untold += 1;
             return None;
         }
         let line = match std::mem::take(&mut self.untold) {
-            0 => words.clone(),
-            1 => format!("{words} (and once more since the last such line)"),
-            n => format!("{words} (and {n} times more since the last such line)"),
+            0 => message.clone(),
+            1 => format!("{message} (and once more since the last such line)"),
+            n => format!("{message} (and {n} times more since the last such line)"),
         };
-        self.told = Some((now, words));
+        self.told = Some((now, message));
         Some(line)
     }
 }
@@ -52,20 +52,20 @@ impl Repeats {
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     in_a_row: u32,
-    last: Option<Moment>,
+    last: Option<MonotonicTime>,
     error: Option<Arc<ConnectError>>,
     lines: Repeats,
 }
 
 impl Failures {
     /// Notes one more. Returns what the log should say of it, if anything.
-    pub(super) fn note(&mut self, words: String, now: Moment) -> Option<String> {
+    pub(super) fn note(&mut self, message: String, now: MonotonicTime) -> Option<String> {
         self.hold_off(now);
-        self.lines.note(words, now)
+        self.lines.note(message, now)
     }
 
     /// Notes one more of which the log says nothing.
-    pub(super) fn hold_off(&mut self, now: Moment) {
+    pub(super) fn hold_off(&mut self, now: MonotonicTime) {
         self.in_a_row = self.in_a_row.saturating_add(1);
         self.last = Some(now);
     }
@@ -92,7 +92,7 @@ impl Failures {
         missing: usize,
         connecting: usize,
         eager: bool,
-        now: Moment,
+        now: MonotonicTime,
     ) -> usize {
         let Some(last) = self.last else {
             return missing;
@@ -105,12 +105,12 @@ impl Failures {
     }
 
     /// How many of the `missing` connections of the minimum may be tried now.
-    pub(super) fn allow_warming(&self, missing: usize, now: Moment) -> usize {
+    pub(super) fn allow_warming(&self, missing: usize, now: MonotonicTime) -> usize {
         let Some(last) = self.last else {
             return missing;
         };
         let doublings = self.in_a_row.saturating_sub(1).min(16);
-        let pause = PAUSE.saturating_mul(1 << doublings).min(LONGEST_PAUSE);
+        let pause = PAUSE.saturating_mul(1 << doublings).min(MAX_PAUSE);
         if now.since(last) >= pause {
             missing.min(1)
         } else {
@@ -126,9 +126,9 @@ mod tests {
     #[test]
     fn a_failure_is_told_at_once_and_then_every_now_and_then() {
         let mut failures = Failures::default();
-        let start = Moment::now();
+        let start = MonotonicTime::now();
         let at = |seconds| start.after(Duration::from_secs(seconds));
-        let told = |failures: &mut Failures, words: &str, now| failures.note(words.into(), now);
+        let told = |failures: &mut Failures, message: &str, now| failures.note(message.into(), now);
         assert_eq!(told(&mut failures, "down", at(0)).unwrap(), "down");
         assert_eq!(told(&mut failures, "down", at(1)), None);
         assert_eq!(told(&mut failures, "down", at(2)), None);
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn the_minimum_is_tried_for_less_and_less_often() {
         let mut failures = Failures::default();
-        let start = Moment::now();
+        let start = MonotonicTime::now();
         let at = |millis| start.after(Duration::from_millis(millis));
         assert_eq!(failures.allow_warming(4, at(0)), 4);
         failures.note("down".into(), at(0));

@@ -8,10 +8,10 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::select;
 
+use super::database_limit;
 use super::pools::Pools;
 use super::totals::PERIOD;
-use super::usher;
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
 use crate::net::thread;
 
 /// How often the janitor makes its round for connections that are missing.
@@ -48,12 +48,12 @@ impl Janitor {
 }
 
 fn work(pools: &Pools, rules: &Rules, home: &Receiver<()>) {
-    let mut last_cycle = Moment::now();
-    let mut next_period = Moment::now().after(PERIOD);
-    let mut next_round = Moment::now();
+    let mut last_cycle = MonotonicTime::now();
+    let mut next_period = MonotonicTime::now().after(PERIOD);
+    let mut next_round = MonotonicTime::now();
     let mut first = 0;
     loop {
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         let mut all = pools.all();
         if next_round <= now {
             next_round = now.after(ROUND);
@@ -81,7 +81,7 @@ fn work(pools: &Pools, rules: &Rules, home: &Receiver<()>) {
                 }
             }
         }
-        let is_scarce = usher::attend(&all);
+        let is_scarce = database_limit::grant(&all);
         let round = next_round.remaining();
         let mut retries = false;
         for pool in &all {

@@ -6,39 +6,37 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`pools`] | all pools, by database and user |
-//! | [`plans`] | from the settings to the plan of each pool |
-//! | [`plan`] | how one pool is run; replaced as a whole at a reload |
+//! | [`pool_configs`] | from the settings to the configuration of each pool |
+//! | [`pool_config`] | how one pool is run; replaced as a whole at a reload |
 //! | [`pool`] | one pool: its connections, and the queue for them |
 //! | `state` | what is behind a pool's lock |
 //! | [`waiter`] | a thread that waits for a connection |
 //! | [`connector`] | the thread that makes one connection |
 //! | `failures` | failures to connect in a row: when to try again, what to log |
-//! | `upkeep` | connections made and taken in, expired ones closed, a new plan put in force |
-//! | [`janitor`] | the thread that does the upkeep from time to time |
-//! | `usher` | which pool gets a connection at the limit of `max_db_connections` |
-//! | [`statements`] | the registry of prepared statements, shared by all pools |
-//! | [`effects`] | what startup settings come to on a pool's servers |
-//! | [`check`] | the kept answer to `pooler_check_query` |
+//! | `maintenance` | connections made and taken in, expired ones closed, a new configuration put in force |
+//! | [`janitor`] | the thread that does the maintenance from time to time |
+//! | [`database_limit`] | permits for the connections to one database (`max_db_connections`), and which pool gets one |
+//! | [`startup_cache`] | what startup settings come to on a pool's servers |
+//! | [`check_query`] | the kept answer to `pooler_check_query` |
 //! | [`totals`] | counters |
-//! | `moving` | a pool between two processes |
+//! | `handover` | a pool between two processes |
 
-pub mod check;
+pub mod check_query;
 pub mod connector;
-pub mod effects;
 mod failures;
+mod handover;
 pub mod janitor;
-mod moving;
-pub mod plan;
-pub mod plans;
+mod maintenance;
 #[allow(clippy::module_inception, reason = "the file is the party: one pool")]
 pub mod pool;
+pub mod pool_config;
+pub mod pool_configs;
 pub mod pools;
+pub mod startup_cache;
 mod state;
-pub mod statements;
 pub mod totals;
-mod upkeep;
-mod usher;
 pub mod waiter;
 
+pub mod database_limit;
 #[cfg(test)]
 pub(crate) mod tests;

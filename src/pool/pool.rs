@@ -6,7 +6,7 @@
 //! cancelled, moved or hung up on there.
 //!
 //! Invariant, under the lock: `idle` is empty or nobody waits or the pool is paused; and
-//! `idle + lent + connecting` is the number of server connections there are or will be.
+//! `idle + in_use + connecting` is the number of server connections there are or will be.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,15 +14,15 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::plan::Plan;
+use super::database_limit::DatabasePermits;
+use super::pool_config::PoolConfig;
 use super::state::{Locked, Queued, State, close_all};
-use super::totals::{Totals, Work};
-use super::waiter::{Heard, Provenance, Waiter};
+use super::totals::{Counters, Totals};
+use super::waiter::{Source, WaitResult, Waiter};
 use crate::auth::ClientKey;
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
 use crate::server::backend::Connection;
 use crate::server::login::ConnectError;
-use crate::server::seats::Seats;
 
 /// Why no connection was to be had.
 #[derive(Debug, Clone)]
@@ -70,11 +70,11 @@ pub enum Returned {
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// The plan in force.
-    pub plan: Arc<Plan>,
+    pub config: Arc<PoolConfig>,
     /// Connections nobody uses.
     pub idle: usize,
     /// Connections in use.
-    pub lent: usize,
+    pub in_use: usize,
     /// Connections being made.
     pub connecting: usize,
     /// All connections there are or will be, those to come from another process included.
@@ -102,27 +102,27 @@ pub struct Pool {
     /// tell without a lock that it is out of date.
     pub(super) version: AtomicU64,
     /// The seats of the database.
-    pub(super) seats: Arc<Seats>,
+    pub(super) permits: Arc<DatabasePermits>,
     pub(super) state: Mutex<State>,
 }
 
 impl Pool {
-    /// An empty pool. `numbers` gives server connections their numbers, and `seats` are those of the
+    /// An empty pool. `numbers` gives server connections their numbers, and `permits` are those of the
     /// database.
     pub fn new(
         database: &str,
         user: &str,
-        plan: Plan,
+        config: PoolConfig,
         numbers: Arc<AtomicU64>,
-        seats: Arc<Seats>,
+        permits: Arc<DatabasePermits>,
     ) -> Arc<Pool> {
         Arc::new(Pool {
             database: database.to_owned(),
             user: user.to_owned(),
             numbers,
             version: AtomicU64::new(1),
-            seats: Arc::clone(&seats),
-            state: Mutex::new(State::new(plan, seats)),
+            permits: Arc::clone(&permits),
+            state: Mutex::new(State::new(config, permits)),
         })
     }
 
@@ -131,14 +131,14 @@ impl Pool {
     }
 
     /// The plan in force, if it is not the one the caller has kept with this version.
-    pub fn plan_unless(&self, version: u64) -> Option<(u64, Arc<Plan>)> {
+    pub fn config_unless(&self, version: u64) -> Option<(u64, Arc<PoolConfig>)> {
         let now = self.version.load(Ordering::Acquire);
-        (now != version).then(|| (now, self.plan()))
+        (now != version).then(|| (now, self.config()))
     }
 
     /// The plan in force.
-    pub fn plan(&self) -> Arc<Plan> {
-        Arc::clone(&self.lock().plan)
+    pub fn config(&self) -> Arc<PoolConfig> {
+        Arc::clone(&self.lock().config)
     }
 
     /// Asks for a connection: it is there, or the waiter gets a place in the queue.
@@ -154,7 +154,7 @@ impl Pool {
             waiter.note_queued(None);
             return Ok(Request::Met(connection));
         }
-        Ok(self.enqueue(&mut state, waiter, Moment::now(), true))
+        Ok(self.enqueue(&mut state, waiter, MonotonicTime::now(), true))
     }
 
     /// Waits in the queue until there is a connection, until `deadline`, or until `told` says that there
@@ -165,26 +165,26 @@ impl Pool {
     pub fn wait(
         self: &Arc<Pool>,
         waiter: &Arc<Waiter>,
-        deadline: Moment,
-        told: impl Fn() -> bool,
-    ) -> Result<(Connection, Provenance), NoConnection> {
+        deadline: MonotonicTime,
+        interrupted: impl Fn() -> bool,
+    ) -> Result<(Connection, Source), NoConnection> {
         // A client that hangs up while it waits is noticed within this time.
         const LOOK_UP: Duration = Duration::from_millis(250);
         let why = loop {
-            let until = Moment::now().after(LOOK_UP).min(deadline);
-            match waiter.listen(until, &told) {
-                Heard::Connection(connection, how) => return Ok((connection, how)),
-                Heard::Failure(error) => return Err(NoConnection::Failed(error)),
-                Heard::Nothing => {}
+            let until = MonotonicTime::now().after(LOOK_UP).min(deadline);
+            match waiter.listen(until, &interrupted) {
+                WaitResult::Connection(connection, how) => return Ok((connection, how)),
+                WaitResult::Failure(error) => return Err(NoConnection::Failed(error)),
+                WaitResult::Nothing => {}
             }
-            if told() {
+            if interrupted() {
                 break NoConnection::Left;
             }
             let state = self.lock();
             if state.closed {
                 break NoConnection::Closed;
             }
-            if deadline <= Moment::now() {
+            if deadline <= MonotonicTime::now() {
                 break self.why_in_vain(&state);
             }
         };
@@ -193,16 +193,16 @@ impl Pool {
 
     /// What one is told whose time is up.
     fn why_in_vain(&self, state: &State) -> NoConnection {
-        let most = state.plan.size;
-        let there = state.lent + state.idle.len() + state.coming.len();
+        let most = state.config.size;
+        let there = state.in_use + state.idle.len() + state.coming.len();
         if state.paused {
             NoConnection::TimedOut(Lack::Paused)
         } else if there >= most {
             NoConnection::TimedOut(Lack::Connections(most))
         } else if let Some(error) = state.failures.error() {
             NoConnection::Failed(error)
-        } else if state.wants_seat.is_some() {
-            NoConnection::Failed(Arc::new(self.no_seat(state)))
+        } else if state.wants_permit.is_some() {
+            NoConnection::Failed(Arc::new(self.no_permit(state)))
         } else if there == 0 {
             // The server has been asked and does not answer.
             NoConnection::Failed(Arc::new(ConnectError::TimedOut))
@@ -212,15 +212,15 @@ impl Pool {
     }
 
     /// Notes what a client is told who gets no connection. Returns what the log should say of it, if anything.
-    pub fn note_refusal(&self, words: String) -> Option<String> {
-        self.lock().refusals.note(words, Moment::now())
+    pub fn note_refusal(&self, message: String) -> Option<String> {
+        self.lock().refusals.note(message, MonotonicTime::now())
     }
 
     fn leave_queue(
         self: &Arc<Pool>,
         waiter: &Arc<Waiter>,
         why: NoConnection,
-    ) -> Result<(Connection, Provenance), NoConnection> {
+    ) -> Result<(Connection, Source), NoConnection> {
         match (self.vacate(waiter), why) {
             (None, why) => Err(why),
             // It came in the last moment: whoever only ran out of time is glad of it.
@@ -228,7 +228,13 @@ impl Pool {
                 Ok((connection, how))
             }
             (Some((connection, how)), why) => {
-                self.take_back(connection, how, &Work::default(), Moment::now(), None);
+                self.take_back(
+                    connection,
+                    how,
+                    &Counters::default(),
+                    MonotonicTime::now(),
+                    None,
+                );
                 Err(why)
             }
         }
@@ -242,7 +248,7 @@ impl Pool {
     pub fn request_since(
         self: &Arc<Pool>,
         waiter: &Arc<Waiter>,
-        since: Moment,
+        since: MonotonicTime,
     ) -> Result<Request, NoConnection> {
         let mut state = self.lock();
         if state.closed {
@@ -261,7 +267,7 @@ impl Pool {
         self: &Arc<Pool>,
         state: &mut State,
         waiter: &Arc<Waiter>,
-        since: Moment,
+        since: MonotonicTime,
         new: bool,
     ) -> Request {
         waiter.note_queued(Some(since));
@@ -280,7 +286,7 @@ impl Pool {
         Request::Queued
     }
 
-    fn vacate(&self, waiter: &Arc<Waiter>) -> Option<(Connection, Provenance)> {
+    fn vacate(&self, waiter: &Arc<Waiter>) -> Option<(Connection, Source)> {
         self.lock()
             .queue
             .retain(|queued| !Arc::ptr_eq(&queued.waiter, waiter));
@@ -291,7 +297,13 @@ impl Pool {
     /// was queued. Whatever has come for it goes to the next.
     pub fn leave(self: &Arc<Pool>, waiter: &Arc<Waiter>) {
         if let Some((connection, how)) = self.vacate(waiter) {
-            self.take_back(connection, how, &Work::default(), Moment::now(), None);
+            self.take_back(
+                connection,
+                how,
+                &Counters::default(),
+                MonotonicTime::now(),
+                None,
+            );
         }
     }
 
@@ -307,7 +319,7 @@ impl Pool {
         if let Some(connection) = state.lend_idle() {
             return Ok(Request::Met(connection));
         }
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         let first = state.queue.front().map_or(now, |first| first.since);
         // Who was met at once found nobody in the queue, so all who are in it came later.
         let since = waiter.queued_since().unwrap_or(first);
@@ -315,19 +327,24 @@ impl Pool {
     }
 
     /// Takes back a clean connection, as of `now`, and adds what was done with it.
-    pub fn give_back(self: &Arc<Pool>, connection: Connection, work: &Work, now: Moment) {
-        self.take_back(connection, Provenance::Hand, work, now, None);
+    pub fn give_back(
+        self: &Arc<Pool>,
+        connection: Connection,
+        work: &Counters,
+        now: MonotonicTime,
+    ) {
+        self.take_back(connection, Source::Hand, work, now, None);
     }
 
     /// The same, unless the connection can be kept for one who is not in the queue and has waited since `next`.
     pub fn give_back_or_keep(
         self: &Arc<Pool>,
         connection: Connection,
-        work: &Work,
-        now: Moment,
-        next: Moment,
+        work: &Counters,
+        now: MonotonicTime,
+        next: MonotonicTime,
     ) -> Returned {
-        self.take_back(connection, Provenance::Hand, work, now, Some(next))
+        self.take_back(connection, Source::Hand, work, now, Some(next))
     }
 
     /// Takes back a connection. `how` says whether anybody has just heard from its server: one that was
@@ -335,25 +352,25 @@ impl Pool {
     fn take_back(
         self: &Arc<Pool>,
         mut connection: Connection,
-        how: Provenance,
-        work: &Work,
-        now: Moment,
-        next: Option<Moment>,
+        how: Source,
+        work: &Counters,
+        now: MonotonicTime,
+        next: Option<MonotonicTime>,
     ) -> Returned {
-        if how == Provenance::Hand {
+        if how == Source::Hand {
             connection.backend.used_at = now;
         }
         let mut state = self.lock();
         state.totals.all.add(work);
-        state.lent -= 1;
+        state.in_use -= 1;
         state.take_news(&mut connection.backend, now);
         let unwanted = state.reason_to_close(&connection, now);
-        let makes_way = unwanted.is_none() && state.makes_way(now, next);
-        state.totals.shortage.evictions += u64::from(makes_way);
+        let should_yield = unwanted.is_none() && state.should_yield(now, next);
+        state.totals.shortage.evictions += u64::from(should_yield);
         let longer = "a client of another user has waited longer (fairness_delay)";
-        let Some(reason) = unwanted.or(makes_way.then_some(longer)) else {
+        let Some(reason) = unwanted.or(should_yield.then_some(longer)) else {
             if next.is_some_and(|since| state.lends_next_to(since)) {
-                state.lent += 1;
+                state.in_use += 1;
                 return Returned::Kept(connection);
             }
             return self.place(&mut state, connection, how);
@@ -370,7 +387,7 @@ impl Pool {
         &self,
         state: &mut State,
         mut connection: Connection,
-        how: Provenance,
+        how: Source,
     ) -> Returned {
         while !state.paused {
             let Some(first) = state.queue.pop_front() else {
@@ -378,7 +395,7 @@ impl Pool {
             };
             match first.waiter.hand(connection, how) {
                 Ok(thread) => {
-                    state.lent += 1;
+                    state.in_use += 1;
                     state.to_ring.0.push(thread);
                     return Returned::Handed;
                 }
@@ -390,16 +407,16 @@ impl Pool {
     }
 
     /// Notes that a lent connection is gone for good, and adds what was done with it.
-    pub fn write_off(self: &Arc<Pool>, work: &Work) {
+    pub fn discard(self: &Arc<Pool>, work: &Counters) {
         let mut state = self.lock();
         state.totals.all.add(work);
-        state.lent -= 1;
+        state.in_use -= 1;
         state.forget_check_answer();
         self.serve(&mut state, false);
     }
 
     /// Adds to the totals what a session did while it kept its connection.
-    pub fn add_work(&self, work: &Work) {
+    pub fn add_work(&self, work: &Counters) {
         self.lock().totals.all.add(work);
     }
 
@@ -416,16 +433,16 @@ impl Pool {
             let Some(first) = state.queue.pop_front() else {
                 break;
             };
-            match first.waiter.hand(connection, Provenance::Idle) {
+            match first.waiter.hand(connection, Source::Idle) {
                 Ok(thread) => {
-                    state.lent += 1;
+                    state.in_use += 1;
                     state.to_ring.0.push(thread);
                 }
                 Err(connection) => state.idle.push_back(connection),
             }
         }
         let missing = state.queue.len().saturating_sub(state.connecting);
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         let allowed = (state.failures).allow_serving(missing, state.connecting, eager, now);
         self.connect(state, allowed);
     }
@@ -466,9 +483,9 @@ impl Pool {
     pub fn snapshot(&self) -> Snapshot {
         let state = self.lock();
         Snapshot {
-            plan: Arc::clone(&state.plan),
+            config: Arc::clone(&state.config),
             idle: state.idle.len(),
-            lent: state.lent,
+            in_use: state.in_use,
             connecting: state.connecting,
             total: state.total(),
             waiting: state.queue.len(),
@@ -485,7 +502,7 @@ impl Pool {
 
     /// How many connections all users of its database have together.
     pub fn seats_taken(&self) -> usize {
-        self.seats.taken()
+        self.permits.taken()
     }
 
     /// Looks at each idle connection.

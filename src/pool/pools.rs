@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, RwLock};
 
-use super::plan::Plan;
+use super::database_limit::DatabasePermits;
 use super::pool::Pool;
-use crate::server::seats::Seats;
+use super::pool_config::PoolConfig;
 
 /// A pool's name: database, then user.
 pub type Key = (String, String);
@@ -19,8 +19,8 @@ pub type Key = (String, String);
 pub struct Pools {
     pools: RwLock<BTreeMap<Key, Arc<Pool>>>,
     /// The seats of each database; they stay when a database goes and comes back.
-    seats: Mutex<BTreeMap<String, Arc<Seats>>>,
-    bell: Sender<()>,
+    permits: Mutex<BTreeMap<String, Arc<DatabasePermits>>>,
+    notify: Sender<()>,
     /// Rings when somebody should look who needs a seat.
     pub(super) rung: Receiver<()>,
     numbers: Arc<AtomicU64>,
@@ -28,11 +28,11 @@ pub struct Pools {
 
 impl Default for Pools {
     fn default() -> Pools {
-        let (bell, rung) = bounded(1);
+        let (notify, rung) = bounded(1);
         Pools {
             pools: RwLock::default(),
-            seats: Mutex::default(),
-            bell,
+            permits: Mutex::default(),
+            notify,
             rung,
             numbers: Arc::default(),
         }
@@ -68,43 +68,44 @@ impl Pools {
         self.pools.read().values().cloned().collect()
     }
 
-    fn seats(&self, database: &str) -> Arc<Seats> {
-        let mut all = self.seats.lock();
-        let seats = all
+    fn permits(&self, database: &str) -> Arc<DatabasePermits> {
+        let mut all = self.permits.lock();
+        let permits = all
             .entry(database.to_owned())
-            .or_insert_with(|| Seats::new(self.bell.clone()));
-        Arc::clone(seats)
+            .or_insert_with(|| DatabasePermits::new(self.notify.clone()));
+        Arc::clone(permits)
     }
 
-    /// Makes the pools as `plans` say: new ones are added, those that are not in it are closed, the
+    /// Makes the pools as `pool_configs` say: new ones are added, those that are not in it are closed, the
     /// others go on by the new plan with the connections they have.
-    pub fn apply(&self, plans: BTreeMap<Key, Plan>) {
+    pub fn apply(&self, pool_configs: BTreeMap<Key, PoolConfig>) {
         let mut removed = Vec::new();
         let mut pools = self.pools.write();
         pools.retain(|key, pool| {
-            let stays = plans.contains_key(key);
+            let stays = pool_configs.contains_key(key);
             if !stays {
                 removed.push(Arc::clone(pool));
             }
             stays
         });
         let mut changed = Vec::new();
-        for (key, plan) in plans {
-            let seats = self.seats(&key.0);
-            let limit = plan.database_limit;
-            seats.set_limit(limit.map_or(usize::MAX, |limit| limit.most + limit.reserve));
+        for (key, config) in pool_configs {
+            let permits = self.permits(&key.0);
+            let limit = config.database_limit;
+            permits.set_limit(limit.map_or(usize::MAX, |limit| limit.most + limit.reserve));
             match pools.get(&key) {
-                Some(pool) => changed.push((Arc::clone(pool), plan)),
+                Some(pool) => changed.push((Arc::clone(pool), config)),
                 None => {
                     log::info!("[{}@{}] creating pool", key.1, key.0);
-                    let pool = Pool::new(&key.0, &key.1, plan, Arc::clone(&self.numbers), seats);
+                    let pool =
+                        Pool::new(&key.0, &key.1, config, Arc::clone(&self.numbers), permits);
                     pools.insert(key, pool);
                 }
             }
         }
         drop(pools);
-        for (pool, plan) in changed {
-            pool.change_plan(plan);
+        for (pool, config) in changed {
+            pool.change_config(config);
         }
         for pool in removed {
             log::info!("[{}@{}] removing pool", pool.user, pool.database);

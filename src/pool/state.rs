@@ -11,41 +11,41 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::effects::{Effect, Settings};
+use super::database_limit::{DatabasePermits, Permit, Wish};
 use super::failures::{Failures, Repeats};
-use super::plan::Plan;
+use super::pool_config::PoolConfig;
+use super::startup_cache::{Effect, Settings};
 use super::totals::Totals;
 use super::waiter::Waiter;
 use crate::auth::ClientKey;
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
 use crate::server::backend::{Backend, Connection};
 use crate::server::login::ConnectError;
 use crate::server::parameters::Parameters;
-use crate::server::seats::{Seat, Seats, Wish};
 
 #[derive(Debug)]
 pub(super) struct Queued {
     pub(super) waiter: Arc<Waiter>,
-    pub(super) since: Moment,
+    pub(super) since: MonotonicTime,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) plan: Arc<Plan>,
+    pub(super) config: Arc<PoolConfig>,
     /// The one that came back last is at the back.
     pub(super) idle: VecDeque<Connection>,
     /// The one who has waited longest is at the front.
     pub(super) queue: VecDeque<Queued>,
-    pub(super) lent: usize,
+    pub(super) in_use: usize,
     pub(super) connecting: usize,
     /// The seats of connections that another process will give us.
-    pub(super) coming: Vec<Seat>,
+    pub(super) coming: Vec<Permit>,
     /// The seats of the database.
-    pub(super) seats: Arc<Seats>,
+    pub(super) permits: Arc<DatabasePermits>,
     /// What the other pools of the database see of that.
     pub(super) wish: Arc<Wish>,
     /// Since when the pool lacks a seat for those who wait.
-    pub(super) wants_seat: Option<Moment>,
+    pub(super) wants_permit: Option<MonotonicTime>,
     /// Those lead elsewhere than this pool's plan.
     pub(super) foreign: bool,
     /// What lies idle is being given to another process.
@@ -57,12 +57,12 @@ pub(super) struct State {
     /// What PostgreSQL reports on a connection with all settings at their defaults, as far as is known.
     pub(super) reported: Option<Arc<Parameters>>,
     /// When PostgreSQL said so last; `None` if it has to be asked before anybody is told so.
-    pub(super) confirmed: Option<Moment>,
+    pub(super) confirmed: Option<MonotonicTime>,
     pub(super) known: HashMap<Settings, Effect>,
     pub(super) shared: HashSet<Arc<Parameters>>,
     /// Those who have something in their slot and have not been told. They are once the lock is free:
     /// a thread that wakes up must not find it taken by the one that woke it.
-    pub(super) to_ring: Bells,
+    pub(super) to_ring: Wakeups,
     pub(super) to_close: Expired,
     pub(super) totals: Totals,
     pub(super) failures: Failures,
@@ -74,9 +74,9 @@ pub(super) struct State {
 
 /// Those to be told, once the lock is free, that there is something in their slot.
 #[derive(Debug, Default)]
-pub(super) struct Bells(pub(super) Vec<Thread>);
+pub(super) struct Wakeups(pub(super) Vec<Thread>);
 
-impl Drop for Bells {
+impl Drop for Wakeups {
     fn drop(&mut self) {
         for thread in &self.0 {
             thread.unpark();
@@ -98,7 +98,7 @@ impl Drop for Expired {
 /// released before the bells ring.
 pub(super) struct Locked<'a> {
     state: MutexGuard<'a, State>,
-    bells: Bells,
+    wakeups: Wakeups,
     expired: Expired,
 }
 
@@ -119,12 +119,12 @@ impl DerefMut for Locked<'_> {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.state.wish.set(self.state.lacks_seat_since());
-        let connections = self.state.lent + self.state.idle.len() + self.state.coming.len();
+        let connections = self.state.in_use + self.state.idle.len() + self.state.coming.len();
         if connections == 0 && !self.state.paused && self.state.confirmed.is_some() {
             // The next one may be to a server that has been changed, or is another one.
             self.state.forget_defaults();
         }
-        std::mem::swap(&mut self.bells, &mut self.state.to_ring);
+        std::mem::swap(&mut self.wakeups, &mut self.state.to_ring);
         std::mem::swap(&mut self.expired, &mut self.state.to_close);
     }
 }
@@ -134,25 +134,25 @@ impl<'a> Locked<'a> {
     pub(super) fn new(state: &'a Mutex<State>) -> Locked<'a> {
         Locked {
             state: state.lock(),
-            bells: Bells::default(),
+            wakeups: Wakeups::default(),
             expired: Expired::default(),
         }
     }
 }
 
 impl State {
-    /// Nothing yet, to be run by `plan`.
-    pub(super) fn new(plan: Plan, seats: Arc<Seats>) -> State {
+    /// Nothing yet, to be run by `config`.
+    pub(super) fn new(config: PoolConfig, permits: Arc<DatabasePermits>) -> State {
         State {
-            plan: Arc::new(plan),
+            config: Arc::new(config),
             idle: VecDeque::new(),
             queue: VecDeque::new(),
-            lent: 0,
+            in_use: 0,
             connecting: 0,
             coming: Vec::new(),
-            wish: seats.new_wish(),
-            seats,
-            wants_seat: None,
+            wish: permits.new_wish(),
+            permits,
+            wants_permit: None,
             foreign: false,
             leaving: false,
             epoch: 1,
@@ -163,7 +163,7 @@ impl State {
             confirmed: None,
             known: HashMap::new(),
             shared: HashSet::new(),
-            to_ring: Bells::default(),
+            to_ring: Wakeups::default(),
             to_close: Expired::default(),
             totals: Totals::default(),
             failures: Failures::default(),
@@ -173,13 +173,15 @@ impl State {
     }
 
     pub(super) fn total(&self) -> usize {
-        self.idle.len() + self.lent + self.connecting + self.coming.len()
+        self.idle.len() + self.in_use + self.connecting + self.coming.len()
     }
 
     /// Takes note of a connection that came from another process.
     pub(super) fn arrive(&mut self, backend: &mut Backend) {
-        let seat = self.coming.pop();
-        backend.seat = Some(seat.unwrap_or_else(|| self.seats.take_anyway()));
+        let permit = self.coming.pop();
+        backend.permit = Some(Box::new(
+            permit.unwrap_or_else(|| self.permits.take_anyway()),
+        ));
         // Epochs are counted from one: a connection of none is closed as soon as it is free.
         backend.epoch = if self.foreign { 0 } else { self.epoch };
         match &self.reported {
@@ -199,12 +201,12 @@ impl State {
     /// lock is free.
     pub(super) fn take_idle(&mut self) -> Option<Connection> {
         loop {
-            let connection = match self.plan.round_robin {
+            let connection = match self.config.round_robin {
                 true => self.idle.pop_front(),
                 false => self.idle.pop_back(),
             }?;
-            let expires = self.plan.server_lifetime.is_some();
-            if !expires || !self.has_expired(&connection.backend, Moment::now()) {
+            let expires = self.config.server_lifetime.is_some();
+            if !expires || !self.has_expired(&connection.backend, MonotonicTime::now()) {
                 return Some(connection);
             }
             self.to_close.0.push(connection);
@@ -217,7 +219,7 @@ impl State {
             return None;
         }
         let connection = self.take_idle()?;
-        self.lent += 1;
+        self.in_use += 1;
         Some(connection)
     }
 
@@ -231,7 +233,7 @@ impl State {
     }
 
     /// Whether nobody in the queue comes before one who has waited since then.
-    pub(super) fn lends_next_to(&self, since: Moment) -> bool {
+    pub(super) fn lends_next_to(&self, since: MonotonicTime) -> bool {
         let first = self.queue.front();
         !self.paused && !self.leaving && first.is_none_or(|first| since < first.since)
     }
@@ -245,48 +247,51 @@ impl State {
 
     /// The idle connections that are too many for the plan, those that lay idle longest first. Those that
     /// are lent go when they come back.
-    pub(super) fn surplus(&mut self) -> Vec<Connection> {
-        let excess = self.total().saturating_sub(self.plan.size);
+    pub(super) fn excess(&mut self) -> Vec<Connection> {
+        let excess = self.total().saturating_sub(self.config.size);
         let leaving = excess.min(self.idle.len());
         self.idle.drain(..leaving).collect()
     }
 
     /// Whether a connection has reached the end of its lifetime. The plan in force counts, not the one it
     /// was made by.
-    pub(super) fn has_expired(&self, backend: &Backend, now: Moment) -> bool {
+    pub(super) fn has_expired(&self, backend: &Backend, now: MonotonicTime) -> bool {
         let number = backend.key.id;
-        self.plan
+        self.config
             .server_lifetime
             .is_some_and(|limit| now.since(backend.key.connected_at) >= spread(limit, number))
     }
 
     /// Whether it has lain idle for too long. One that was never used has not.
-    pub(super) fn is_stale(&self, backend: &Backend, now: Moment) -> bool {
+    pub(super) fn is_stale(&self, backend: &Backend, now: MonotonicTime) -> bool {
         let number = backend.key.id;
         backend.key.tally.queries.get() > 0
             && self
-                .plan
+                .config
                 .idle_timeout
                 .is_some_and(|limit| now.since(backend.used_at) > spread(limit, number))
     }
 
     /// How many connections may be begun now, as far as this pool is concerned.
     pub(super) fn room(&self) -> usize {
-        let parallel = self.plan.parallel_creates.saturating_sub(self.connecting);
-        self.plan.size.saturating_sub(self.total()).min(parallel)
+        let parallel = self.config.parallel_creates.saturating_sub(self.connecting);
+        self.config.size.saturating_sub(self.total()).min(parallel)
     }
 
     /// How many connections may be closed for the sake of other users.
     pub(super) fn to_spare(&self) -> usize {
-        let guaranteed = self.plan.database_limit.map_or(0, |limit| limit.guaranteed);
+        let guaranteed = self
+            .config
+            .database_limit
+            .map_or(0, |limit| limit.guaranteed);
         self.total()
-            .saturating_sub(self.plan.min_size.max(guaranteed))
+            .saturating_sub(self.config.min_size.max(guaranteed))
     }
 
     /// Since when the first in the queue has waited, if there is no seat for it, and none underway or promised.
-    fn lacks_seat_since(&self) -> Option<Moment> {
-        self.wants_seat?;
-        let may_have = self.total() < self.plan.size && self.failures.error().is_none();
+    fn lacks_seat_since(&self) -> Option<MonotonicTime> {
+        self.wants_permit?;
+        let may_have = self.total() < self.config.size && self.failures.error().is_none();
         if !may_have || self.paused || self.closed {
             return None;
         }
@@ -300,21 +305,21 @@ impl State {
     /// Whether a connection that has come back and is no more counted should be closed for a client of another
     /// user, who has waited clearly longer than the first of this pool: that is the first in the queue or one
     /// who has waited since `next`.
-    pub(super) fn makes_way(&self, now: Moment, next: Option<Moment>) -> bool {
-        let Some(limit) = self.plan.database_limit else {
+    pub(super) fn should_yield(&self, now: MonotonicTime, next: Option<MonotonicTime>) -> bool {
+        let Some(limit) = self.config.database_limit else {
             return false;
         };
         let first = self.queue.front().map(|first| first.since);
         let own = first.into_iter().chain(next).min().unwrap_or(now);
-        let kept = self.plan.min_size.max(limit.guaranteed);
-        self.total() >= kept && self.seats.makes_way(own, limit.fairness_delay)
+        let kept = self.config.min_size.max(limit.guaranteed);
+        self.total() >= kept && self.permits.should_yield(own, limit.fairness_delay)
     }
 
     /// Why a connection that has come back should not be kept.
     pub(super) fn reason_to_close(
         &self,
         connection: &Connection,
-        now: Moment,
+        now: MonotonicTime,
     ) -> Option<&'static str> {
         if self.closed {
             Some("its pool was removed")
@@ -322,7 +327,7 @@ impl State {
             Some("it belongs to an earlier configuration or was told to reconnect")
         } else if self.paused {
             Some("PAUSE")
-        } else if self.total() >= self.plan.size {
+        } else if self.total() >= self.config.size {
             Some("the pool has become smaller")
         } else if self.has_expired(&connection.backend, now) {
             Some("server_lifetime")
@@ -338,7 +343,7 @@ impl State {
         self.failures.keep(Arc::clone(&error));
         if error.can_heal() {
             if !self.queue.is_empty() {
-                self.seats.ring();
+                self.permits.ring();
             }
             return;
         }

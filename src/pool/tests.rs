@@ -7,11 +7,11 @@
 
 mod changes;
 mod check;
+mod database_limit;
 mod failure;
 mod maintenance;
 mod numbers;
 mod queue;
-mod seats;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -23,16 +23,16 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::plan::{Login, Mode, Plan, Timeouts};
+use super::database_limit::DatabasePermits;
 use super::pool::{NoConnection, Pool, Request, Snapshot};
-use super::totals::Work;
+use super::pool_config::{Login, Mode, PoolConfig, Timeouts};
+use super::totals::Counters;
 use super::waiter::Waiter;
 use crate::auth::{ServerCredentials, ServerSecret};
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
 use crate::net::stream::SocketOptions;
 use crate::server::backend::Connection;
-use crate::server::encryption::Encryption;
-use crate::server::seats::Seats;
+use crate::server::server_tls::Encryption;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::{Severity, error_response};
 use crate::wire::sqlstate;
@@ -42,9 +42,9 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 /// Waits for a condition that another thread brings about.
 pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Moment::now().after(LONG);
+    let deadline = MonotonicTime::now().after(LONG);
     while !condition() {
-        assert!(Moment::now() < deadline, "in vain: {what}");
+        assert!(MonotonicTime::now() < deadline, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -72,7 +72,7 @@ struct Gate {
 
 /// The server's side.
 #[derive(Debug)]
-struct House {
+struct Shared {
     port: u16,
     gate: Mutex<Gate>,
     turned: Condvar,
@@ -81,12 +81,12 @@ struct House {
 }
 
 /// A server that logs everybody in, or not, and then says nothing.
-pub(crate) struct Server(Arc<House>);
+pub(crate) struct Server(Arc<Shared>);
 
 impl Server {
     pub(crate) fn start() -> Server {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let house = Arc::new(House {
+        let house = Arc::new(Shared {
             port: listener.local_addr().unwrap().port(),
             gate: Mutex::new(Gate {
                 door: Door::Open,
@@ -159,7 +159,7 @@ impl Drop for Server {
     }
 }
 
-impl House {
+impl Shared {
     fn receive(&self, mut stream: TcpStream, number: usize) -> Option<()> {
         let mut length = [0; 4];
         stream.read_exact(&mut length).ok()?;
@@ -197,8 +197,8 @@ impl House {
     }
 }
 
-pub(crate) fn plan(server: &Server, size: usize) -> Plan {
-    Plan {
+pub(crate) fn config(server: &Server, size: usize) -> PoolConfig {
+    PoolConfig {
         size,
         min_size: 0,
         mode: Mode::Transaction,
@@ -234,14 +234,14 @@ pub(crate) fn plan(server: &Server, size: usize) -> Plan {
     }
 }
 
-pub(crate) fn pool_of(plan: Plan) -> Arc<Pool> {
-    let (bell, _) = crossbeam::channel::bounded(1);
+pub(crate) fn pool_of(config: PoolConfig) -> Arc<Pool> {
+    let (notify, _) = crossbeam::channel::bounded(1);
     let numbers = Arc::new(AtomicU64::new(1));
-    Pool::new("db", "user", plan, numbers, Seats::new(bell))
+    Pool::new("db", "user", config, numbers, DatabasePermits::new(notify))
 }
 
 fn pool(server: &Server, size: usize) -> Arc<Pool> {
-    pool_of(plan(server, size))
+    pool_of(config(server, size))
 }
 
 fn never() -> bool {
@@ -251,7 +251,7 @@ fn never() -> bool {
 fn obtain_until(
     pool: &Arc<Pool>,
     waiter: &Arc<Waiter>,
-    deadline: Moment,
+    deadline: MonotonicTime,
 ) -> Result<Connection, NoConnection> {
     match pool.request(waiter)? {
         Request::Met(connection) => Ok(connection),
@@ -262,7 +262,7 @@ fn obtain_until(
 }
 
 fn obtain(pool: &Arc<Pool>) -> Result<Connection, NoConnection> {
-    obtain_until(pool, &Arc::default(), Moment::now().after(LONG))
+    obtain_until(pool, &Arc::default(), MonotonicTime::now().after(LONG))
 }
 
 fn number(connection: &Connection) -> u64 {
@@ -270,19 +270,19 @@ fn number(connection: &Connection) -> u64 {
 }
 
 fn give_back(pool: &Arc<Pool>, connection: Connection) {
-    pool.give_back(connection, &Work::default(), Moment::now());
+    pool.give_back(connection, &Counters::default(), MonotonicTime::now());
 }
 
 /// Lends out `count` connections at the same time.
-fn lend(pool: &Arc<Pool>, count: usize) -> Vec<Connection> {
+fn check_out(pool: &Arc<Pool>, count: usize) -> Vec<Connection> {
     (0..count).map(|_| obtain(pool).unwrap()).collect()
 }
 
 /// Lets the pool have `count` idle connections; their numbers, in the order in which they came back.
 fn fill(pool: &Arc<Pool>, count: usize) -> Vec<u64> {
-    let lent = lend(pool, count);
-    let numbers = lent.iter().map(number).collect();
-    for connection in lent {
+    let in_use = check_out(pool, count);
+    let numbers = in_use.iter().map(number).collect();
+    for connection in in_use {
         give_back(pool, connection);
     }
     numbers
@@ -295,7 +295,7 @@ fn idle_numbers(pool: &Arc<Pool>) -> Vec<u64> {
 }
 
 fn total(snapshot: &Snapshot) -> usize {
-    snapshot.idle + snapshot.lent + snapshot.connecting
+    snapshot.idle + snapshot.in_use + snapshot.connecting
 }
 
 /// A client that waits in a thread of its own and sends what came of it.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// What one use of a connection adds to its pool's totals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Work {
+pub struct Counters {
     /// Transactions finished.
     #[serde(skip_serializing_if = "is_zero")]
     pub transactions: u64,
@@ -41,9 +41,9 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-impl Work {
+impl Counters {
     /// Adds `more`.
-    pub fn add(&mut self, more: &Work) {
+    pub fn add(&mut self, more: &Counters) {
         self.transactions += more.transactions;
         self.queries += more.queries;
         self.received += more.received;
@@ -55,8 +55,8 @@ impl Work {
     }
 
     /// What has come since `earlier`.
-    pub fn since(&self, earlier: &Work) -> Work {
-        Work {
+    pub fn since(&self, earlier: &Counters) -> Counters {
+        Counters {
             transactions: self.transactions.saturating_sub(earlier.transactions),
             queries: self.queries.saturating_sub(earlier.queries),
             received: self.received.saturating_sub(earlier.received),
@@ -72,10 +72,10 @@ impl Work {
 
     /// What this is in one second, if it took `period`; times become averages of one transaction, query
     /// or wait.
-    pub fn average(&self, period: Duration) -> Work {
+    pub fn average(&self, period: Duration) -> Counters {
         let seconds = period.as_secs().max(1);
         let each = |sum: u64, count: u64| sum.checked_div(count).unwrap_or(0);
-        Work {
+        Counters {
             transactions: self.transactions / seconds,
             queries: self.queries / seconds,
             received: self.received / seconds,
@@ -114,12 +114,12 @@ impl Shortage {
 #[serde(default)]
 pub struct Totals {
     /// Since the beginning.
-    pub all: Work,
+    pub all: Counters,
     /// Averages over the last full period.
-    pub recent: Work,
+    pub recent: Counters,
     /// How it fared by the limit on its database's connections.
     pub shortage: Shortage,
-    at_period_start: Work,
+    at_period_start: Counters,
 }
 
 /// Seconds over which averages are taken.

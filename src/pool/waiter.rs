@@ -10,7 +10,7 @@ use std::thread::Thread;
 
 use parking_lot::Mutex;
 
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
 use crate::server::backend::Connection;
 use crate::server::login::ConnectError;
 
@@ -19,18 +19,18 @@ use crate::server::login::ConnectError;
 enum Slot {
     /// Nobody waits.
     #[default]
-    Away,
+    Vacant,
     /// This thread waits.
     Waiting(Thread),
     /// A connection, to be picked up, and how it came.
-    Connection(Connection, Provenance),
+    Connection(Connection, Source),
     /// The news that none can be made.
     Failure(Arc<ConnectError>),
 }
 
 /// How a connection came to the one who waited for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Provenance {
+pub enum Source {
     /// From the hands of its last user, who has just heard from the server.
     Hand,
     /// From among the idle ones.
@@ -48,9 +48,9 @@ pub struct Waiter {
 
 /// What a waiter heard.
 #[derive(Debug)]
-pub enum Heard {
+pub enum WaitResult {
     /// Here is a connection.
-    Connection(Connection, Provenance),
+    Connection(Connection, Source),
     /// None can be made.
     Failure(Arc<ConnectError>),
     /// The time is up, or there is something else to look at. Still waiting.
@@ -59,15 +59,15 @@ pub enum Heard {
 
 impl Waiter {
     /// Notes when it joined the queue.
-    pub(super) fn note_queued(&self, since: Option<Moment>) {
-        let micros = since.map_or(0, Moment::micros);
+    pub(super) fn note_queued(&self, since: Option<MonotonicTime>) {
+        let micros = since.map_or(0, MonotonicTime::micros);
         self.queued_since.store(micros, Ordering::Relaxed);
     }
 
     /// When it joined the queue; `None` if it was met at once.
-    pub(super) fn queued_since(&self) -> Option<Moment> {
+    pub(super) fn queued_since(&self) -> Option<MonotonicTime> {
         let micros = self.queued_since.load(Ordering::Relaxed);
-        (micros != 0).then(|| Moment::from_micros(micros))
+        (micros != 0).then(|| MonotonicTime::from_micros(micros))
     }
 
     /// The calling thread begins to wait. To be called before the waiter is put into a queue.
@@ -80,12 +80,12 @@ impl Waiter {
     pub(super) fn hand(
         &self,
         connection: Connection,
-        provenance: Provenance,
+        source: Source,
     ) -> Result<Thread, Connection> {
         let mut slot = self.slot.lock();
         match std::mem::take(&mut *slot) {
             Slot::Waiting(thread) => {
-                *slot = Slot::Connection(connection, provenance);
+                *slot = Slot::Connection(connection, source);
                 Ok(thread)
             }
             other => {
@@ -127,9 +127,9 @@ impl Waiter {
 
     /// Sleeps until there is something in the slot, the bell rings, or `until`. `look_up` is asked before
     /// sleeping: true ends the wait as the bell would.
-    pub(super) fn listen(&self, until: Moment, look_up: impl Fn() -> bool) -> Heard {
+    pub(super) fn listen(&self, until: MonotonicTime, look_up: impl Fn() -> bool) -> WaitResult {
         match self.pick_up() {
-            Heard::Nothing if !look_up() => {
+            WaitResult::Nothing if !look_up() => {
                 std::thread::park_timeout(until.remaining());
                 self.pick_up()
             }
@@ -137,23 +137,23 @@ impl Waiter {
         }
     }
 
-    fn pick_up(&self) -> Heard {
+    fn pick_up(&self) -> WaitResult {
         let mut slot = self.slot.lock();
         match std::mem::take(&mut *slot) {
-            Slot::Connection(connection, provenance) => Heard::Connection(connection, provenance),
-            Slot::Failure(error) => Heard::Failure(error),
-            other @ (Slot::Waiting(_) | Slot::Away) => {
+            Slot::Connection(connection, source) => WaitResult::Connection(connection, source),
+            Slot::Failure(error) => WaitResult::Failure(error),
+            other @ (Slot::Waiting(_) | Slot::Vacant) => {
                 *slot = other;
-                Heard::Nothing
+                WaitResult::Nothing
             }
         }
     }
 
     /// Stops waiting: a connection that came in the last moment is returned.
-    pub(super) fn leave(&self) -> Option<(Connection, Provenance)> {
+    pub(super) fn leave(&self) -> Option<(Connection, Source)> {
         match std::mem::take(&mut *self.slot.lock()) {
-            Slot::Connection(connection, provenance) => Some((connection, provenance)),
-            Slot::Away | Slot::Waiting(_) | Slot::Failure(_) => None,
+            Slot::Connection(connection, source) => Some((connection, source)),
+            Slot::Vacant | Slot::Waiting(_) | Slot::Failure(_) => None,
         }
     }
 }

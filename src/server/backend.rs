@@ -8,12 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::dirty::DirtyState;
 use super::parameters::Parameters;
 use super::prepared::{Limit, Prepared, Statement};
-use super::seats::Seat;
-use super::traces::Traces;
 use crate::net::address::Address;
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
 use crate::net::stream::Stream;
 use crate::tls::suite::Negotiated;
 use crate::wire::backend::TransactionStatus;
@@ -67,7 +66,7 @@ pub struct BackendKey {
     pub id: u64,
     /// When it was logged in.
     #[serde(default)]
-    pub connected_at: Moment,
+    pub connected_at: MonotonicTime,
     /// What it has done.
     #[serde(default)]
     pub tally: Tally,
@@ -101,7 +100,7 @@ impl BackendKey {
     ) -> BackendKey {
         BackendKey {
             id,
-            connected_at: Moment::now(),
+            connected_at: MonotonicTime::now(),
             tally: Tally::default(),
             address,
             process_id,
@@ -145,7 +144,7 @@ pub struct Backend {
     pub key: Arc<BackendKey>,
     /// When it last came back to its pool.
     #[serde(default)]
-    pub used_at: Moment,
+    pub used_at: MonotonicTime,
     /// The generation of its pool at the time it was made; RECONNECT starts a new one.
     #[serde(default)]
     pub epoch: u64,
@@ -164,17 +163,17 @@ pub struct Backend {
     #[serde(default)]
     pub applied: Arc<Parameters>,
     /// What clients have left behind since it was last cleaned.
-    #[serde(default = "Traces::everything")]
-    pub traces: Traces,
+    #[serde(default = "DirtyState::everything")]
+    pub dirty: DirtyState,
     /// The status of the last ReadyForQuery.
     #[serde(default)]
     pub status: TransactionStatus,
     /// Statements prepared on it.
     #[serde(default)]
     pub prepared: Prepared,
-    /// Its seat among the connections of its database in this process.
+    /// The permit of the limit of its database, in this process. Dropping it frees it.
     #[serde(skip)]
-    pub seat: Option<Seat>,
+    pub permit: Option<Box<dyn std::fmt::Debug + Send + Sync>>,
 }
 
 impl Backend {
@@ -223,7 +222,7 @@ impl Backend {
                 number,
                 statement.definition.len(),
                 limit,
-                statement.is_passing() || limit.statements == 0,
+                statement.is_transient() || limit.statements == 0,
             );
         let tally = &self.key.tally;
         let count = if has {

@@ -4,10 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use super::backend::BackendKey;
-use super::encryption::{Encryption, NoTls};
+use super::server_tls::{Encryption, NoTls};
 use crate::net::address::Address;
-use crate::net::clock::Moment;
-use crate::net::dialogue::{Broken, Dialogue};
+use crate::net::clock::MonotonicTime;
+use crate::net::exchange::{Exchange, ExchangeError};
 use crate::net::stream::{SocketOptions, Stream};
 use crate::wire::frontend;
 
@@ -30,7 +30,7 @@ pub struct Way<'a> {
 /// # Errors
 /// If PostgreSQL could not be reached or did not answer within `limit`.
 pub fn send(key: &BackendKey, way: Way<'_>, limit: Duration) -> io::Result<()> {
-    let deadline = Moment::now().after(limit);
+    let deadline = MonotonicTime::now().after(limit);
     // A reset must not overtake the request.
     let sockets = SocketOptions {
         linger: None,
@@ -40,15 +40,15 @@ pub fn send(key: &BackendKey, way: Way<'_>, limit: Duration) -> io::Result<()> {
         Address::Tcp(address) => Stream::connect_tcp(address, &sockets, deadline)?,
         Address::Unix(path) => Stream::connect_unix(path, &sockets, deadline)?,
     };
-    let mut dialogue = Dialogue {
+    let mut exchange = Exchange {
         stream,
         inbox: Vec::new(),
         deadline: Some(deadline),
-        told_to_stop: &|| false,
+        must_stop: &|| false,
     };
     if let (Some(_), Some(encryption)) = (&key.tls, way.encryption) {
         encryption
-            .request(&mut dialogue, way.host)
+            .request(&mut exchange, way.host)
             .map_err(|error| match error {
                 NoTls::Unwilling => io::Error::other("PostgreSQL no longer offers TLS"),
                 NoTls::Failed(why) => io::Error::other(format!("TLS failed: {why}")),
@@ -57,21 +57,21 @@ pub fn send(key: &BackendKey, way: Way<'_>, limit: Duration) -> io::Result<()> {
     }
     let mut request = Vec::new();
     frontend::cancel_request(&mut request, key.process_id, &key.secret);
-    dialogue.send(&request).map_err(failure)?;
+    exchange.send(&request).map_err(failure)?;
     loop {
-        match dialogue.read_more() {
-            Ok(()) => dialogue.inbox.clear(),
-            Err(Broken::Deadline) => return Err(io::ErrorKind::TimedOut.into()),
+        match exchange.read_more() {
+            Ok(()) => exchange.inbox.clear(),
+            Err(ExchangeError::Deadline) => return Err(io::ErrorKind::TimedOut.into()),
             // A reset is an end too: nothing is owed to us.
             Err(_) => return Ok(()),
         }
     }
 }
 
-fn failure(broken: Broken) -> io::Error {
+fn failure(broken: ExchangeError) -> io::Error {
     match broken {
-        Broken::Io(error) => error,
-        Broken::Deadline => io::ErrorKind::TimedOut.into(),
+        ExchangeError::Io(error) => error,
+        ExchangeError::Deadline => io::ErrorKind::TimedOut.into(),
         other => io::Error::other(other.to_string()),
     }
 }

@@ -8,7 +8,7 @@
 const FIRST_WORDS: usize = 64;
 
 /// Longer constants say nothing that is looked for, in bytes.
-const LONGEST_CONSTANT: usize = 1024;
+const MAX_CONSTANT: usize = 1024;
 
 /// A part of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl Lexer<'_> {
                 self.escaped = escapes;
                 let said = &whole[..whole.len() - self.rest.len() - step];
                 return Some(
-                    if escapes || said.len() > LONGEST_CONSTANT || said.contains(&b'\\') {
+                    if escapes || said.len() > MAX_CONSTANT || said.contains(&b'\\') {
                         Token::Other
                     } else {
                         Token::Constant(unquoted(said))

@@ -9,17 +9,17 @@ use std::net::ToSocketAddrs;
 use std::sync::Arc;
 
 use super::backend::{Backend, BackendKey, Connection};
-use super::encryption::NoTls;
+use super::dirty::DirtyState;
 use super::messages::{self, NoMessage, Taken};
 use super::parameters::Parameters;
 use super::prepared::Prepared;
+use super::server_tls::NoTls;
 use super::target::Target;
-use super::traces::Traces;
 use crate::auth::{Binding, ClientExchange, Mechanism};
 use crate::config::ServerTlsMode;
 use crate::net::address::Address;
-use crate::net::clock::Moment;
-use crate::net::dialogue::{Broken, Dialogue};
+use crate::net::clock::MonotonicTime;
+use crate::net::exchange::{Exchange, ExchangeError};
 use crate::net::stream::Stream;
 use crate::wire::backend::{self, Authentication, TransactionStatus};
 use crate::wire::error::ErrorFields;
@@ -27,7 +27,7 @@ use crate::wire::frontend;
 use crate::wire::sqlstate;
 
 /// The longest message that makes sense before the first ReadyForQuery, in bytes.
-const LONGEST: usize = 64 * 1024;
+const MAX_LENGTH: usize = 64 * 1024;
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub enum ConnectError {
     /// It took longer than `connect_timeout`.
     TimedOut,
     /// The database may have no more connections, in these words.
-    NoSeat(String),
+    NoPermit(String),
     /// The pooler could not start the thread that connects.
     NoThread(io::Error),
 }
@@ -74,7 +74,7 @@ impl ConnectError {
             ConnectError::Credentials(_)
             | ConnectError::NoTls
             | ConnectError::Tls(_)
-            | ConnectError::NoSeat(_) => false,
+            | ConnectError::NoPermit(_) => false,
         }
     }
 
@@ -85,7 +85,7 @@ impl ConnectError {
             ConnectError::OutOfDescriptors(_) | ConnectError::NoThread(_) => {
                 sqlstate::INSUFFICIENT_RESOURCES
             }
-            ConnectError::NoSeat(_) => sqlstate::TOO_MANY_CONNECTIONS,
+            ConnectError::NoPermit(_) => sqlstate::TOO_MANY_CONNECTIONS,
             ConnectError::Credentials(_) => sqlstate::INVALID_AUTHORIZATION,
             ConnectError::Refused(fields) if fields.code.starts_with("57") => {
                 sqlstate::CANNOT_CONNECT_NOW
@@ -108,7 +108,7 @@ impl fmt::Display for ConnectError {
             ConnectError::Refused(fields) => fields.fmt(f),
             ConnectError::Credentials(why)
             | ConnectError::Broken(why)
-            | ConnectError::NoSeat(why) => f.write_str(why),
+            | ConnectError::NoPermit(why) => f.write_str(why),
             ConnectError::NoTls => f.write_str(
                 "it does not offer TLS, and server_tls_mode insists on it; set ssl = on there, or change the mode",
             ),
@@ -134,11 +134,11 @@ impl From<NoMessage> for ConnectError {
     }
 }
 
-impl From<Broken> for ConnectError {
-    fn from(broken: Broken) -> ConnectError {
+impl From<ExchangeError> for ConnectError {
+    fn from(broken: ExchangeError) -> ConnectError {
         match broken {
-            Broken::Deadline => ConnectError::TimedOut,
-            Broken::Ended => {
+            ExchangeError::Deadline => ConnectError::TimedOut,
+            ExchangeError::Ended => {
                 ConnectError::Broken("the server closed the connection during login".into())
             }
             other => ConnectError::Broken(format!("the connection was lost during login: {other}")),
@@ -161,7 +161,7 @@ impl From<io::Error> for ConnectError {
 /// # Errors
 /// [`ConnectError`].
 pub fn connect(target: &Target, id: u64) -> Result<Connection, ConnectError> {
-    let deadline = Moment::now().after(target.timeout);
+    let deadline = MonotonicTime::now().after(target.timeout);
     let mode = match target.socket_file() {
         Some(_) => ServerTlsMode::Disable,
         None => target.encryption.mode(),
@@ -201,21 +201,21 @@ fn is_about_entry(fields: &ErrorFields) -> bool {
 fn attempt(
     target: &Target,
     id: u64,
-    deadline: Moment,
+    deadline: MonotonicTime,
     tls: Tls,
 ) -> Result<Connection, ConnectError> {
     let (stream, address) = open(target, deadline)?;
     let never = || false;
-    let mut dialogue = Dialogue {
+    let mut wire = Exchange {
         stream,
         inbox: Vec::new(),
         deadline: Some(deadline),
-        told_to_stop: &never,
+        must_stop: &never,
     };
-    let mut end_point = None;
+    let mut channel_binding = None;
     if tls != Tls::Not {
-        match target.encryption.request(&mut dialogue, &target.host) {
-            Ok(peer) => end_point = peer.end_point,
+        match target.encryption.request(&mut wire, &target.host) {
+            Ok(peer) => channel_binding = peer.channel_binding,
             Err(NoTls::Unwilling) if tls == Tls::IfOffered => {}
             Err(NoTls::Unwilling) => return Err(ConnectError::NoTls),
             Err(NoTls::Failed(why)) => return Err(ConnectError::Tls(why)),
@@ -233,11 +233,11 @@ fn attempt(
         .iter()
         .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
     frontend::startup(&mut packet, first.into_iter().chain(rest));
-    dialogue.send(&packet)?;
-    authenticate(&mut dialogue, target, end_point.as_deref())?;
-    let (key, mut reported) = await_ready(&mut dialogue, id, address)?;
-    take_afterthoughts(&mut dialogue, &mut reported)?;
-    let now = Moment::now();
+    wire.send(&packet)?;
+    authenticate(&mut wire, target, channel_binding.as_deref())?;
+    let (key, mut reported) = await_ready(&mut wire, id, address)?;
+    take_afterthoughts(&mut wire, &mut reported)?;
+    let now = MonotonicTime::now();
     let reported = Arc::new(reported);
     Ok(Connection {
         backend: Box::new(Backend {
@@ -248,16 +248,16 @@ fn attempt(
             news: None,
             reported,
             applied: Arc::default(),
-            traces: Traces::NONE,
+            dirty: DirtyState::NONE,
             status: TransactionStatus::Idle,
             prepared: Prepared::default(),
-            seat: None,
+            permit: None,
         }),
-        stream: dialogue.stream,
+        stream: wire.stream,
     })
 }
 
-fn open(target: &Target, deadline: Moment) -> Result<(Stream, Address), ConnectError> {
+fn open(target: &Target, deadline: MonotonicTime) -> Result<(Stream, Address), ConnectError> {
     if let Some(path) = target.socket_file() {
         let stream = Stream::connect_unix(&path, &target.sockets, deadline)?;
         return Ok((stream, Address::Unix(path)));
@@ -276,9 +276,9 @@ fn open(target: &Target, deadline: Moment) -> Result<(Stream, Address), ConnectE
 }
 
 /// The next message that is not a notice; an ErrorResponse is an error.
-fn next(dialogue: &mut Dialogue<'_>) -> Result<Taken, ConnectError> {
+fn next(wire: &mut Exchange<'_>) -> Result<Taken, ConnectError> {
     loop {
-        let message = messages::next(dialogue, LONGEST)?;
+        let message = messages::next(wire, MAX_LENGTH)?;
         match message.kind {
             backend::NOTICE_RESPONSE => {}
             backend::ERROR_RESPONSE => {
@@ -289,11 +289,11 @@ fn next(dialogue: &mut Dialogue<'_>) -> Result<Taken, ConnectError> {
     }
 }
 
-/// Answers what the server asks for. `end_point` is the hash of its certificate, for channel binding.
+/// Answers what the server asks for. `channel_binding` is the hash of its certificate, for channel binding.
 fn authenticate(
-    dialogue: &mut Dialogue<'_>,
+    wire: &mut Exchange<'_>,
     target: &Target,
-    end_point: Option<&[u8]>,
+    channel_binding: Option<&[u8]>,
 ) -> Result<(), ConnectError> {
     let credentials = &target.credentials;
     let lacking = |method: &str| {
@@ -307,7 +307,7 @@ fn authenticate(
     let failed = |what: &dyn fmt::Display| ConnectError::Credentials(what.to_string());
     let mut exchange: Option<ClientExchange> = None;
     loop {
-        let message = next(dialogue)?;
+        let message = next(wire)?;
         if message.kind != backend::AUTHENTICATION {
             return Err(unexpected(&message, "during authentication"));
         }
@@ -337,7 +337,7 @@ fn authenticate(
             Some(Authentication::Sasl(mechanisms)) => {
                 let offers =
                     |mechanism: Mechanism| mechanisms.contains(&mechanism.name().as_bytes());
-                let binding = Binding::choose(offers(Mechanism::Sha256Plus), end_point);
+                let binding = Binding::choose(offers(Mechanism::Sha256Plus), channel_binding);
                 let mechanism = binding.mechanism();
                 if !offers(mechanism) {
                     return Err(lacking("a SASL mechanism other than SCRAM-SHA-256"));
@@ -369,20 +369,20 @@ fn authenticate(
             }
             None => return Err(unexpected(&message, "during authentication")),
         }
-        dialogue.send(&answer)?;
+        wire.send(&answer)?;
         zeroize::Zeroize::zeroize(&mut answer);
     }
 }
 
 fn await_ready(
-    dialogue: &mut Dialogue<'_>,
+    wire: &mut Exchange<'_>,
     id: u64,
     address: Address,
 ) -> Result<(BackendKey, Parameters), ConnectError> {
     let mut reported = Parameters::default();
     let mut key = None;
     loop {
-        let message = next(dialogue)?;
+        let message = next(wire)?;
         match message.kind {
             backend::PARAMETER_STATUS => {
                 if let Some((name, value)) = backend::parse_parameter_status(&message.body) {
@@ -398,7 +398,7 @@ fn await_ready(
             backend::READY_FOR_QUERY => {
                 // Some servers give no key; their backends cannot be cancelled.
                 let (process_id, secret) = key.unwrap_or((0, vec![0; 4]));
-                let tls = dialogue.stream.negotiated();
+                let tls = wire.stream.negotiated();
                 let key = BackendKey::new(id, address, process_id, secret, tls);
                 return Ok((key, reported));
             }
@@ -412,11 +412,11 @@ fn await_ready(
 /// # Errors
 /// PostgreSQL has ended the connection, in the words of the error; or it sent what nobody asked for.
 fn take_afterthoughts(
-    dialogue: &mut Dialogue<'_>,
+    wire: &mut Exchange<'_>,
     reported: &mut Parameters,
 ) -> Result<(), ConnectError> {
-    while !dialogue.inbox.is_empty() {
-        let message = messages::next(dialogue, LONGEST)?;
+    while !wire.inbox.is_empty() {
+        let message = messages::next(wire, MAX_LENGTH)?;
         match message.kind {
             backend::PARAMETER_STATUS => {
                 if let Some((name, value)) = backend::parse_parameter_status(&message.body) {

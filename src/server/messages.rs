@@ -1,6 +1,6 @@
 //! Reading whole messages in a conversation in turns, as logging in is, on either side of the pooler.
 
-use crate::net::dialogue::{Broken, Dialogue};
+use crate::net::exchange::{Exchange, ExchangeError};
 use crate::wire::frame;
 use crate::wire::write;
 
@@ -28,7 +28,7 @@ impl Taken {
 #[derive(Debug)]
 pub enum NoMessage {
     /// The conversation broke off.
-    Broken(Broken),
+    Broken(ExchangeError),
     /// What came is no message, or one longer than is sensible here.
     Malformed(String),
 }
@@ -42,8 +42,8 @@ impl std::fmt::Display for NoMessage {
     }
 }
 
-impl From<Broken> for NoMessage {
-    fn from(broken: Broken) -> NoMessage {
+impl From<ExchangeError> for NoMessage {
+    fn from(broken: ExchangeError) -> NoMessage {
         NoMessage::Broken(broken)
     }
 }
@@ -52,10 +52,10 @@ impl From<Broken> for NoMessage {
 ///
 /// # Errors
 /// [`NoMessage`].
-pub fn next(dialogue: &mut Dialogue<'_>, longest: usize) -> Result<Taken, NoMessage> {
+pub fn next(exchange: &mut Exchange<'_>, longest: usize) -> Result<Taken, NoMessage> {
     loop {
         let head =
-            frame::header(&dialogue.inbox).map_err(|bad| NoMessage::Malformed(bad.to_string()))?;
+            frame::header(&exchange.inbox).map_err(|bad| NoMessage::Malformed(bad.to_string()))?;
         match head {
             Some(head) if head.body > longest => {
                 return Err(NoMessage::Malformed(format!(
@@ -64,15 +64,15 @@ pub fn next(dialogue: &mut Dialogue<'_>, longest: usize) -> Result<Taken, NoMess
                     head.body
                 )));
             }
-            Some(head) if dialogue.inbox.len() >= head.whole() => {
-                let mut body = dialogue.take(head.whole());
+            Some(head) if exchange.inbox.len() >= head.whole() => {
+                let mut body = exchange.take(head.whole());
                 body.drain(..frame::HEADER);
                 return Ok(Taken {
                     kind: head.kind,
                     body,
                 });
             }
-            _ => dialogue.read_more()?,
+            _ => exchange.read_more()?,
         }
     }
 }

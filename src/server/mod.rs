@@ -8,35 +8,33 @@
 //! | [`backend`] | a server connection as a value: all of it except its socket |
 //! | [`target`] | where connections of a pool lead, and as which user |
 //! | [`login`] | connecting and logging in |
-//! | [`encryption`] | TLS to PostgreSQL |
+//! | [`server_tls`] | TLS to PostgreSQL |
 //! | [`messages`] | whole messages in turns, as in a login |
 //! | [`cancel`] | sending a CancelRequest |
-//! | [`seats`] | the limit of connections to one database |
 //! | [`parameters`] | settings by name |
 //! | [`prepared`] | prepared statements as values, and which of them one connection has |
-//! | [`shape`] | the columns of a statement's rows |
+//! | [`row_shape`] | the columns of a statement's rows |
 //! | `lexer` | a text in SQL, parted into words |
 //! | [`constants`] | constants whose value depends on when a text is analysed |
-//! | [`reading`] | the settings that the meaning of a text depends on |
+//! | [`parse_settings`] | the settings that the meaning of a text depends on |
 //! | [`set_commands`] | which settings a text changes |
-//! | [`script`] | DEALLOCATE in SQL |
-//! | [`traces`] | what a client leaves on a connection, and the statement that undoes it |
+//! | [`sql_deallocate`] | DEALLOCATE in SQL |
+//! | [`dirty`] | what a client leaves on a connection, and the statement that undoes it |
 //! | [`restore`] | a client's startup settings, made again behind a RESET |
 
 pub mod backend;
 pub mod cancel;
 pub mod constants;
-pub mod encryption;
+pub mod dirty;
 mod lexer;
 pub mod login;
 pub mod messages;
 pub mod parameters;
+pub mod parse_settings;
 pub mod prepared;
-pub mod reading;
 pub mod restore;
-pub mod script;
-pub mod seats;
+pub mod row_shape;
+pub mod server_tls;
 pub mod set_commands;
-pub mod shape;
+pub mod sql_deallocate;
 pub mod target;
-pub mod traces;

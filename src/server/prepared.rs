@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::reading;
-use super::shape::Shape;
-use super::traces::{self, Traces};
+use super::dirty::{self, DirtyState};
+use super::parse_settings;
+use super::row_shape::RowShape;
 
 /// What a statement's name on a server begins with.
 pub const PREFIX: &str = "DOORMAN_";
@@ -33,7 +33,7 @@ pub fn is_unnamed(number: u64) -> bool {
 pub const LARGE: usize = 16 * 1024;
 
 /// More statements than this that wait to be closed are closed before anything else.
-const MUCH_SURPLUS: usize = 128;
+const MANY_TO_CLOSE: usize = 128;
 
 /// A statement that clients have prepared.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,8 +44,8 @@ pub struct Statement {
     #[serde(with = "serde_bytes")]
     pub definition: Vec<u8>,
     /// What running it may leave behind, by the words in its text.
-    #[serde(default = "Traces::everything")]
-    pub traces: Traces,
+    #[serde(default = "DirtyState::everything")]
+    pub dirty: DirtyState,
     /// The settings its text is read under (`reading::description`).
     #[serde(default, with = "crate::wire::bytes")]
     pub under: Arc<[u8]>,
@@ -54,7 +54,7 @@ pub struct Statement {
     retired: AtomicBool,
     /// What rows it gives, if somebody has been told.
     #[serde(default)]
-    pub shape: Shape,
+    pub shape: RowShape,
     /// The epoch of definitions in which it was made; 0 in another process, where each is younger.
     #[serde(skip)]
     pub epoch: u64,
@@ -70,14 +70,14 @@ impl Eq for Statement {}
 
 impl Statement {
     /// A statement with this number.
-    pub fn new(number: u64, definition: Vec<u8>, traces: Traces, under: Arc<[u8]>) -> Statement {
+    pub fn new(number: u64, definition: Vec<u8>, dirty: DirtyState, under: Arc<[u8]>) -> Statement {
         Statement {
             number,
             definition,
-            traces,
+            dirty,
             under,
             retired: AtomicBool::new(false),
-            shape: Shape::default(),
+            shape: RowShape::default(),
             epoch: 0,
         }
     }
@@ -87,7 +87,7 @@ impl Statement {
         Statement {
             number: self.number,
             definition: Vec::new(),
-            traces: self.traces,
+            dirty: self.dirty,
             under: Arc::clone(&self.under),
             retired: AtomicBool::new(self.is_retired()),
             shape: self.shape.copy(),
@@ -107,9 +107,9 @@ impl Statement {
 
     /// A client's unnamed statement, by a number that nobody else has.
     pub fn unnamed(number: u64, definition: &[u8], under: &Arc<[u8]>) -> Statement {
-        let traces = traces_of(definition);
+        let dirty = dirty_state_of(definition);
         let number = number | UNNAMED;
-        Statement::new(number, definition.to_vec(), traces, Arc::clone(under))
+        Statement::new(number, definition.to_vec(), dirty, Arc::clone(under))
     }
 
     /// Whether it is a client's unnamed statement.
@@ -129,8 +129,8 @@ impl Statement {
 
     /// Whether it is not kept beyond the transaction that uses it: it is too large, or nobody else can
     /// have one that is equal.
-    pub fn is_passing(&self) -> bool {
-        self.definition.len() > LARGE || reading::is_unknown(&self.under)
+    pub fn is_transient(&self) -> bool {
+        self.definition.len() > LARGE || parse_settings::is_unknown(&self.under)
     }
 
     /// Whether its text is read the same under these settings, and its plan is not known to be stale.
@@ -148,14 +148,14 @@ impl Statement {
 }
 
 /// What running a statement with this definition may leave behind.
-pub fn traces_of(definition: &[u8]) -> Traces {
+pub fn dirty_state_of(definition: &[u8]) -> DirtyState {
     let text_end = definition.iter().position(|&b| b == 0);
     let text = &definition[..text_end.unwrap_or(definition.len())];
-    let mut traces = traces::of_text(text);
-    if reading::changes(text, traces).are_any() {
-        traces.add(Traces::READING);
+    let mut dirty = dirty::of_text(text);
+    if parse_settings::changes(text, dirty).are_any() {
+        dirty.add(DirtyState::READING);
     }
-    traces
+    dirty
 }
 
 /// The statements one server connection has, by number, bounded, the least recently used leaving first.
@@ -166,9 +166,9 @@ pub struct Prepared {
     statements: HashMap<u64, u64>,
     tick: u64,
     /// Those among them that are prepared for the transaction that needs them.
-    passing: HashSet<u64>,
+    transient: HashSet<u64>,
     /// Statements that were dropped from the list and still stand on the server.
-    surplus: BTreeSet<u64>,
+    to_close: BTreeSet<u64>,
     /// Bytes of the text of each, and of all in the list.
     sizes: HashMap<u64, u64>,
     bytes: u64,
@@ -203,38 +203,38 @@ impl Prepared {
 
     /// Whether the statement stands on the server, put aside or not.
     pub fn stands(&self, number: u64) -> bool {
-        self.statements.contains_key(&number) || self.surplus.contains(&number)
+        self.statements.contains_key(&number) || self.to_close.contains(&number)
     }
 
     /// Whether any statement stands on the server, put aside or not.
     pub fn stands_any(&self) -> bool {
-        !self.statements.is_empty() || !self.surplus.is_empty()
+        !self.statements.is_empty() || !self.to_close.is_empty()
     }
 
     /// Puts aside, to be closed, what was prepared for the transaction that is over.
-    pub fn end_passing(&mut self) {
-        for number in self.passing.drain() {
+    pub fn end_transient(&mut self) {
+        for number in self.transient.drain() {
             if self.statements.remove(&number).is_some() {
                 self.bytes -= self.sizes.remove(&number).unwrap_or(0);
-                self.surplus.insert(number);
+                self.to_close.insert(number);
             }
         }
     }
 
-    /// Notes that a Parse for the statement is on its way; `passing` says that it is for this transaction
+    /// Notes that a Parse for the statement is on its way; `transient` says that it is for this transaction
     /// only. With more than `limit` the least recently used eighth is put aside to be closed, or as many as
     /// there are too many bytes.
     /// True if the statement still stood on the server, put aside, and needs no Parse.
-    pub fn add(&mut self, number: u64, size: usize, limit: Limit, passing: bool) -> bool {
+    pub fn add(&mut self, number: u64, size: usize, limit: Limit, transient: bool) -> bool {
         self.tick += 1;
         let size = size as u64;
         self.bytes += size;
         self.bytes -= self.sizes.insert(number, size).unwrap_or(0);
         self.statements.insert(number, self.tick);
-        if passing {
-            self.passing.insert(number);
+        if transient {
+            self.transient.insert(number);
         }
-        let still_stood = self.surplus.remove(&number);
+        let still_stood = self.to_close.remove(&number);
         let most = limit.bytes as u64;
         if self.statements.len() > limit.statements.max(1) || self.bytes > most {
             let mut by_age: Vec<(u64, u64)> = self
@@ -262,10 +262,10 @@ impl Prepared {
 
     /// Puts a statement aside, to be closed.
     pub fn put_aside(&mut self, number: u64) {
-        self.passing.remove(&number);
+        self.transient.remove(&number);
         if self.statements.remove(&number).is_some() {
             self.bytes -= self.sizes.remove(&number).unwrap_or(0);
-            self.surplus.insert(number);
+            self.to_close.insert(number);
         }
     }
 
@@ -273,9 +273,9 @@ impl Prepared {
     pub fn forget(&mut self, number: u64) {
         self.statements.remove(&number);
         self.bytes -= self.sizes.remove(&number).unwrap_or(0);
-        self.passing.remove(&number);
+        self.transient.remove(&number);
         // It may have made room already.
-        self.surplus.remove(&number);
+        self.to_close.remove(&number);
     }
 
     /// Notes that the server has forgotten all statements.
@@ -283,23 +283,23 @@ impl Prepared {
         self.statements.clear();
         self.sizes.clear();
         self.bytes = 0;
-        self.passing.clear();
-        self.surplus.clear();
+        self.transient.clear();
+        self.to_close.clear();
     }
 
     /// Takes one of the statements that are to be closed.
-    pub fn take_surplus(&mut self) -> Option<u64> {
-        self.surplus.pop_first()
+    pub fn take_to_close(&mut self) -> Option<u64> {
+        self.to_close.pop_first()
     }
 
     /// Whether so many are to be closed that they must not become more.
-    pub fn has_much_surplus(&self) -> bool {
-        self.surplus.len() > MUCH_SURPLUS
+    pub fn has_many_to_close(&self) -> bool {
+        self.to_close.len() > MANY_TO_CLOSE
     }
 
     /// Gives back a statement whose Close did not happen.
-    pub fn put_back_surplus(&mut self, number: u64) {
-        self.surplus.insert(number);
+    pub fn put_back_to_close(&mut self, number: u64) {
+        self.to_close.insert(number);
     }
 
     /// How many statements the connection has.
@@ -351,7 +351,7 @@ mod tests {
             "it still stood on the server"
         );
         assert_eq!(
-            prepared.take_surplus(),
+            prepared.take_to_close(),
             Some(2),
             "1 made room for itself: {prepared:?}"
         );

@@ -25,31 +25,31 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// The statements, one after the other, for a client that has `chosen` these settings at startup, on a server
+    /// The statements, one after the other, for a client that has `startup_settings` these settings at startup, on a server
     /// connection that has logged in as `user`.
-    pub fn statements(&self, chosen: &Parameters, user: &[u8]) -> Vec<Vec<u8>> {
-        let (mut encoding, mut others) = (Parameters::default(), chosen.clone());
-        if let Some(value) = chosen.get(CLIENT_ENCODING) {
-            if chosen.iter().any(|(_, value)| !value.is_ascii()) {
+    pub fn statements(&self, startup_settings: &Parameters, user: &[u8]) -> Vec<Vec<u8>> {
+        let (mut encoding, mut others) = (Parameters::default(), startup_settings.clone());
+        if let Some(value) = startup_settings.get(CLIENT_ENCODING) {
+            if startup_settings.iter().any(|(_, value)| !value.is_ascii()) {
                 encoding.set(CLIENT_ENCODING, value);
                 others.remove(CLIENT_ENCODING);
             }
         }
-        let part = |chosen: &Parameters| match self.exact {
-            true => self.known(chosen),
-            false => self.unknown(chosen, user),
+        let part = |startup_settings: &Parameters| match self.exact {
+            true => self.known(startup_settings),
+            false => self.unknown(startup_settings, user),
         };
         [part(&encoding), part(&others)].concat()
     }
 
     /// The statements that set what has gone back. In a block they take no snapshot, so that the transaction can still
     /// choose its isolation.
-    fn known(&self, chosen: &Parameters) -> Vec<Vec<u8>> {
+    fn known(&self, startup_settings: &Parameters) -> Vec<Vec<u8>> {
         let mut statements = Vec::new();
         let plain = (self.names.iter()).filter(|name| !Parameters::is_identity(name));
-        let plain = plain.filter_map(|name| Some((name.as_str(), chosen.get(name)?)));
+        let plain = plain.filter_map(|name| Some((name.as_str(), startup_settings.get(name)?)));
         // Who may not be allowed to set the others.
-        let identity = chosen.identity();
+        let identity = startup_settings.identity();
         let identity = identity.filter(|(name, _)| self.names.iter().any(|one| one == name));
         for (name, value) in plain.chain(identity) {
             let parts = if !LISTS.contains(&name) {
@@ -88,11 +88,11 @@ impl Restore {
         sql
     }
 
-    /// The statements that set those of the `chosen` settings that are at a default now, and if it may have gone back
+    /// The statements that set those of the `startup_settings` settings that are at a default now, and if it may have gone back
     /// who runs the statements, where that is as in a session that has just logged in as `user`.
-    fn unknown(&self, chosen: &Parameters, user: &[u8]) -> Vec<Vec<u8>> {
+    fn unknown(&self, startup_settings: &Parameters, user: &[u8]) -> Vec<Vec<u8>> {
         let mut values = Vec::new();
-        for (name, value) in chosen.iter() {
+        for (name, value) in startup_settings.iter() {
             if Parameters::is_identity(name) {
                 continue;
             }
@@ -119,7 +119,7 @@ impl Restore {
             ];
             statements.push(parts.concat());
         }
-        for (name, value) in chosen.identity() {
+        for (name, value) in startup_settings.identity() {
             if !self.names.iter().any(|one| one == name) {
                 continue;
             }
@@ -175,17 +175,17 @@ fn identifiers(list: &[u8]) -> Option<Vec<Vec<u8>>> {
 mod tests {
     use super::*;
 
-    fn chosen(of: &[(&str, &str)]) -> Parameters {
-        let mut chosen = Parameters::default();
+    fn startup_settings(of: &[(&str, &str)]) -> Parameters {
+        let mut startup_settings = Parameters::default();
         for (name, value) in of {
-            chosen.set(name, value.as_bytes());
+            startup_settings.set(name, value.as_bytes());
         }
-        chosen
+        startup_settings
     }
 
     #[test]
     fn a_setting_is_made_again_as_it_was_asked_for() {
-        let chosen = chosen(&[
+        let startup_settings = startup_settings(&[
             ("DateStyle", "Postgres, MDY"),
             ("my.\"x", "it's"),
             ("role", "team"),
@@ -201,7 +201,7 @@ mod tests {
                 local,
                 in_block: local,
             };
-            let statements = restore.statements(&chosen, b"app");
+            let statements = restore.statements(&startup_settings, b"app");
             String::from_utf8(statements.join(&b';')).unwrap()
         };
         assert_eq!(

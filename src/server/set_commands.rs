@@ -12,7 +12,7 @@ const FIRST_PARTS: usize = 64;
 const CALL_PARTS: usize = 24;
 
 /// Changes that are told one by one; with more of them anything may have changed.
-const MOST_CHANGES: usize = 64;
+const MAX_CHANGES: usize = 64;
 
 /// What a setting is changed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl SetCommands {
                     return found;
                 }
             }
-            if found.changes.len() > MOST_CHANGES {
+            if found.changes.len() > MAX_CHANGES {
                 found.statements += 1;
                 found.changes = vec![Change::Anything];
                 return found;

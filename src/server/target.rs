@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::encryption::Encryption;
+use super::server_tls::Encryption;
 use crate::auth::credentials::ServerCredentials;
 use crate::net::stream::SocketOptions;
 

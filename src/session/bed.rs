@@ -7,8 +7,8 @@
 
 use parking_lot::Mutex;
 
-use super::guest::Guest;
-use crate::net::clock::Moment;
+use super::client::Client;
+use crate::net::clock::MonotonicTime;
 use crate::net::wait::Watch;
 
 /// What lies in a bed.
@@ -18,7 +18,7 @@ enum Lies {
     #[default]
     Nobody,
     /// The session; its thread waits.
-    Asleep(Guest),
+    Asleep(Client),
     /// Nobody any more, which its thread, still waiting, has yet to notice.
     Lifted,
 }
@@ -30,7 +30,12 @@ pub struct Bed(Mutex<Lies>);
 impl Bed {
     /// Lets the guest sleep until its client speaks, is gone, the thread is woken, or it is time. `None` if it was lifted
     /// out: it is no longer this thread's.
-    pub fn sleep(&self, guest: Guest, client: Watch, until: Option<Moment>) -> Option<Guest> {
+    pub fn sleep(
+        &self,
+        guest: Client,
+        client: Watch,
+        until: Option<MonotonicTime>,
+    ) -> Option<Client> {
         *self.0.lock() = Lies::Asleep(guest);
         // However the wait ended, what there is to notice is noticed when the session is driven on.
         let _ = client.wait(until);
@@ -46,7 +51,7 @@ impl Bed {
     }
 
     /// Lifts the guest out, if it sleeps. Then no thread drives it.
-    pub fn lift(&self) -> Option<Guest> {
+    pub fn lift(&self) -> Option<Client> {
         let mut lies = self.0.lock();
         match std::mem::replace(&mut *lies, Lies::Lifted) {
             Lies::Asleep(guest) => Some(guest),
@@ -61,7 +66,7 @@ impl Bed {
     ///
     /// # Errors
     /// The guest, if its thread has noticed: it needs another one.
-    pub fn lay_back(&self, guest: Guest) -> Result<(), Box<Guest>> {
+    pub fn lay_back(&self, guest: Client) -> Result<(), Box<Client>> {
         let handle = std::sync::Arc::clone(guest.handle());
         let mut lies = self.0.lock();
         if !matches!(*lies, Lies::Lifted) {

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::house::House;
 use super::registry::{Cancel, CancelKey, Handle};
-use crate::net::clock::Moment;
-use crate::pool::plans::server_sockets;
+use super::shared::Shared;
+use crate::net::clock::MonotonicTime;
+use crate::pool::pool_configs::server_sockets;
 use crate::server::backend::BackendKey;
 use crate::server::cancel;
 
@@ -25,45 +25,47 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// Cancels what the session with this key is doing. False if it is not here: the session is unknown, or
 /// on its way to another process.
-pub fn cancel(house: &House, key: &CancelKey) -> bool {
-    let Some(handle) = house.sessions.by_cancel_key(key) else {
+pub fn cancel(shared: &Shared, key: &CancelKey) -> bool {
+    let Some(handle) = shared.sessions.by_cancel_key(key) else {
         return false;
     };
-    let deadline = Moment::now().after(SEATING);
+    let deadline = MonotonicTime::now().after(SEATING);
     loop {
         match handle.cancel() {
             Cancel::Send(backend) => {
-                send(house, &handle, &backend);
+                send(shared, &handle, &backend);
                 return true;
             }
             Cancel::Done => return true,
-            Cancel::Away if house.is_moving() || deadline <= Moment::now() => return false,
+            Cancel::Away if shared.is_handing_over() || deadline <= MonotonicTime::now() => {
+                return false;
+            }
             Cancel::Away => std::thread::sleep(LOOK),
         }
     }
 }
 
 /// [`cancel`], or passes the request on to the process that may have the session.
-pub fn cancel_anywhere(house: &House, key: CancelKey) {
-    if !cancel(house, &key) {
-        cancel_elsewhere(house, key);
+pub fn cancel_anywhere(shared: &Shared, key: CancelKey) {
+    if !cancel(shared, &key) {
+        cancel_elsewhere(shared, key);
     }
 }
 
 /// Passes a CancelRequest for a session that is not here on to the process that may have it. Never waits.
-pub(super) fn cancel_elsewhere(house: &House, key: CancelKey) {
-    if !house.pass_on(key) {
+pub(crate) fn cancel_elsewhere(shared: &Shared, key: CancelKey) {
+    if !shared.pass_on(key) {
         log::debug!("cancel request for no session of ours");
     }
 }
 
-fn send(house: &House, handle: &Arc<Handle>, backend: &BackendKey) {
-    let sockets = server_sockets(&house.settings().general);
-    let plan = house.pools.find(&handle.who.database, &handle.who.user);
-    let plan = plan.map(|pool| pool.plan());
+fn send(shared: &Shared, handle: &Arc<Handle>, backend: &BackendKey) {
+    let sockets = server_sockets(&shared.settings().general);
+    let config = shared.pools.find(&handle.info.database, &handle.info.user);
+    let config = config.map(|pool| pool.config());
     let way = cancel::Way {
-        encryption: plan.as_ref().map(|plan| &plan.encryption),
-        host: plan.as_ref().map_or("", |plan| &plan.host),
+        encryption: config.as_ref().map(|config| &config.encryption),
+        host: config.as_ref().map_or("", |config| &config.host),
         sockets: &sockets,
     };
     let sent = cancel::send(backend, way, LIMIT);

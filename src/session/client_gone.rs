@@ -4,11 +4,11 @@
 //! requests are served while the client may still read, for `client_gone_timeout`. Invariant: bytes are read ahead
 //! only while no others are being worked on, so they stay in order.
 
+use super::close_reason::CloseReason;
 use super::driver::Driver;
-use super::ending::Ending;
-use super::relay::client_end::{ClientEnd, ToServe};
-use super::transfer::{Input, Lost};
-use crate::net::clock::Moment;
+use super::io::{Input, Lost};
+use crate::net::clock::MonotonicTime;
+use crate::relay::client_end::{ClientEnd, ToServe};
 
 /// How much is read ahead to look for a Terminate. More than this lies in a socket only if it was sent before the
 /// client closed and is too much for one transaction's requests.
@@ -16,7 +16,7 @@ const MAX_AHEAD: usize = 1024 * 1024;
 
 impl Driver {
     /// Looks at how the client's connection is closed, if it is.
-    pub(super) fn look_for_end(&mut self) -> Result<(), Ending> {
+    pub(crate) fn look_for_end(&mut self) -> Result<(), CloseReason> {
         if self.session.client_end == ClientEnd::Terminate {
             return Ok(());
         }
@@ -33,18 +33,18 @@ impl Driver {
 
     /// The session waits in its pool's queue, and something was to be seen at its client. If it is to wait on, it
     /// has its place by the time when it came.
-    pub(super) fn look_from_queue(&mut self) -> Result<(), Ending> {
-        self.session.now = Moment::now();
+    pub(crate) fn look_from_queue(&mut self) -> Result<(), CloseReason> {
+        self.session.now = MonotonicTime::now();
         self.look_for_end()?;
         let limit = self.client_gone_limit();
         self.heed_limit(limit)
     }
 
     /// The client sends nothing more. What it has sent is looked at, though it may not be its turn.
-    pub(super) fn client_has_ended(&mut self) {
+    pub(crate) fn client_has_ended(&mut self) {
         if self.session.client_end == ClientEnd::Open {
             self.session.client_end = ClientEnd::EndOfStream {
-                since: Moment::now(),
+                since: MonotonicTime::now(),
                 read: false,
             };
         }
@@ -54,11 +54,11 @@ impl Driver {
     /// The client's socket says that nobody reads what is sent to it.
     ///
     /// # Errors
-    /// [`Ending::Gone`], unless the client has sent a Terminate.
-    pub(super) fn client_is_gone(&mut self, how: &str) -> Result<(), Ending> {
+    /// [`CloseReason::Gone`], unless the client has sent a Terminate.
+    pub(crate) fn client_is_gone(&mut self, how: &str) -> Result<(), CloseReason> {
         self.read_ahead();
         if self.session.client_end != ClientEnd::Terminate {
-            return Err(Ending::Gone(how.to_owned()));
+            return Err(CloseReason::Gone(how.to_owned()));
         }
         self.deaf = true;
         self.session.client.owed = Vec::new();
@@ -66,9 +66,9 @@ impl Driver {
     }
 
     /// All that the client sent has been stepped over, or a Terminate is the next.
-    pub(super) fn note_end_of_stream(&mut self) {
+    pub(crate) fn note_end_of_stream(&mut self) {
         let since = match self.session.client_end {
-            ClientEnd::Open => Moment::now(),
+            ClientEnd::Open => MonotonicTime::now(),
             ClientEnd::EndOfStream { since, .. } => since,
             ClientEnd::Terminate => return,
         };
@@ -96,7 +96,7 @@ impl Driver {
     }
 
     /// Whether the session has served all that its client sent before it ended its requests.
-    pub(super) fn has_served_all(&mut self) -> Result<bool, Ending> {
+    pub(crate) fn has_served_all(&mut self) -> Result<bool, CloseReason> {
         let session = &mut self.session;
         let waits = !session.client_end.is_read()
             || !session.client.owed.is_empty()

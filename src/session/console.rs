@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::guest::Guest;
+use super::client::Client;
 use super::orders::Order;
-use crate::net::clock::Moment;
-use crate::net::dialogue::{Broken, Dialogue};
+use crate::net::clock::MonotonicTime;
+use crate::net::exchange::{Exchange, ExchangeError};
 use crate::server::messages::{self, NoMessage};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::{Severity, error_response};
@@ -17,7 +17,7 @@ use crate::wire::frame::c_string;
 use crate::wire::{frontend, sqlstate};
 
 /// The longest command, in bytes.
-const LONGEST: usize = 1024 * 1024;
+const MAX_LENGTH: usize = 1024 * 1024;
 
 /// When a command is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub trait Console: Send + Sync {
     fn is_underway(&self, command: &str, out: &mut Vec<u8>) -> bool;
 
     /// Begins an upgrade, which this session has asked for. It rests until it is known how that went.
-    fn upgrade(&self, asker: Guest);
+    fn upgrade(&self, requester: Client);
 }
 
 /// Why a console session ended.
@@ -66,7 +66,7 @@ pub enum ConsoleEnd {
     /// It rests until its last command is answered.
     Rests,
     /// The connection broke off, or the thread was told to stop.
-    Broken(Broken),
+    Broken(ExchangeError),
     /// The client did what the protocol, or the console, does not allow. It has been told.
     Violation(String),
 }
@@ -76,24 +76,24 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Waits until a command has been carried out.
 fn wait_for(
-    dialogue: &mut Dialogue<'_>,
+    exchange: &mut Exchange<'_>,
     console: &dyn Console,
     command: &str,
     answer: &mut Vec<u8>,
-) -> Result<(), Broken> {
+) -> Result<(), ExchangeError> {
     while console.is_underway(command, answer) {
-        dialogue.pause_until(Moment::now().after(LOOK))?;
+        exchange.pause_until(MonotonicTime::now().after(LOOK))?;
     }
     Ok(())
 }
 
 /// Answers commands until the client leaves.
-pub fn serve(dialogue: &mut Dialogue<'_>, console: &dyn Console, rights: Rights) -> ConsoleEnd {
+pub fn serve(exchange: &mut Exchange<'_>, console: &dyn Console, rights: Rights) -> ConsoleEnd {
     loop {
-        let message = match messages::next(dialogue, LONGEST) {
+        let message = match messages::next(exchange, MAX_LENGTH) {
             Ok(message) => message,
             Err(NoMessage::Broken(broken)) => return ConsoleEnd::Broken(broken),
-            Err(NoMessage::Malformed(what)) => return refuse(dialogue, what),
+            Err(NoMessage::Malformed(what)) => return refuse(exchange, what),
         };
         let mut answer = Vec::new();
         match message.kind {
@@ -104,7 +104,7 @@ pub fn serve(dialogue: &mut Dialogue<'_>, console: &dyn Console, rights: Rights)
                     _ => None,
                 };
                 let Some(Ok(command)) = text.map(std::str::from_utf8) else {
-                    return refuse(dialogue, "a command that is not UTF-8 text".into());
+                    return refuse(exchange, "a command that is not UTF-8 text".into());
                 };
                 if command.trim().trim_end_matches(';').trim().is_empty() {
                     backend::empty_query_response(&mut answer);
@@ -113,10 +113,10 @@ pub fn serve(dialogue: &mut Dialogue<'_>, console: &dyn Console, rights: Rights)
                         Answer::Given => {}
                         Answer::Later => return ConsoleEnd::Rests,
                         Answer::Underway => {
-                            let waited = wait_for(dialogue, console, command, &mut answer);
+                            let waited = wait_for(exchange, console, command, &mut answer);
                             if let Err(broken) = waited {
                                 // Whoever serves the session next begins it again.
-                                dialogue.inbox.splice(..0, message.whole());
+                                exchange.inbox.splice(..0, message.whole());
                                 return ConsoleEnd::Broken(broken);
                             }
                         }
@@ -138,16 +138,16 @@ pub fn serve(dialogue: &mut Dialogue<'_>, console: &dyn Console, rights: Rights)
             | frontend::FLUSH => {}
             other => {
                 let what = format!("invalid frontend message type \"{}\"", other.escape_ascii());
-                return refuse(dialogue, what);
+                return refuse(exchange, what);
             }
         }
-        if let Err(broken) = dialogue.send(&answer) {
+        if let Err(broken) = exchange.send(&answer) {
             return ConsoleEnd::Broken(broken);
         }
     }
 }
 
-fn refuse(dialogue: &mut Dialogue<'_>, what: String) -> ConsoleEnd {
+fn refuse(exchange: &mut Exchange<'_>, what: String) -> ConsoleEnd {
     let mut words = Vec::new();
     error_response(
         &mut words,
@@ -155,6 +155,6 @@ fn refuse(dialogue: &mut Dialogue<'_>, what: String) -> ConsoleEnd {
         sqlstate::PROTOCOL_VIOLATION,
         &what,
     );
-    let _ = dialogue.send(&words);
+    let _ = exchange.send(&words);
     ConsoleEnd::Violation(what)
 }

@@ -7,157 +7,157 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ending::Ending;
-use super::guest::Resting;
-use super::house::House;
-use super::lend::{Claim, GivenBack, Spare};
+use super::brief_read::{Pace, Peer};
+use super::checkout::{Checkout, GivenBack, Spare};
+use super::client::DetachedSession;
+use super::close_reason::CloseReason;
+use super::io::{Input, Lost, write_owed, write_pieces};
 use super::limits::Progress;
-use super::pace::{Pace, Peer};
+use super::memory::MemoryShare;
 use super::registry::Handle;
-use super::relay::client_end::ClientEnd;
-use super::relay::pieces::Output;
-use super::relay::requests::Wants;
-use super::rests::Rests;
-use super::session::{Lent, Phase, Session};
-use super::transfer::{Input, Lost, write_owed, write_pieces};
-use super::unfinished::Share;
-use crate::net::clock::Moment;
+use super::shared::Shared;
+use super::suspend::Stop;
+use crate::net::clock::MonotonicTime;
 use crate::net::stream::{Stream, wait};
 use crate::net::wait::{Interest, Readiness, Woken};
-use crate::pool::plan::Plan;
-use crate::pool::totals::Work;
+use crate::pool::pool_config::PoolConfig;
+use crate::pool::totals::Counters;
+use crate::relay::client_end::ClientEnd;
+use crate::relay::output::Output;
+use crate::relay::requests::Wants;
+use crate::relay::session::{Phase, ServerLink, Session};
 
 /// How long a server connection may take to be cleaned after its client is gone, before it is closed.
-pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the pooler's own statements may take behind the back of a client that is there.
-pub(super) const CLEAN_LIMIT: Duration = Duration::from_secs(15);
+pub(crate) const CLEAN_LIMIT: Duration = Duration::from_secs(15);
 
 /// A session, its sockets, and those it deals with.
 pub struct Driver {
-    pub(super) house: Arc<House>,
-    pub(super) handle: Arc<Handle>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) handle: Arc<Handle>,
     /// What the session has of its pool.
-    pub(super) claim: Claim,
+    pub(crate) checkout: Checkout,
     /// The pool's plan, as far as this thread knows, and its version.
-    pub(super) plan: (u64, Arc<Plan>),
-    pub(super) session: Box<Session>,
-    pub(super) client: Stream,
-    pub(super) server: Option<Stream>,
-    pub(super) out: Output,
+    pub(crate) config: (u64, Arc<PoolConfig>),
+    pub(crate) session: Box<Session>,
+    pub(crate) client: Stream,
+    pub(crate) server: Option<Stream>,
+    pub(crate) out: Output,
     /// The client's unread bytes were offered and are not enough.
-    pub(super) starved: bool,
+    pub(crate) starved: bool,
     /// The client has broken the protocol, in these words; it is told when it has its replies.
-    pub(super) violation: Option<String>,
+    pub(crate) violation: Option<String>,
     /// The client reads nothing more, though its requests are served to their end: replies are dropped.
-    pub(super) deaf: bool,
+    pub(crate) deaf: bool,
     /// Only an error is passed on to the client: what runs for it has no Sync or Flush behind it.
-    pub(super) untold: bool,
+    pub(crate) untold: bool,
     /// Writing to the client has failed, in these words.
-    pub(super) broken: Option<String>,
+    pub(crate) broken: Option<String>,
     /// When the current request for a server connection was made: all that it takes to get one has to be
     /// done within `query_wait_timeout` of this.
-    pub(super) asked_since: Moment,
+    pub(crate) asked_since: MonotonicTime,
     /// When a server connection that is being tried, set up or cleaned must have answered.
-    pub(super) server_deadline: Option<Moment>,
+    pub(crate) server_deadline: Option<MonotonicTime>,
     /// How the client takes what it is owed, and sends half a message.
-    pub(super) client_progress: Progress,
+    pub(crate) client_progress: Progress,
     /// How the server takes a request.
-    pub(super) server_progress: Progress,
+    pub(crate) server_progress: Progress,
     /// When it was last looked whether the peers' hosts acknowledge what they are sent.
-    pub(super) looked_at_hosts: Moment,
+    pub(crate) looked_at_hosts: MonotonicTime,
     /// How soon its peers speak.
-    pub(super) pace: Pace,
+    pub(crate) pace: Pace,
     /// Nobody has looked yet whether the client has spoken.
     fresh: bool,
     /// When it was heard to have spoken, while that is not read.
-    pub(super) spoke: Option<Moment>,
+    pub(crate) spoke: Option<MonotonicTime>,
     /// It waited for a thread to ask something, and others may: what the thread has of one session's server
     /// connection is of use to the next.
-    pub(super) takes_turns: bool,
+    pub(crate) takes_turns: bool,
     /// What has become of the server connection that was used last, by this session or the one before.
-    pub(super) given_back: GivenBack,
+    pub(crate) given_back: GivenBack,
     /// What the client's unfinished message takes.
-    pub(super) unfinished: Share,
+    pub(crate) unfinished: MemoryShare,
 }
 
 impl Driver {
     /// A driver for a session from wherever it stands.
-    pub(super) fn new(
-        house: Arc<House>,
+    pub(crate) fn new(
+        shared: Arc<Shared>,
         handle: Arc<Handle>,
-        resting: Resting,
+        detached: DetachedSession,
         pace: Pace,
         spare: Option<Spare>,
     ) -> Driver {
         handle.driven_here();
-        match (&resting.session.lent, resting.session.phase()) {
-            (Some(lent), _) => drop(handle.running(&lent.backend.key, lent.since)),
+        match (&detached.session.link, detached.session.phase()) {
+            (Some(link), _) => drop(handle.running(&link.backend.key, link.since)),
             (None, Phase::Queued(_)) => handle.queued(),
             (None, _) => drop(handle.at_rest()),
         }
-        let plan = (0, resting.pool.plan());
-        let lent = resting.session.lent.is_some();
-        let mut session = resting.session;
-        if session.active_at == Moment::default() {
+        let config = (0, detached.pool.config());
+        let link = detached.session.link.is_some();
+        let mut session = detached.session;
+        if session.active_at == MonotonicTime::default() {
             // It comes from an older version.
-            session.active_at = Moment::now();
+            session.active_at = MonotonicTime::now();
         }
-        let claim = Claim::new(resting.pool, Arc::clone(&handle.waiter), lent);
-        let mut unfinished = Share::new(&house.unfinished);
+        let checkout = Checkout::new(detached.pool, Arc::clone(&handle.waiter), link);
+        let mut unfinished = MemoryShare::new(&shared.unfinished);
         // It may come from another process, where it was counted.
         unfinished.set(session.client.unread.len());
         Driver {
             unfinished,
-            house,
+            shared,
             handle,
-            claim,
-            plan,
+            checkout,
+            config,
             session,
-            client: resting.client,
-            server: resting.server,
+            client: detached.client,
+            server: detached.server,
             out: Output::default(),
             starved: false,
             violation: None,
             deaf: false,
             untold: false,
             broken: None,
-            asked_since: Moment::now(),
-            server_deadline: resting.server_deadline,
+            asked_since: MonotonicTime::now(),
+            server_deadline: detached.server_deadline,
             client_progress: Progress::default(),
             server_progress: Progress::default(),
-            looked_at_hosts: Moment::now(),
+            looked_at_hosts: MonotonicTime::now(),
             pace,
             fresh: true,
-            takes_turns: resting.spoke.is_some(),
-            spoke: resting.spoke,
+            takes_turns: detached.spoke.is_some(),
+            spoke: detached.spoke,
             given_back: spare.map_or(GivenBack::Free, GivenBack::Kept),
         }
     }
 
     /// Drives the session until it ends, is told to move, or is silent: then it is given back as it stands.
-    pub(super) fn run(mut self) -> Rests {
+    pub(crate) fn run(mut self) -> Stop {
         loop {
-            let ending = match self.turn() {
+            let close_reason = match self.turn() {
                 Ok(()) => continue,
-                Err(Ending::Sleeps) => return self.sleep(),
-                Err(ending) => ending,
+                Err(CloseReason::Sleeps) => return self.go_idle(),
+                Err(close_reason) => close_reason,
             };
             // What follows may take a while, and others need what was kept.
             self.given_back = GivenBack::Free;
-            match ending {
-                Ending::Moves => return Rests::ToMove(self.rest()),
-                ending => {
-                    self.end(&ending);
-                    return Rests::Ended(ending);
+            match close_reason {
+                CloseReason::Moves => return Stop::HandOver(self.detach()),
+                close_reason => {
+                    self.end(&close_reason);
+                    return Stop::Closed(close_reason);
                 }
             }
         }
     }
 
     /// One round: do what can be done without waiting, or wait once and do what that made possible.
-    fn turn(&mut self) -> Result<(), Ending> {
-        self.heed()?;
+    fn turn(&mut self) -> Result<(), CloseReason> {
+        self.check_signals()?;
         if let Some(how) = self.broken.take() {
             self.client_is_gone(&how)?;
         }
@@ -165,11 +165,13 @@ impl Driver {
             // Nobody waits with a server connection that others need.
             self.given_back = GivenBack::Free;
         }
-        let awaited = |lent: &Lent| !lent.expected.is_empty();
-        let awaited = self.session.lent.as_ref().is_some_and(awaited);
+        let awaited = |link: &ServerLink| !link.expected.is_empty();
+        let awaited = self.session.link.as_ref().is_some_and(awaited);
         // A copy that waits for the client has no reply any more.
         if self.violation.is_some() && (!awaited || self.session.is_copying_in()) {
-            return Err(Ending::Violation(self.violation.take().unwrap_or_default()));
+            return Err(CloseReason::Violation(
+                self.violation.take().unwrap_or_default(),
+            ));
         }
         if let Phase::Queued(since) = self.session.phase() {
             return self.wait_in_queue(since);
@@ -188,8 +190,8 @@ impl Driver {
         }
         if self.has_served_all()? {
             return Err(match self.session.client_end {
-                ClientEnd::Terminate => Ending::Left,
-                _ => Ending::Closed,
+                ClientEnd::Terminate => CloseReason::Left,
+                _ => CloseReason::Closed,
             });
         }
         let reads_client = self.session.reads_client()
@@ -205,9 +207,9 @@ impl Driver {
             read: self.session.reads_server(),
             write: self
                 .session
-                .lent
+                .link
                 .as_ref()
-                .is_some_and(|lent| !lent.side.owed.is_empty())
+                .is_some_and(|link| !link.side.owed.is_empty())
                 || self.server.as_ref().is_some_and(Stream::owes),
             end_known: false,
         };
@@ -219,14 +221,14 @@ impl Driver {
         let limit = self.next_limit();
         self.heed_limit(limit)?;
         if let Some(peer) = self.next_to_speak(client, server) {
-            return self.listen_briefly(peer);
+            return self.read_briefly(peer);
         }
         if self.is_silent() {
             if std::mem::take(&mut self.fresh) {
                 return self.look_at_client();
             }
             self.check_limits()?;
-            return Err(Ending::Sleeps);
+            return Err(CloseReason::Sleeps);
         }
         let woken = wait(
             listens.then_some((&self.client, client)),
@@ -237,30 +239,30 @@ impl Driver {
                 .map(|stream| (stream, server)),
             limit.map(|(end, ..)| end),
         );
-        self.session.now = Moment::now();
+        self.session.now = MonotonicTime::now();
         match woken {
-            Ok(Woken::Told) => {
+            Ok(Woken::Interrupted) => {
                 self.take_up_plan();
                 Ok(())
             }
             Ok(Woken::Deadline) => self.check_limits(),
             Ok(Woken::Ready { client, server }) => {
                 if client.readable {
-                    self.pace.hear(Peer::Client, self.session.now);
+                    self.pace.note_read(Peer::Client, self.session.now);
                 }
                 if server.readable {
-                    self.pace.hear(Peer::Server, self.session.now);
+                    self.pace.note_read(Peer::Server, self.session.now);
                 }
                 self.on_server(server)?;
                 self.on_client(client, reads_client)
             }
-            Err(error) => Err(Ending::Gone(error.to_string())),
+            Err(error) => Err(CloseReason::Gone(error.to_string())),
         }
     }
 
     /// The session may have nothing more to do on its server connection without a reply that says so: the
     /// client has brought a copy to its end that had failed before.
-    fn end_turn(&mut self) -> Result<(), Ending> {
+    fn end_turn(&mut self) -> Result<(), CloseReason> {
         self.session.end_turn(&mut self.out);
         match self.session.phase() {
             Phase::Returning => self.return_connection(),
@@ -270,7 +272,7 @@ impl Driver {
         self.deliver(&[])
     }
 
-    fn on_client(&mut self, ready: Readiness, reads: bool) -> Result<(), Ending> {
+    fn on_client(&mut self, ready: Readiness, reads: bool) -> Result<(), CloseReason> {
         if ready.writable {
             self.write_owed_to_client();
         }
@@ -285,7 +287,10 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn hear_client(&mut self, read: Result<Option<Input>, Lost>) -> Result<(), Ending> {
+    pub(crate) fn hear_client(
+        &mut self,
+        read: Result<Option<Input>, Lost>,
+    ) -> Result<(), CloseReason> {
         match read {
             Ok(Some(input)) => {
                 self.session.active_at = self.session.now;
@@ -300,10 +305,10 @@ impl Driver {
         }
     }
 
-    pub(super) fn on_server(&mut self, ready: Readiness) -> Result<(), Ending> {
+    pub(crate) fn on_server(&mut self, ready: Readiness) -> Result<(), CloseReason> {
         if ready.writable {
-            let written = match (&mut self.session.lent, &mut self.server) {
-                (Some(lent), Some(stream)) => write_owed(stream, &mut lent.side.owed),
+            let written = match (&mut self.session.link, &mut self.server) {
+                (Some(link), Some(stream)) => write_owed(stream, &mut link.side.owed),
                 _ => Ok(()),
             };
             match written {
@@ -313,15 +318,18 @@ impl Driver {
             }
         }
         if (ready.readable || ready.hung_up) && self.session.reads_server() {
-            if let (Some(lent), Some(stream)) = (&mut self.session.lent, &mut self.server) {
-                let read = Input::read(&mut lent.side, stream);
+            if let (Some(link), Some(stream)) = (&mut self.session.link, &mut self.server) {
+                let read = Input::read(&mut link.side, stream);
                 return self.hear_server(read);
             }
         }
         Ok(())
     }
 
-    pub(super) fn hear_server(&mut self, read: Result<Option<Input>, Lost>) -> Result<(), Ending> {
+    pub(crate) fn hear_server(
+        &mut self,
+        read: Result<Option<Input>, Lost>,
+    ) -> Result<(), CloseReason> {
         match read {
             Ok(Some(input)) => {
                 self.session.active_at = self.session.now;
@@ -333,13 +341,13 @@ impl Driver {
     }
 
     /// Steps over what the client sent, taking a server connection when one is needed.
-    fn serve_client(&mut self, input: Input) -> Result<(), Ending> {
+    fn serve_client(&mut self, input: Input) -> Result<(), CloseReason> {
         let mut consumed = 0;
         let outcome = loop {
             let rest = &input.bytes()[consumed..];
             let step = self
                 .session
-                .take_from_client(rest, &self.house.statements, &mut self.out);
+                .take_from_client(rest, &self.shared.statements, &mut self.out);
             let (n, wants) = match step {
                 Ok(step) => step,
                 Err(violation) => {
@@ -352,8 +360,8 @@ impl Driver {
             };
             let delivered = self.deliver(&input.bytes()[consumed..]);
             consumed += n;
-            if let Err(ending) = delivered {
-                break Err(ending);
+            if let Err(close_reason) = delivered {
+                break Err(close_reason);
             }
             match wants {
                 Wants::More => {
@@ -369,10 +377,10 @@ impl Driver {
                     Ok(0) => match self.take_server_at_once() {
                         Ok(true) => {}
                         Ok(false) => break Ok(()),
-                        Err(ending) => break Err(ending),
+                        Err(close_reason) => break Err(close_reason),
                     },
                     Ok(n) => consumed += n,
-                    Err(ending) => break Err(ending),
+                    Err(close_reason) => break Err(close_reason),
                 },
             }
         };
@@ -382,23 +390,23 @@ impl Driver {
     }
 
     /// Takes account of what the client's unfinished message takes, and refuses what is too much.
-    pub(super) fn count_unfinished(&mut self) -> Result<(), Ending> {
+    pub(crate) fn count_unfinished(&mut self) -> Result<(), CloseReason> {
         let Some(sum) = self.unfinished.set(self.session.client.unread.len()) else {
             return Ok(());
         };
-        match self.house.settings().general.max_memory_usage {
-            Some(limit) if sum > limit => Err(Ending::OutOfMemory(limit)),
+        match self.shared.settings().general.max_memory_usage {
+            Some(limit) if sum > limit => Err(CloseReason::OutOfMemory(limit)),
             _ => Ok(()),
         }
     }
 
     /// Steps over what the server sent.
-    fn serve_server(&mut self, input: Input) -> Result<(), Ending> {
+    fn serve_server(&mut self, input: Input) -> Result<(), CloseReason> {
         let before = self.session.phase();
         let unread = self.session.client.unread.len();
         let step =
             self.session
-                .take_from_server(input.bytes(), &self.house.statements, &mut self.out);
+                .take_from_server(input.bytes(), &self.shared.statements, &mut self.out);
         // A request may be taken up again.
         self.starved &= self.session.client.unread.len() == unread;
         let consumed = match step {
@@ -407,14 +415,14 @@ impl Driver {
                 let delivered = self.deliver(input.bytes());
                 if std::mem::take(&mut self.session.elsewhere) {
                     self.starved = false;
-                    self.write_off(&desync.0);
+                    self.discard(&desync.0);
                     return delivered;
                 }
-                return Err(Ending::ServerConfused(desync.0));
+                return Err(CloseReason::ServerConfused(desync.0));
             }
         };
-        if let Some(lent) = &mut self.session.lent {
-            let received = &lent.backend.key.tally.bytes_received;
+        if let Some(link) = &mut self.session.link {
+            let received = &link.backend.key.tally.bytes_received;
             received.add(input.bytes().len() as u64);
         }
         self.keep_check_answer();
@@ -424,33 +432,33 @@ impl Driver {
             self.return_connection();
         }
         let delivered = self.deliver(input.bytes());
-        if let Some(lent) = &mut self.session.lent {
-            input.keep(consumed, &mut lent.side);
+        if let Some(link) = &mut self.session.link {
+            input.keep(consumed, &mut link.side);
         }
         delivered?;
         match (before, self.session.phase()) {
-            (Phase::Tuning, Phase::Serving) => self.server_deadline = None,
+            (Phase::Preparing, Phase::Serving) => self.server_deadline = None,
             (Phase::Serving, Phase::Cleaning) => {
-                self.server_deadline = Some(Moment::now().after(CLEAN_LIMIT));
+                self.server_deadline = Some(MonotonicTime::now().after(CLEAN_LIMIT));
             }
             _ => {}
         }
         if self.session.rests_with_server() {
             let work = self.take_work();
-            self.claim.pool().add_work(&work);
+            self.checkout.pool().add_work(&work);
         }
-        self.attend_to_spoiled()
+        self.handle_setup_error()
     }
 
     /// Writes what the last step wants written; what does not fit is owed.
-    pub(super) fn deliver(&mut self, input: &[u8]) -> Result<(), Ending> {
+    pub(crate) fn deliver(&mut self, input: &[u8]) -> Result<(), CloseReason> {
         if !self.out.server.is_empty() {
-            match (&mut self.session.lent, &mut self.server) {
-                (Some(lent), Some(stream)) => {
-                    let sent = write_pieces(stream, &mut self.out.server, input, &mut lent.side);
+            match (&mut self.session.link, &mut self.server) {
+                (Some(link), Some(stream)) => {
+                    let sent = write_pieces(stream, &mut self.out.server, input, &mut link.side);
                     match sent {
                         Ok(n) => {
-                            lent.backend.key.tally.bytes_sent.add(n);
+                            link.backend.key.tally.bytes_sent.add(n);
                             self.session.work.received += n;
                         }
                         // It may have said why before it closed: that is read next.
@@ -485,7 +493,7 @@ impl Driver {
     }
 
     /// What the session has done since the pool was last told; the handle is told here.
-    pub(super) fn take_work(&mut self) -> Work {
+    pub(crate) fn take_work(&mut self) -> Counters {
         let work = std::mem::take(&mut self.session.work);
         let handle = &self.handle;
         handle.transactions.add(work.transactions);

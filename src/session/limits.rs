@@ -6,21 +6,21 @@
 
 use std::time::Duration;
 
+use super::close_reason::{CloseReason, Timeout};
 use super::driver::Driver;
-use super::ending::{Ending, Timeout};
-use super::relay::begin::Deferred;
-use super::relay::client_end::ClientEnd;
-use super::session::Phase;
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
 use crate::net::stream::Stream;
-use crate::pool::plan::Mode;
+use crate::pool::pool_config::Mode;
+use crate::relay::begin::Deferred;
+use crate::relay::client_end::ClientEnd;
+use crate::relay::session::Phase;
 
 /// How often it is looked whether anybody waits for the server connection of a client that has stalled.
 const STALL_CHECK: Duration = Duration::from_secs(1);
 
 /// What a time is set for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Limit {
+pub(crate) enum Limit {
     /// The server must have answered the pooler's own statement.
     Server,
     /// The server must have taken some of a request.
@@ -48,15 +48,15 @@ impl Limit {
 }
 
 /// A limit, and when it is reached.
-type Timed = (Moment, Limit, Duration);
+type Timed = (MonotonicTime, Limit, Duration);
 
 /// When a peer last took some of what is there for it.
 #[derive(Debug, Default)]
-pub(super) struct Progress(Option<(Moment, usize)>);
+pub(crate) struct Progress(Option<(MonotonicTime, usize)>);
 
 impl Progress {
     /// So many bytes are left; since when that has been so.
-    fn since(&mut self, left: usize, now: Moment) -> Moment {
+    fn since(&mut self, left: usize, now: MonotonicTime) -> MonotonicTime {
         match self.0 {
             Some((since, before)) if before == left => since,
             _ => {
@@ -69,7 +69,7 @@ impl Progress {
 
 impl Driver {
     /// The limit that is reached next.
-    pub(super) fn next_limit(&mut self) -> Option<Timed> {
+    pub(crate) fn next_limit(&mut self) -> Option<Timed> {
         let server = self.server_deadline.map(|end| (end, Limit::Server));
         let limits = [
             server.map(|(end, limit)| (end, limit, Duration::ZERO)),
@@ -83,7 +83,7 @@ impl Driver {
     }
 
     /// Ends what goes on for longer than it may, whether or not its peers have something to say.
-    pub(super) fn heed_limit(&mut self, limit: Option<Timed>) -> Result<(), Ending> {
+    pub(crate) fn heed_limit(&mut self, limit: Option<Timed>) -> Result<(), CloseReason> {
         match limit {
             Some((end, limit, length)) if end <= self.session.now && limit.is_for_the_whole() => {
                 self.limit_reached(limit, length)
@@ -93,7 +93,7 @@ impl Driver {
     }
 
     /// A wait has ended without news from any peer: whether a limit has been reached, and what follows.
-    pub(super) fn check_limits(&mut self) -> Result<(), Ending> {
+    pub(crate) fn check_limits(&mut self) -> Result<(), CloseReason> {
         match self.next_limit() {
             Some((end, limit, length)) if end <= self.session.now => {
                 self.limit_reached(limit, length)
@@ -102,43 +102,43 @@ impl Driver {
         }
     }
 
-    fn limit_reached(&mut self, limit: Limit, length: Duration) -> Result<(), Ending> {
+    fn limit_reached(&mut self, limit: Limit, length: Duration) -> Result<(), CloseReason> {
         match limit {
             Limit::Server => self.lose_server("it did not answer in time"),
             Limit::ServerWrite => self.lose_server(&format!(
                 "it took nothing of a request for {length:?} (server_write_timeout)"
             )),
             Limit::Hosts => self.look_at_hosts(length),
-            Limit::HugeRow => Err(Ending::StoodStill(length)),
-            Limit::Stalled => Err(Ending::Stalled(length)),
-            Limit::ClientGone => Err(Ending::ClosedForLong(length)),
-            Limit::Timeout(timeout) => Err(Ending::TimedOut(timeout, length)),
+            Limit::HugeRow => Err(CloseReason::StoodStill(length)),
+            Limit::Stalled => Err(CloseReason::Stalled(length)),
+            Limit::ClientGone => Err(CloseReason::ClosedForLong(length)),
+            Limit::Timeout(timeout) => Err(CloseReason::TimedOut(timeout, length)),
         }
     }
 
     /// When a client that has closed its side, and has not sent a Terminate, is no longer served.
-    pub(super) fn client_gone_limit(&self) -> Option<Timed> {
+    pub(crate) fn client_gone_limit(&self) -> Option<Timed> {
         let ClientEnd::EndOfStream { since, .. } = self.session.client_end else {
             return None;
         };
-        let length = self.house.settings().general.client_gone_timeout;
+        let length = self.shared.settings().general.client_gone_timeout;
         Some((since.after(length), Limit::ClientGone, length))
     }
 
     /// Until when the server has to take some of a request, if it has nothing else to do.
     fn server_write_limit(&mut self) -> Option<Timed> {
-        let (Some(lent), Some(stream)) = (&self.session.lent, &self.server) else {
+        let (Some(link), Some(stream)) = (&self.session.link, &self.server) else {
             self.server_progress = Progress::default();
             return None;
         };
-        let owed = lent.side.owed.len() + usize::from(stream.owes());
+        let owed = link.side.owed.len() + usize::from(stream.owes());
         if owed == 0 || !self.session.server_only_reads() {
             self.server_progress = Progress::default();
             return None;
         }
         let left = owed + stream.unsent();
         let since = self.server_progress.since(left, self.session.now);
-        let length = self.house.settings().general.server_write_timeout;
+        let length = self.shared.settings().general.server_write_timeout;
         Some((since.after(length), Limit::ServerWrite, length))
     }
 
@@ -153,15 +153,15 @@ impl Driver {
         let now = session.now;
         let since = self.client_progress.since(left, now);
         if session.holds_up_huge_row() {
-            let length = self.house.settings().general.proxy_copy_data_timeout;
+            let length = self.shared.settings().general.proxy_copy_data_timeout;
             return Some((since.after(length), Limit::HugeRow, length));
         }
         if session.rules.mode == Mode::Session {
             return None;
         }
-        let length = self.house.settings().general.client_stall_timeout?;
+        let length = self.shared.settings().general.client_stall_timeout?;
         let end = since.after(length);
-        if end <= now && !self.claim.pool().is_waited_for() {
+        if end <= now && !self.checkout.pool().is_waited_for() {
             return Some((now.after(STALL_CHECK), Limit::Stalled, length));
         }
         Some((end, Limit::Stalled, length))
@@ -169,14 +169,14 @@ impl Driver {
 
     /// When to look whether the peers' hosts still acknowledge what they are sent.
     fn hosts_limit(&self) -> Option<Timed> {
-        let length = self.plan.1.sockets.user_timeout?;
+        let length = self.config.1.sockets.user_timeout?;
         let session = &self.session;
-        let awaited = session.lent.as_ref()?.expected.is_empty() && session.client.owed.is_empty();
+        let awaited = session.link.as_ref()?.expected.is_empty() && session.client.owed.is_empty();
         let since = self.looked_at_hosts.max(session.active_at);
         (!awaited).then(|| (since.after(length), Limit::Hosts, length))
     }
 
-    fn look_at_hosts(&mut self, length: Duration) -> Result<(), Ending> {
+    fn look_at_hosts(&mut self, length: Duration) -> Result<(), CloseReason> {
         self.looked_at_hosts = self.session.now;
         let is_gone = |stream: &Stream| stream.is_unacknowledged_for(length);
         let why = format!("its host has acknowledged nothing for {length:?} (tcp_user_timeout)");
@@ -191,27 +191,27 @@ impl Driver {
 
     /// The operator's limit that is reached next.
     fn timeout(&self) -> Option<Timed> {
-        let limits = self.plan.1.timeouts;
+        let limits = self.config.1.timeouts;
         let session = &self.session;
-        let timed = |timeout, since: Moment, length: Option<Duration>| {
+        let timed = |timeout, since: MonotonicTime, length: Option<Duration>| {
             length.map(|length| (since.after(length), Limit::Timeout(timeout), length))
         };
         let idle = session.active_at;
-        match (session.phase(), &session.lent) {
+        match (session.phase(), &session.link) {
             (Phase::Idle, _) if session.deferred == Deferred::Nothing => {
                 timed(Timeout::ClientIdle, idle, limits.client_idle)
             }
             (Phase::Idle, _) => timed(Timeout::IdleTransaction, idle, limits.idle_transaction),
-            (Phase::Serving, Some(lent)) => {
-                let since = lent.transaction_since.unwrap_or(session.now);
-                let transaction = lent.transaction_since.and(limits.transaction);
+            (Phase::Serving, Some(link)) => {
+                let since = link.transaction_since.unwrap_or(session.now);
+                let transaction = link.transaction_since.and(limits.transaction);
                 let transaction = timed(Timeout::Transaction, since, transaction);
                 let other = if session.awaits_client_in_transaction() {
                     timed(Timeout::IdleTransaction, idle, limits.idle_transaction)
-                } else if lent.expected.is_empty() {
+                } else if link.expected.is_empty() {
                     None
                 } else {
-                    timed(Timeout::Query, lent.query_since, limits.query)
+                    timed(Timeout::Query, link.query_since, limits.query)
                 };
                 let both = [transaction, other].into_iter().flatten();
                 both.min_by_key(|(end, ..)| *end)

@@ -3,7 +3,7 @@
 //!
 //! A process that takes thousands of silent sessions over at once would be busy with starting threads before
 //! it served anybody; most of these clients have nothing to say for a while. One thread attends to the lobby
-//! (`session::attend`), gives a thread to who speaks and, by and by, to all others; then it ends. Here is who
+//! (`client::attend`), gives a thread to who speaks and, by and by, to all others; then it ends. Here is who
 //! is in the lobby, and nothing of threads.
 //!
 //! Invariant: whoever takes a guest out has it alone.
@@ -19,8 +19,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::unistd::Pid;
 use parking_lot::Mutex;
 
-use super::guest::{Guest, What};
-use crate::net::clock::Moment;
+use super::client::{Client, ClientKind};
+use crate::net::clock::MonotonicTime;
 use crate::net::thread;
 use crate::net::wait::{self, Interest, Woken};
 use crate::pool::pool::Pool;
@@ -45,9 +45,9 @@ pub struct Lobby {
 #[derive(Debug, Default)]
 struct State {
     /// Silent ones for whom nobody waits yet.
-    arriving: VecDeque<Guest>,
-    silent: HashMap<u64, Guest>,
-    waiting: VecDeque<Guest>,
+    arriving: VecDeque<Client>,
+    silent: HashMap<u64, Client>,
+    waiting: VecDeque<Client>,
     attendance: Option<Attendance>,
     /// More may come, or all are about to go: those who are silent are not called.
     expecting: bool,
@@ -63,27 +63,27 @@ struct Attendance {
 
 impl State {
     /// Takes a silent guest in; its number, if it was told something before that.
-    fn take_in(&mut self, guest: Guest) -> Result<Option<u64>, Box<Guest>> {
-        let (Some(attendance), What::Pool(resting)) = (&self.attendance, &guest.what) else {
+    fn take_in(&mut self, guest: Client) -> Result<Option<u64>, Box<Client>> {
+        let (Some(attendance), ClientKind::Pool(detached)) = (&self.attendance, &guest.kind) else {
             return Err(Box::new(guest));
         };
-        let id = guest.handle().who.id;
+        let id = guest.handle().info.id;
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, id);
-        if attendance.epoll.add(resting.client.fd(), event).is_err() {
+        if attendance.epoll.add(detached.client.fd(), event).is_err() {
             return Err(Box::new(guest));
         }
         guest.handle().driven_by(attendance.thread);
         guest.handle().at_rest();
-        let was_told = guest.handle().told() != 0;
+        let was_told = guest.handle().signals() != 0;
         self.silent.insert(id, guest);
         Ok(was_told.then_some(id))
     }
 
-    fn take_out(&mut self, id: u64) -> Option<Guest> {
+    fn take_out(&mut self, id: u64) -> Option<Client> {
         let guest = self.silent.remove(&id)?;
-        if let (Some(attendance), What::Pool(resting)) = (&self.attendance, &guest.what) {
+        if let (Some(attendance), ClientKind::Pool(detached)) = (&self.attendance, &guest.kind) {
             // It fails for no descriptor that was added.
-            let _ = attendance.epoll.delete(resting.client.fd());
+            let _ = attendance.epoll.delete(detached.client.fd());
         }
         Some(guest)
     }
@@ -94,7 +94,7 @@ impl Lobby {
     ///
     /// # Errors
     /// If there is no descriptor left.
-    pub(super) fn open(&self, expected: usize) -> io::Result<()> {
+    pub(crate) fn open(&self, expected: usize) -> io::Result<()> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let mut state = self.state.lock();
         state.silent.reserve(expected);
@@ -113,12 +113,12 @@ impl Lobby {
     }
 
     /// Whether the guest with this number is here and silent.
-    pub(super) fn holds(&self, id: u64) -> bool {
+    pub(crate) fn holds(&self, id: u64) -> bool {
         self.state.lock().silent.contains_key(&id)
     }
 
     /// Nobody waits for the silent ones any more, if there are none and none are expected: whether that is so.
-    pub(super) fn close(&self) -> bool {
+    pub(crate) fn close(&self) -> bool {
         let mut state = self.state.lock();
         let nobody =
             state.silent.is_empty() && state.waiting.is_empty() && state.arriving.is_empty();
@@ -133,7 +133,7 @@ impl Lobby {
     ///
     /// # Errors
     /// The guests, if nobody attends.
-    pub(super) fn arrive(&self, guests: Vec<Guest>) -> Result<(), Vec<Guest>> {
+    pub(crate) fn arrive(&self, guests: Vec<Client>) -> Result<(), Vec<Client>> {
         let mut state = self.state.lock();
         if state.attendance.is_none() {
             return Err(guests);
@@ -167,7 +167,7 @@ impl Lobby {
     ///
     /// # Errors
     /// The guest, if nobody attends, or its socket cannot be waited for.
-    pub fn enter(&self, guest: Guest) -> Result<(), Box<Guest>> {
+    pub fn enter(&self, guest: Client) -> Result<(), Box<Client>> {
         let mut state = self.state.lock();
         let told = state.take_in(guest)?;
         let thread = state
@@ -183,24 +183,24 @@ impl Lobby {
     }
 
     /// Takes a silent guest out.
-    pub(super) fn lift(&self, id: u64) -> Option<Guest> {
+    pub(crate) fn lift(&self, id: u64) -> Option<Client> {
         self.state.lock().take_out(id)
     }
 
     /// Guests that need a thread.
-    pub(super) fn queue(&self, guests: impl IntoIterator<Item = Guest>) {
+    pub(crate) fn queue(&self, guests: impl IntoIterator<Item = Client>) {
         let mut state = self.state.lock();
         state.waiting.extend(guests);
         self.waiting.store(state.waiting.len(), Ordering::Release);
     }
 
     /// Whether anybody waits for a thread.
-    pub(super) fn is_crowded(&self) -> bool {
+    pub(crate) fn is_crowded(&self) -> bool {
         self.waiting.load(Ordering::Acquire) > 0
     }
 
     /// The next who waits for a thread.
-    pub(super) fn next(&self) -> Option<Guest> {
+    pub(crate) fn next(&self) -> Option<Client> {
         if !self.is_crowded() {
             return None;
         }
@@ -213,24 +213,24 @@ impl Lobby {
     }
 
     /// Since when the first who waits for a thread has waited to ask something, if it is of this pool.
-    pub(super) fn first(&self, pool: &Arc<Pool>) -> Option<Moment> {
+    pub(crate) fn first(&self, pool: &Arc<Pool>) -> Option<MonotonicTime> {
         if !self.is_crowded() {
             return None;
         }
         let state = self.state.lock();
-        match &state.waiting.front()?.what {
-            What::Pool(resting) if Arc::ptr_eq(&resting.pool, pool) => resting.spoke,
+        match &state.waiting.front()?.kind {
+            ClientKind::Pool(detached) if Arc::ptr_eq(&detached.pool, pool) => detached.spoke,
             _ => None,
         }
     }
 
     /// How many of those who waited have got a thread so far.
-    pub(super) fn seated(&self) -> usize {
+    pub(crate) fn seated(&self) -> usize {
         self.seated.load(Ordering::Relaxed)
     }
 
     /// Takes out so many of the silent ones, if no more are expected: they are to have a thread each.
-    pub(super) fn call(&self, most: usize) -> Vec<Guest> {
+    pub(crate) fn call(&self, most: usize) -> Vec<Client> {
         let mut state = self.state.lock();
         let most = if state.expecting { 0 } else { most };
         let called: Vec<u64> = state.silent.keys().take(most).copied().collect();
@@ -243,7 +243,7 @@ impl Lobby {
     ///
     /// # Errors
     /// Those of `ppoll` and `epoll_wait`.
-    pub(super) fn listen(&self, deadline: Moment) -> io::Result<()> {
+    pub(crate) fn listen(&self, deadline: MonotonicTime) -> io::Result<()> {
         self.admit();
         let attended = |state: &State| {
             let attendance = state.attendance.as_ref()?;
@@ -253,7 +253,7 @@ impl Lobby {
             return Ok(());
         };
         let until = if expecting {
-            deadline.min(Moment::now().after(ARRIVING))
+            deadline.min(MonotonicTime::now().after(ARRIVING))
         } else {
             deadline
         };
@@ -261,15 +261,15 @@ impl Lobby {
         let mut state = self.state.lock();
         let (called, spoke) = match woken {
             Woken::Deadline => return Ok(()),
-            Woken::Told => {
-                let told = |guest: &&Guest| guest.handle().told() != 0;
+            Woken::Interrupted => {
+                let told = |guest: &&Client| guest.handle().signals() != 0;
                 let told = state.silent.values().filter(told);
-                (told.map(|guest| guest.handle().who.id).collect(), None)
+                (told.map(|guest| guest.handle().info.id).collect(), None)
             }
             Woken::Ready { .. } => {
                 let mut events = [EpollEvent::empty(); NOTICED];
                 let count = epoll.wait(&mut events, EpollTimeout::ZERO)?;
-                let spoke = Some(Moment::now());
+                let spoke = Some(MonotonicTime::now());
                 (
                     events[..count].iter().map(EpollEvent::data).collect(),
                     spoke,
@@ -280,17 +280,17 @@ impl Lobby {
         Ok(())
     }
 
-    fn want_threads(&self, state: &mut State, called: Vec<u64>, spoke: Option<Moment>) {
+    fn want_threads(&self, state: &mut State, called: Vec<u64>, spoke: Option<MonotonicTime>) {
         for id in called {
             let mut guest = state.take_out(id);
-            if let Some(What::Pool(resting)) = guest.as_mut().map(|guest| &mut guest.what) {
-                resting.spoke = spoke;
+            if let Some(ClientKind::Pool(detached)) = guest.as_mut().map(|guest| &mut guest.kind) {
+                detached.spoke = spoke;
             }
             self.wants_thread(state, guest);
         }
     }
 
-    fn wants_thread(&self, state: &mut State, guest: Option<Guest>) {
+    fn wants_thread(&self, state: &mut State, guest: Option<Client>) {
         state.waiting.extend(guest);
         self.waiting.store(state.waiting.len(), Ordering::Release);
     }

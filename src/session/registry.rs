@@ -14,39 +14,39 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::bed::Bed;
-use super::session::process_id;
 use crate::net::address::Address;
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
 use crate::net::thread;
 use crate::net::wait;
 use crate::pool::waiter::Waiter;
+use crate::relay::session::process_id;
 use crate::server::backend::{BackendKey, Count};
 use crate::tls::suite::Negotiated;
 
 /// What a session can be told, as bits of its flags.
-pub mod told {
+pub mod signals {
     /// Finish the transaction, tell the client 58006, and leave.
     pub const DRAIN: u32 = 1;
     /// Tell the client 57P01 and leave now.
     pub const STOP: u32 = 1 << 1;
     /// The time for finishing transactions is over: tell the client 58006 and leave now.
-    pub const CUT: u32 = 1 << 2;
+    pub const FORCE_CLOSE: u32 = 1 << 2;
     /// Leave the queue with 57014.
     pub const CANCEL: u32 = 1 << 3;
     /// The session's pool is no longer in the configuration: finish the transaction, tell the client
     /// 58006, and leave.
     pub const REMOVED: u32 = 1 << 5;
     /// Park at the next wait: the session goes to another process.
-    pub const MOVE: u32 = 1 << 6;
+    pub const HAND_OVER: u32 = 1 << 6;
     /// The other process cannot take the session now: it does not come by itself.
-    pub const STAY: u32 = 1 << 7;
+    pub const PINNED: u32 = 1 << 7;
     /// A CancelRequest of ours has been dealt with: look whether the connection can be given back.
     pub const CANCELLED: u32 = 1 << 4;
 }
 
 /// What a session is doing, as far as a CancelRequest is concerned.
 #[derive(Debug, Default)]
-enum Doing {
+enum CancelTarget {
     /// Nothing that could be cancelled.
     #[default]
     Nothing,
@@ -95,7 +95,7 @@ pub struct CancelKey {
 
 /// Who a session is.
 #[derive(Debug)]
-pub struct Identity {
+pub struct ClientInfo {
     /// Its number.
     pub id: u64,
     /// The secret of its cancel key.
@@ -109,7 +109,7 @@ pub struct Identity {
     /// Where the client is.
     pub address: Address,
     /// When it connected.
-    pub connected_at: Moment,
+    pub connected_at: MonotonicTime,
     /// Whether it is a console session.
     pub console: bool,
     /// Its TLS, if it has any.
@@ -120,7 +120,7 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Handle {
     /// Who it is.
-    pub who: Identity,
+    pub info: ClientInfo,
     /// Where it waits for a server connection.
     pub waiter: Arc<Waiter>,
     /// Where it lies while it is silent.
@@ -136,14 +136,14 @@ pub struct Handle {
     flags: AtomicU32,
     activity: AtomicU8,
     thread: AtomicI32,
-    doing: Mutex<Doing>,
+    cancel_target: Mutex<CancelTarget>,
 }
 
 impl Handle {
     /// The handle of a session that nobody drives yet.
-    pub fn new(who: Identity) -> Handle {
+    pub fn new(info: ClientInfo) -> Handle {
         Handle {
-            who,
+            info,
             waiter: Arc::default(),
             bed: Bed::default(),
             transactions: Count::default(),
@@ -153,7 +153,7 @@ impl Handle {
             flags: AtomicU32::new(0),
             activity: AtomicU8::new(Activity::Idle as u8),
             thread: AtomicI32::new(thread::number().as_raw()),
-            doing: Mutex::new(Doing::Away),
+            cancel_target: Mutex::new(CancelTarget::Away),
         }
     }
 
@@ -161,12 +161,12 @@ impl Handle {
     pub fn tag(&self) -> String {
         format!(
             "[{}@{} #c{}]",
-            self.who.user, self.who.database, self.who.id
+            self.info.user, self.info.database, self.info.id
         )
     }
 
     /// Tells the session something and makes its thread look up, wherever it waits.
-    pub fn tell(&self, flag: u32) {
+    pub fn signal(&self, flag: u32) {
         self.flags.fetch_or(flag, Ordering::AcqRel);
         self.wake();
     }
@@ -178,7 +178,7 @@ impl Handle {
     }
 
     /// What the session was told and has not yet heeded.
-    pub fn told(&self) -> u32 {
+    pub fn signals(&self) -> u32 {
         self.flags.load(Ordering::Acquire)
     }
 
@@ -189,18 +189,21 @@ impl Handle {
     }
 
     /// The same of this thread, which may only have it driven when there is something to do.
-    pub(super) fn driven_by(&self, thread: Pid) {
+    pub(crate) fn driven_by(&self, thread: Pid) {
         self.thread.store(thread.as_raw(), Ordering::Release);
     }
 
     /// No thread drives the session any more. True if a CancelRequest is on its way to the backend it has.
     pub fn parked(&self) -> bool {
         self.show(Activity::Idle);
-        is_being_cancelled(&std::mem::replace(&mut *self.doing.lock(), Doing::Away))
+        is_being_cancelled(&std::mem::replace(
+            &mut *self.cancel_target.lock(),
+            CancelTarget::Away,
+        ))
     }
 
     /// Notes that the session has heeded a flag.
-    pub fn heeded(&self, flag: u32) {
+    pub fn clear(&self, flag: u32) {
         self.flags.fetch_and(!flag, Ordering::AcqRel);
     }
 
@@ -221,34 +224,34 @@ impl Handle {
 
     /// How long the session has had its server connection.
     pub fn active_for(&self) -> Duration {
-        Moment::from_micros(self.active_since.load(Ordering::Relaxed)).elapsed()
+        MonotonicTime::from_micros(self.active_since.load(Ordering::Relaxed)).elapsed()
     }
 
     /// The server connection the session has.
     pub fn running_on(&self) -> Option<Arc<BackendKey>> {
-        match &*self.doing.lock() {
-            Doing::Running(key) => Some(Arc::clone(key)),
-            Doing::Nothing | Doing::Queued | Doing::Away => None,
+        match &*self.cancel_target.lock() {
+            CancelTarget::Running(key) => Some(Arc::clone(key)),
+            CancelTarget::Nothing | CancelTarget::Queued | CancelTarget::Away => None,
         }
     }
 
     /// The session waits in the queue, or is about to. What is cancelled from now on is this wait.
     pub fn queued(&self) {
-        let mut doing = self.doing.lock();
-        if !matches!(*doing, Doing::Queued) {
-            self.heeded(told::CANCEL);
-            *doing = Doing::Queued;
+        let mut cancel_target = self.cancel_target.lock();
+        if !matches!(*cancel_target, CancelTarget::Queued) {
+            self.clear(signals::CANCEL);
+            *cancel_target = CancelTarget::Queued;
         }
         self.show(Activity::Waiting);
     }
 
     /// The session has had a backend since `now`. True if it was cancelled while it waited for one.
-    pub fn running(&self, key: &Arc<BackendKey>, now: Moment) -> bool {
+    pub fn running(&self, key: &Arc<BackendKey>, now: MonotonicTime) -> bool {
         let cancelled = {
-            let mut doing = self.doing.lock();
-            *doing = Doing::Running(Arc::clone(key));
-            let before = self.flags.fetch_and(!told::CANCEL, Ordering::AcqRel);
-            before & told::CANCEL != 0
+            let mut cancel_target = self.cancel_target.lock();
+            *cancel_target = CancelTarget::Running(Arc::clone(key));
+            let before = self.flags.fetch_and(!signals::CANCEL, Ordering::AcqRel);
+            before & signals::CANCEL != 0
         };
         self.active_since.store(now.micros(), Ordering::Relaxed);
         self.show(Activity::Active);
@@ -258,28 +261,28 @@ impl Handle {
     /// The session has neither. True if a CancelRequest is on its way to the backend it had.
     pub fn at_rest(&self) -> bool {
         self.show(Activity::Idle);
-        is_being_cancelled(&std::mem::take(&mut *self.doing.lock()))
+        is_being_cancelled(&std::mem::take(&mut *self.cancel_target.lock()))
     }
 
     /// Whether no thread drives the session.
     pub fn is_away(&self) -> bool {
-        matches!(*self.doing.lock(), Doing::Away)
+        matches!(*self.cancel_target.lock(), CancelTarget::Away)
     }
 
     /// Begins to cancel whatever the session is doing.
     pub fn cancel(&self) -> Cancel {
-        let doing = self.doing.lock();
-        match &*doing {
-            Doing::Nothing => Cancel::Done,
-            Doing::Away => Cancel::Away,
-            Doing::Queued => {
+        let cancel_target = self.cancel_target.lock();
+        match &*cancel_target {
+            CancelTarget::Nothing => Cancel::Done,
+            CancelTarget::Away => Cancel::Away,
+            CancelTarget::Queued => {
                 // Under the lock: the flag is for this wait and not for a later one.
-                self.flags.fetch_or(told::CANCEL, Ordering::AcqRel);
-                drop(doing);
+                self.flags.fetch_or(signals::CANCEL, Ordering::AcqRel);
+                drop(cancel_target);
                 self.wake();
                 Cancel::Done
             }
-            Doing::Running(key) => {
+            CancelTarget::Running(key) => {
                 // Under the lock: the session cannot give the backend back without seeing this.
                 key.cancel_begins();
                 Cancel::Send(Arc::clone(key))
@@ -294,14 +297,14 @@ impl Handle {
             key.taint();
         }
         key.cancel_ends();
-        self.tell(told::CANCELLED);
+        self.signal(signals::CANCELLED);
     }
 }
 
-fn is_being_cancelled(doing: &Doing) -> bool {
-    match doing {
-        Doing::Running(key) => key.is_being_cancelled(),
-        Doing::Nothing | Doing::Queued | Doing::Away => false,
+fn is_being_cancelled(cancel_target: &CancelTarget) -> bool {
+    match cancel_target {
+        CancelTarget::Running(key) => key.is_being_cancelled(),
+        CancelTarget::Nothing | CancelTarget::Queued | CancelTarget::Away => false,
     }
 }
 
@@ -314,21 +317,21 @@ pub struct Registry {
 
 /// A session's entry in the registry: dropping it takes the session out.
 #[derive(Debug)]
-pub struct Entry {
+pub struct RegistryGuard {
     registry: Arc<Registry>,
     handle: Arc<Handle>,
 }
 
-impl Entry {
+impl RegistryGuard {
     /// The session's handle.
     pub fn handle(&self) -> &Arc<Handle> {
         &self.handle
     }
 }
 
-impl Drop for Entry {
+impl Drop for RegistryGuard {
     fn drop(&mut self) {
-        self.registry.sessions.write().remove(&self.handle.who.id);
+        self.registry.sessions.write().remove(&self.handle.info.id);
     }
 }
 
@@ -354,12 +357,12 @@ impl Registry {
     }
 
     /// Enters a session.
-    pub fn enter(self: &Arc<Registry>, handle: Handle) -> Entry {
+    pub fn enter(self: &Arc<Registry>, handle: Handle) -> RegistryGuard {
         let handle = Arc::new(handle);
         self.sessions
             .write()
-            .insert(handle.who.id, Arc::clone(&handle));
-        Entry {
+            .insert(handle.info.id, Arc::clone(&handle));
+        RegistryGuard {
             registry: Arc::clone(self),
             handle,
         }
@@ -373,7 +376,7 @@ impl Registry {
     /// All sessions, in the order of their numbers.
     pub fn all(&self) -> Vec<Arc<Handle>> {
         let mut all: Vec<_> = self.sessions.read().values().cloned().collect();
-        all.sort_by_key(|handle| handle.who.id);
+        all.sort_by_key(|handle| handle.info.id);
         all
     }
 
@@ -393,9 +396,9 @@ impl Registry {
             .read()
             .values()
             .find(|handle| {
-                process_id(handle.who.id) == key.process_id
-                    && handle.who.secret.len() == key.secret.len()
-                    && openssl::memcmp::eq(&handle.who.secret, &key.secret)
+                process_id(handle.info.id) == key.process_id
+                    && handle.info.secret.len() == key.secret.len()
+                    && openssl::memcmp::eq(&handle.info.secret, &key.secret)
             })
             .cloned()
     }
@@ -406,14 +409,14 @@ mod tests {
     use super::*;
 
     fn handle() -> Handle {
-        Handle::new(Identity {
+        Handle::new(ClientInfo {
             id: 1,
             secret: vec![9; 4],
             database: "shop".into(),
             user: "app".into(),
             application_name: Vec::new(),
             address: Address::Unix("/nowhere".into()),
-            connected_at: Moment::now(),
+            connected_at: MonotonicTime::now(),
             console: false,
             tls: None,
         })
@@ -436,7 +439,7 @@ mod tests {
         handle.queued();
         assert!(matches!(handle.cancel(), Cancel::Done));
         handle.queued();
-        assert_eq!(handle.told(), told::CANCEL);
+        assert_eq!(handle.signals(), signals::CANCEL);
     }
 
     #[test]
@@ -447,6 +450,6 @@ mod tests {
         handle.cancel();
         handle.at_rest();
         handle.queued();
-        assert_eq!(handle.told(), 0);
+        assert_eq!(handle.signals(), 0);
     }
 }

@@ -27,25 +27,25 @@ pub const HANDSHAKE: u8 = 22;
 pub const APPLICATION_DATA: u8 = 23;
 
 /// Bytes of plaintext in a record, at most.
-pub const LONGEST_PLAINTEXT: usize = 1 << 14;
+pub const MAX_PLAINTEXT: usize = 1 << 14;
 /// Bytes of a record behind its header, at most.
-pub const LONGEST_FRAGMENT: usize = LONGEST_PLAINTEXT + 256;
+pub const MAX_FRAGMENT: usize = MAX_PLAINTEXT + 256;
 /// Bytes of a whole record, at most.
-pub const LONGEST_RECORD: usize = HEADER + LONGEST_FRAGMENT;
+pub const MAX_RECORD: usize = HEADER + MAX_FRAGMENT;
 
 /// Records that one TLS 1.3 key protects before a KeyUpdate: half of what RFC 8446 section 5.5 allows
 /// AES-GCM, rounded down to a power of two.
 const REKEY_AFTER: u64 = 1 << 23;
 
 /// Records of application data in a row that carry none (OpenSSL's limit).
-const MOST_EMPTY: u32 = 32;
+const MAX_EMPTY: u32 = 32;
 
 /// Messages of the handshake layer in a row while no data passes either way. A peer that only reads, and
 /// wants a new key every few KiB of what it reads, sends many.
-const MOST_BARREN: u32 = 1024;
+const MAX_BARREN: u32 = 1024;
 
 /// The longest message of the handshake layer that is taken: of those that may come, a session ticket.
-const LONGEST_HANDSHAKE: usize = 32 * 1024;
+const MAX_HANDSHAKE: usize = 32 * 1024;
 
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
@@ -131,7 +131,7 @@ pub fn is_whole(bytes: &[u8]) -> bool {
     match bytes.first_chunk::<HEADER>() {
         Some(header) => {
             let length = fragment_length(header);
-            length > LONGEST_FRAGMENT || bytes.len() >= HEADER + length
+            length > MAX_FRAGMENT || bytes.len() >= HEADER + length
         }
         None => false,
     }
@@ -241,7 +241,7 @@ impl Channel {
             return Ok(Opened::Incomplete);
         };
         let length = fragment_length(header);
-        if length > LONGEST_FRAGMENT {
+        if length > MAX_FRAGMENT {
             return Err(Fault::Ours(Alert::RECORD_OVERFLOW));
         }
         let (outer, major) = (header[0], header[1]);
@@ -261,7 +261,7 @@ impl Channel {
         if self.version == Version::Tls13 {
             // The type is the last byte that is not padding.
             let inner = &record[plaintext.clone()];
-            if inner.len() > LONGEST_PLAINTEXT + 1 {
+            if inner.len() > MAX_PLAINTEXT + 1 {
                 return Err(Fault::Ours(Alert::RECORD_OVERFLOW));
             }
             let end = inner.iter().rposition(|&byte| byte != 0);
@@ -269,7 +269,7 @@ impl Channel {
             kind = inner[end];
             plaintext.end = plaintext.start + end;
         }
-        if plaintext.len() > LONGEST_PLAINTEXT {
+        if plaintext.len() > MAX_PLAINTEXT {
             return Err(Fault::Ours(Alert::RECORD_OVERFLOW));
         }
         if self.version == Version::Tls13 && self.read.sequence() == REKEY_AFTER {
@@ -282,7 +282,7 @@ impl Channel {
             APPLICATION_DATA => {
                 if plaintext.is_empty() {
                     self.empty += 1;
-                    if self.empty > MOST_EMPTY {
+                    if self.empty > MAX_EMPTY {
                         return Err(Fault::Ours(Alert::UNEXPECTED_MESSAGE));
                     }
                     return Ok(Opened::Nothing { record: whole });
@@ -328,7 +328,7 @@ impl Channel {
 
     fn note_barren(&mut self) -> Result<(), Fault> {
         self.barren += 1;
-        if self.barren > MOST_BARREN {
+        if self.barren > MAX_BARREN {
             return Err(Fault::Ours(Alert::UNEXPECTED_MESSAGE));
         }
         Ok(())
@@ -345,7 +345,7 @@ impl Channel {
         let mut rest = &begun[..];
         while let Some(&[kind, a, b, c]) = rest.first_chunk::<4>() {
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
-            if length > LONGEST_HANDSHAKE {
+            if length > MAX_HANDSHAKE {
                 return Err(Fault::Ours(Alert::DECODE_ERROR));
             }
             let Some(body) = rest.get(4..4 + length) else {
@@ -420,7 +420,7 @@ impl Channel {
         self.write.tailroom()
     }
 
-    /// Seals application data, at most [`LONGEST_PLAINTEXT`] bytes that lie [`headroom`](Channel::headroom)
+    /// Seals application data, at most [`MAX_PLAINTEXT`] bytes that lie [`headroom`](Channel::headroom)
     /// behind the start of `record`, in place. Returns the length of the record.
     ///
     /// # Errors
@@ -429,7 +429,7 @@ impl Channel {
         if let Reading::Failed(fault) = self.reading {
             return Err(fault);
         }
-        if self.closed || data > LONGEST_PLAINTEXT {
+        if self.closed || data > MAX_PLAINTEXT {
             return Err(Fault::Ours(Alert::CLOSE_NOTIFY));
         }
         self.barren = 0;

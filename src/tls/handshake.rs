@@ -15,11 +15,11 @@ use openssl::x509::{X509, X509VerifyResult};
 use zeroize::Zeroizing;
 
 use super::channel::{Channel, Role};
+use super::channel_binding::channel_binding;
 use super::direction::HEADER;
-use super::end_point::end_point;
 use super::identity::{Acceptor, Connector};
 use super::schedule;
-use super::secret::{LONGEST, Secret};
+use super::secret::{MAX_LENGTH, Secret};
 use super::suite::{Aead, Version};
 
 /// Bytes read from the transport at a time.
@@ -32,7 +32,7 @@ pub struct Peer {
     pub certificate: Option<X509>,
     /// The hash of the server's certificate, ours or the peer's, for the channel binding
     /// `tls-server-end-point` (RFC 5929). `None` where the certificate does not say which hash.
-    pub end_point: Option<Vec<u8>>,
+    pub channel_binding: Option<Vec<u8>>,
     /// Whether ALPN agreed on `postgresql`.
     pub alpn: bool,
 }
@@ -102,7 +102,7 @@ pub fn accept<T: Read + Write>(
         early,
         peer: Peer {
             certificate: ssl.peer_certificate(),
-            end_point: ssl.certificate().and_then(end_point),
+            channel_binding: ssl.certificate().and_then(channel_binding),
             alpn: ssl.selected_alpn_protocol().is_some(),
         },
     })
@@ -138,7 +138,7 @@ pub fn connect<T: Read + Write>(
         channel,
         early,
         peer: Peer {
-            end_point: certificate.as_deref().and_then(end_point),
+            channel_binding: certificate.as_deref().and_then(channel_binding),
             alpn: ssl.selected_alpn_protocol().is_some(),
             certificate,
         },
@@ -171,7 +171,7 @@ pub(super) fn note_key_log(line: &str) {
 }
 
 fn from_hex(text: &str) -> Option<Secret> {
-    let mut bytes = Zeroizing::new([0; LONGEST]);
+    let mut bytes = Zeroizing::new([0; MAX_LENGTH]);
     let length = text.len() / 2;
     for (byte, pair) in bytes
         .get_mut(..length)?
@@ -253,11 +253,13 @@ fn channel(ssl: &SslRef, log: KeyLog, role: Role) -> Result<Channel, Failure> {
             ((keys(log.client)?, keys(log.server)?), 0)
         }
         Version::Tls12 => {
-            let mut bytes = Zeroizing::new([0; LONGEST]);
+            let mut bytes = Zeroizing::new([0; MAX_LENGTH]);
             let length = ssl
                 .session()
                 .map_or(0, |session| session.master_key(&mut bytes[..]));
-            let master = bytes.get(..length).filter(|master| master.len() == LONGEST);
+            let master = bytes
+                .get(..length)
+                .filter(|master| master.len() == MAX_LENGTH);
             let master = master
                 .and_then(Secret::new)
                 .ok_or_else(|| refused("OpenSSL has not told its master secret"))?;

@@ -29,7 +29,7 @@ pub type Pair<'a> = (&'a [u8], &'a [u8]);
 
 /// What a side brings to its handshakes; files in PEM form.
 #[derive(Clone, Copy)]
-pub struct Material<'a> {
+pub struct TlsFiles<'a> {
     /// Who we are.
     pub identity: Option<Pair<'a>>,
     /// Those who must have signed the peer's certificate.
@@ -44,7 +44,7 @@ pub struct Material<'a> {
 
 /// Whether clients are asked for a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
+pub enum ClientCertPolicy {
     /// No.
     Nothing,
     /// They may have one; a bad one ends the handshake.
@@ -82,16 +82,16 @@ impl Acceptor {
     /// # Errors
     /// If OpenSSL does not accept it.
     pub fn new(
-        material: &Material<'_>,
+        material: &TlsFiles<'_>,
         others: &[Pair<'_>],
-        ask: Ask,
+        ask: ClientCertPolicy,
     ) -> Result<Acceptor, ErrorStack> {
         let mut contexts = ByName::default();
         if let Some(own) = material.identity {
             contexts.add(names_of(own)?, &None);
         }
         for &other in others {
-            let material = Material {
+            let material = TlsFiles {
                 identity: Some(other),
                 ..*material
             };
@@ -130,7 +130,7 @@ impl Connector {
     ///
     /// # Errors
     /// If OpenSSL does not accept it.
-    pub fn new(material: &Material<'_>) -> Result<Connector, ErrorStack> {
+    pub fn new(material: &TlsFiles<'_>) -> Result<Connector, ErrorStack> {
         let mut builder = builder(material)?;
         builder.set_verify(match material.authorities {
             Some(_) => SslVerifyMode::PEER,
@@ -145,16 +145,19 @@ impl Connector {
 
 /// All that handshakes of the server's side stand on but the choice by name, which OpenSSL leaves to the
 /// context a handshake begins in.
-fn server_builder(material: &Material<'_>, ask: Ask) -> Result<SslContextBuilder, ErrorStack> {
+fn server_builder(
+    material: &TlsFiles<'_>,
+    ask: ClientCertPolicy,
+) -> Result<SslContextBuilder, ErrorStack> {
     let mut builder = builder(material)?;
     builder.set_num_tickets(0)?;
     // Says which application a session belongs to. None is ever resumed, but a client that tries is
     // to be let in by a whole handshake.
     builder.set_session_id_context(b"pg_doorman")?;
     builder.set_verify(match ask {
-        Ask::Nothing => SslVerifyMode::NONE,
-        Ask::Offered => SslVerifyMode::PEER,
-        Ask::Demanded => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
+        ClientCertPolicy::Nothing => SslVerifyMode::NONE,
+        ClientCertPolicy::Offered => SslVerifyMode::PEER,
+        ClientCertPolicy::Demanded => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
     });
     if let Some(authorities) = material.authorities {
         let mut names = Stack::new()?;
@@ -170,7 +173,7 @@ fn server_builder(material: &Material<'_>, ask: Ask) -> Result<SslContextBuilder
     Ok(builder)
 }
 
-fn builder(material: &Material<'_>) -> Result<SslContextBuilder, ErrorStack> {
+fn builder(material: &TlsFiles<'_>) -> Result<SslContextBuilder, ErrorStack> {
     let mut builder = SslContext::builder(SslMethod::tls())?;
     builder.set_options(
         SslOptions::NO_TICKET

@@ -9,8 +9,8 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`suite`] | versions and cipher suites |
+//! | [`nodump`] | memory that core dumps leave out |
 //! | [`openssl_memory`] | OpenSSL's memory, wiped when it is given back |
-//! | [`undumped`] | memory that core dumps leave out |
 //! | [`secret`] | bytes that are wiped and never printed |
 //! | [`schedule`] | from a handshake's secrets to keys, and from each secret to the next |
 //! | [`direction`] | one direction's key and sequence number: seals and opens single records |
@@ -18,21 +18,21 @@
 //! | [`channel`] | both directions and the rules: data, KeyUpdate, alerts, limits |
 //! | [`identity`] | certificates, keys, authorities: what handshakes stand on |
 //! | [`server_name`] | what a client asks for by name |
-//! | `end_point` | what channel binding binds to |
+//! | `channel_binding` | what channel binding binds to |
 //! | [`handshake`] | both roles of the handshake |
 
 pub mod alert;
 pub mod channel;
+mod channel_binding;
 pub mod direction;
-mod end_point;
 pub mod handshake;
 pub mod identity;
+pub mod nodump;
 pub mod openssl_memory;
 pub mod schedule;
 pub mod secret;
 pub mod server_name;
 pub mod suite;
-pub mod undumped;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -9,7 +9,7 @@ use openssl::pkey::PKey;
 use openssl::sign::Signer;
 use zeroize::Zeroizing;
 
-use super::secret::{LONGEST, Secret};
+use super::secret::{MAX_LENGTH, Secret};
 use super::suite::{Aead, NONCE, Version};
 
 /// What one direction of a connection is protected with.
@@ -29,7 +29,7 @@ fn hmac(hash: MessageDigest, key: &[u8], parts: &[&[u8]]) -> Result<Secret, Erro
     for part in parts {
         signer.update(part)?;
     }
-    let mut out = Zeroizing::new([0; LONGEST]);
+    let mut out = Zeroizing::new([0; MAX_LENGTH]);
     let length = signer.sign(&mut out[..])?;
     Secret::new(&out[..length]).ok_or_else(ErrorStack::get)
 }

@@ -9,12 +9,12 @@ use std::fmt;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::undumped::{SLOT, Slot};
+use super::nodump::{SLOT, Slot};
 
 /// The longest secret: one of SHA-384, also a TLS 1.2 master secret.
-pub const LONGEST: usize = SLOT;
+pub const MAX_LENGTH: usize = SLOT;
 
-/// Up to [`LONGEST`] bytes that nobody else may see.
+/// Up to [`MAX_LENGTH`] bytes that nobody else may see.
 pub struct Secret {
     slot: Slot,
     length: usize,
@@ -69,7 +69,7 @@ impl<'de> Deserialize<'de> for Secret {
             type Value = Secret;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "at most {LONGEST} bytes")
+                write!(f, "at most {MAX_LENGTH} bytes")
             }
 
             fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Secret, E> {

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use socket2::SockRef;
 
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
 use crate::net::process::Process;
 use crate::net::wait::{Interest, wait_briefly};
 
@@ -33,7 +33,7 @@ const NO_MORE_OPTIONS: &str = "--";
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Bytes of what the new binary says that are kept for the log.
-const MOST_SAID: usize = 4096;
+const MAX_SAID: usize = 4096;
 
 /// How this process was started, as remembered at its start: by the time of an upgrade the file may have
 /// been replaced and `/proc/self/exe` may say "(deleted)".
@@ -107,7 +107,7 @@ impl Origin {
             .process_group(0)
             .spawn()
             .map_err(|error| format!("{program} cannot be run: {error}"))?;
-        let deadline = Moment::now().after(limit);
+        let deadline = MonotonicTime::now().after(limit);
         let process = Process::open(child.id());
         let mut stderr = child.stderr.take();
         let mut said = Vec::new();
@@ -118,7 +118,7 @@ impl Origin {
                     end_group(&mut child);
                     return Err("this process was told to stop".to_owned());
                 }
-                Ok(None) if deadline > Moment::now() => match (&stderr, &process) {
+                Ok(None) if deadline > MonotonicTime::now() => match (&stderr, &process) {
                     // It has said its last and is about to end.
                     (None, Ok(process)) if process.ends_within(LOOK).is_ok() => {}
                     _ => {
@@ -138,7 +138,7 @@ impl Origin {
             return Ok(());
         }
         // What is there now is all: a child of its own may keep the pipe open.
-        while listen(&mut stderr, &mut said) && deadline > Moment::now() {}
+        while listen(&mut stderr, &mut said) && deadline > MonotonicTime::now() {}
         let said = String::from_utf8_lossy(&said);
         let said = match said.trim() {
             "" => "it printed nothing",
@@ -166,10 +166,10 @@ impl Origin {
 
 /// How a process has ended, if it ends within `patience`.
 pub fn ended_within(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
-    let deadline = Moment::now().after(patience);
+    let deadline = MonotonicTime::now().after(patience);
     loop {
         match child.try_wait() {
-            Ok(None) if deadline > Moment::now() => std::thread::sleep(LOOK),
+            Ok(None) if deadline > MonotonicTime::now() => std::thread::sleep(LOOK),
             Ok(status) => return status,
             Err(_) => return None,
         }
@@ -189,7 +189,7 @@ fn listen(stderr: &mut Option<ChildStderr>, said: &mut Vec<u8>) -> bool {
     let mut chunk = [0; 4096];
     match pipe.read(&mut chunk) {
         Ok(n) if n > 0 => {
-            let wanted = n.min(MOST_SAID.saturating_sub(said.len()));
+            let wanted = n.min(MAX_SAID.saturating_sub(said.len()));
             said.extend_from_slice(&chunk[..wanted]);
             true
         }

@@ -26,19 +26,19 @@ use zeroize::Zeroizing;
 
 use super::outcome::Outcome;
 use crate::auth::{ClientKey, MockSecret};
+use crate::client::new_connection::Opening;
 use crate::net::address::Address;
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
 use crate::net::encrypted::Encrypted;
-use crate::net::passing::Passage;
-use crate::pool::totals::{Totals, Work};
+use crate::net::fd_channel::FdChannel;
+use crate::pool::totals::{Counters, Totals};
+use crate::relay::session::{Session, is_default};
 use crate::server::backend::Backend;
 use crate::server::parameters::Parameters;
 use crate::server::prepared::Statement;
 use crate::session::console::Rights;
-use crate::session::new_connection::Opening;
 use crate::session::orders::Order;
 use crate::session::registry::CancelKey;
-use crate::session::session::{Session, is_default};
 
 /// The version of this protocol.
 pub const VERSION: u32 = 3;
@@ -181,7 +181,7 @@ pub struct Hello {
     pub listeners: usize,
     /// Connections accepted so far: all, plain, cancel requests.
     #[serde(default)]
-    pub arrivals: [u64; 3],
+    pub accept_counters: [u64; 3],
     /// Those of them that asked for a session over TLS.
     #[serde(default)]
     pub arrivals_tls: u64,
@@ -236,7 +236,7 @@ pub struct PoolWork {
     pub user: String,
     /// The difference.
     #[serde(default)]
-    pub work: Work,
+    pub work: Counters,
 }
 
 /// A server connection nobody uses.
@@ -317,10 +317,10 @@ pub struct Moved<S = Session, T = Encrypted> {
     pub standing: Standing,
     /// Which [`Message::Settings`] it has been told, if that is not said in its value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub told: Option<usize>,
+    pub reported_to_client: Option<usize>,
     /// When its server connection must have answered a question of the pooler's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub server_deadline: Option<Moment>,
+    pub server_deadline: Option<MonotonicTime>,
     /// The TLS of its client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_tls: Option<T>,
@@ -345,7 +345,7 @@ pub struct MovedConsole<T = Encrypted> {
     pub address: Address,
     /// When it connected.
     #[serde(default)]
-    pub connected_at: Moment,
+    pub connected_at: MonotonicTime,
     /// What belongs to it beside.
     #[serde(default)]
     pub standing: Standing,
@@ -369,12 +369,12 @@ pub struct MovedConsole<T = Encrypted> {
 ///
 /// # Errors
 /// If it cannot be put into words, or is too long.
-pub fn post(
-    passage: &mut Passage,
+pub fn queue(
+    channel: &mut FdChannel,
     message: &impl Serialize,
     descriptors: Vec<OwnedFd>,
 ) -> io::Result<()> {
-    passage.post(descriptors, |body| {
+    channel.queue(descriptors, |body| {
         ciborium::into_writer(message, body).map_err(|error| match error {
             ciborium::ser::Error::Io(error) => error,
             error => io::Error::other(error.to_string()),
@@ -394,23 +394,23 @@ impl<T: Serialize> Serialize for Named<'_, T> {
 /// Queues the message of this name. It is read as the [`Message`] of this name.
 ///
 /// # Errors
-/// As [`post`].
+/// As [`queue`].
 pub fn post_named(
-    passage: &mut Passage,
+    channel: &mut FdChannel,
     name: &'static str,
     what: &impl Serialize,
     descriptors: Vec<OwnedFd>,
 ) -> io::Result<()> {
     debug_assert!(NAMES.contains(&name));
-    post(passage, &Named(name, what), descriptors)
+    queue(channel, &Named(name, what), descriptors)
 }
 
 /// The next message that has arrived, with its descriptors.
 ///
 /// # Errors
 /// If what arrived is no message.
-pub fn take(passage: &mut Passage) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
-    passage.take(|body| {
+pub fn take(channel: &mut FdChannel) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+    channel.next(|body| {
         read(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
     })
 }

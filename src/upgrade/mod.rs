@@ -7,15 +7,15 @@
 //! | [`launch`] | the new process: found, tested, started |
 //! | [`predecessor`] | the side that gives |
 //! | `predecessor/conduct.rs` | who moves when |
-//! | `predecessor/giving.rs` | what is given, put into messages |
+//! | `predecessor/send.rs` | what is given, put into messages |
 //! | `predecessor/apart.rs` | large half messages and statements, in pieces |
-//! | `predecessor/coming_back.rs` | sessions that go on here after all |
+//! | `predecessor/rollback.rs` | sessions that go on here after all |
 //! | [`successor`] | the side that takes |
-//! | `successor/taking.rs` | idle server connections and sessions, as they come |
-//! | `successor/taking/sessions.rs` | a session, put together from its message |
+//! | `successor/receive.rs` | idle server connections and sessions, as they come |
+//! | `successor/receive/sessions.rs` | a session, put together from its message |
 //! | `successor/apart.rs` | pieces, put together |
 //!
-//! Moves values; knows nothing of the protocol they speak. The invariant of both sides: at any instant
+//! Moves values. Knows the fields of a session that are too large to go in one message, and no rule of the protocol. The invariant of both sides: at any instant
 //! exactly one process reads or writes a given socket. A session that was sent and not acknowledged
 //! belongs to the predecessor, and goes on there if the successor is dead; one that was acknowledged
 //! belongs to the successor.

@@ -2,9 +2,9 @@
 //! point, goes on as if nothing had happened.
 
 mod apart;
-mod coming_back;
 mod conduct;
-mod giving;
+mod rollback;
+mod send;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -24,21 +24,21 @@ use self::apart::Parcel;
 use super::launch::{self, Origin};
 use super::messages::{self, Message, VERSION};
 use super::outcome::Outcome;
-use crate::net::clock::Moment;
-use crate::net::passing::Passage;
+use crate::client::client_threads::ClientThreads;
+use crate::client::new_connection::NewConnection;
+use crate::net::clock::MonotonicTime;
+use crate::net::fd_channel::FdChannel;
 use crate::net::process::Process;
 use crate::net::thread::{self, Haste};
 use crate::net::wait::{Interest, Woken, wait, wake};
 use crate::pool::pool;
-use crate::pool::totals::Work;
+use crate::pool::totals::Counters;
 use crate::server::backend::Connection;
 use crate::server::parameters::Parameters;
-use crate::session::accept::Reception;
-use crate::session::guest::{Guest, What};
-use crate::session::house::House;
-use crate::session::new_connection::NewConnection;
+use crate::session::client::{Client, ClientKind};
 use crate::session::orders::Errand;
 use crate::session::registry::{CancelKey, Handle};
+use crate::session::shared::Shared;
 
 /// Sessions that are sent and not yet acknowledged, at most: it bounds the descriptors in flight, and what
 /// one that is busy has in front of it.
@@ -59,7 +59,7 @@ const COMING: Duration = Duration::from_millis(20);
 const SPARE_DESCRIPTORS: u64 = 64;
 
 /// The console session that has asked for the upgrade, if one has: it moves last, and is told how it went.
-pub type Asker = Mutex<Option<Guest>>;
+pub type Requester = Mutex<Option<Client>>;
 
 /// How an upgrade that is under way is given up.
 #[derive(Debug, Default)]
@@ -106,18 +106,18 @@ const DYING: Duration = Duration::from_millis(500);
 
 /// What has been sent and not acknowledged.
 enum Pending {
-    Session(Guest, Moment),
+    Session(Client, MonotonicTime),
     Idle(Arc<pool::Pool>, Connection),
 }
 
 struct HandOver<'a> {
-    house: &'a Arc<House>,
-    reception: &'a Arc<Reception>,
-    asker: &'a Asker,
-    passage: Passage,
+    shared: &'a Arc<Shared>,
+    client_threads: &'a Arc<ClientThreads>,
+    requester: &'a Requester,
+    channel: FdChannel,
     /// How long the successor may be silent while it owes an answer.
     patience: Duration,
-    last_heard: Moment,
+    last_heard: MonotonicTime,
     ready: bool,
     /// Settings that the successor has been given by themselves.
     settings: Vec<Arc<Parameters>>,
@@ -136,20 +136,20 @@ struct HandOver<'a> {
     /// The successor, if it is not the process that was started but one of that one's.
     grandchild: Option<Process>,
     /// Sessions that could not be taken at the moment, and since when they are back.
-    again: VecDeque<(u64, Moment)>,
+    again: VecDeque<(u64, MonotonicTime)>,
     /// What the pools had done when their state was told.
-    told_work: Vec<(Arc<pool::Pool>, Work)>,
+    told_work: Vec<(Arc<pool::Pool>, Counters)>,
     /// CancelRequests for sessions that are not here, or on their way, and orders.
     errands: Receiver<Errand>,
     /// Those among them whose session has not been sent.
     early_cancels: Vec<CancelKey>,
     /// Sessions that are to be told to move, and those that have been and are not here yet.
     to_tell: VecDeque<Arc<Handle>>,
-    coming: Vec<(u64, Moment)>,
-    parked: Receiver<Guest>,
+    coming: Vec<(u64, MonotonicTime)>,
+    parked: Receiver<Client>,
     /// Sessions whose threads wait for their clients and do not know that they have been lifted out.
     lifted: Vec<Arc<Handle>>,
-    backlog: VecDeque<(Guest, Moment)>,
+    backlog: VecDeque<(Client, MonotonicTime)>,
     /// Connections that no login has begun for, those of them that are on their way, by number, and the next number.
     new: VecDeque<NewConnection>,
     new_sent: HashMap<u64, NewConnection>,
@@ -158,7 +158,7 @@ struct HandOver<'a> {
     /// Sessions that have something large to go before them.
     parcels: VecDeque<Parcel>,
     /// Sessions that do not move, and when they are cut.
-    kept: VecDeque<(u64, Moment)>,
+    kept: VecDeque<(u64, MonotonicTime)>,
     /// By number; server connections and sessions are counted apart.
     sessions: HashMap<u64, Pending>,
     idle: HashMap<u64, Pending>,
@@ -170,41 +170,42 @@ struct HandOver<'a> {
 ///
 /// # Errors
 /// Why it was abandoned. Everything that is not the dead successor's goes on here, and who asked is still,
-/// or again, in `asker`.
+/// or again, in `requester`.
 pub fn hand_over(
-    house: &Arc<House>,
-    reception: &Arc<Reception>,
+    shared: &Arc<Shared>,
+    client_threads: &Arc<ClientThreads>,
     origin: &Origin,
     log_filter: String,
-    asker: &Asker,
+    requester: &Requester,
     control: &Control,
     ends: &Ends<'_>,
 ) -> Result<(), String> {
-    let settings = house.settings();
+    let settings = shared.settings();
     let limits = &settings.upgrade;
-    thread::hurry();
+    thread::raise_priority();
     control.begin();
     origin.test(limits.validate_timeout, &|| control.is_given_up())?;
-    let (passage, theirs) = Passage::pair().map_err(|error| format!("no socket pair: {error}"))?;
+    let (channel, theirs) =
+        FdChannel::pair().map_err(|error| format!("no socket pair: {error}"))?;
     let (sender, parked) = unbounded();
     let (passes_on, errands) = unbounded();
     // What is asked from now on the successor may not have heard of otherwise.
-    house.begin_passing_on(passes_on);
+    shared.begin_passing_on(passes_on);
     let mut child = match origin.start(&theirs) {
         Ok(child) => child,
         Err(why) => {
-            house.end_passing_on();
+            shared.end_passing_on();
             return Err(why);
         }
     };
     drop(theirs);
     let mut hand_over = HandOver {
-        house,
-        reception,
-        asker,
-        passage,
+        shared,
+        client_threads,
+        requester,
+        channel,
         patience: limits.timeout,
-        last_heard: Moment::now(),
+        last_heard: MonotonicTime::now(),
         ready: false,
         settings: Vec::new(),
         given: HashSet::new(),
@@ -257,7 +258,7 @@ pub fn hand_over(
             if lost > 0 {
                 why = format!(
                     "{why}; {lost} sessions had moved to it and have ended with it, {} go on here",
-                    house.sessions.len()
+                    shared.sessions.len()
                 );
             }
             Err(why)
@@ -317,22 +318,22 @@ impl HandOver<'_> {
                 "this process was told to stop",
             ));
         }
-        let before = self.passage.owed();
-        self.passage.flush()?;
-        if self.passage.owed() < before {
+        let before = self.channel.owed();
+        self.channel.flush()?;
+        if self.channel.owed() < before {
             // It reads. What is awaited may have been no more than that.
-            self.last_heard = Moment::now();
-            if !self.passage.owes() {
+            self.last_heard = MonotonicTime::now();
+            if !self.channel.owes() {
                 return Ok(());
             }
         }
-        let congested = self.passage.is_congested();
+        let congested = self.channel.is_congested();
         let interest = Interest {
             read: true,
-            write: self.passage.owes() && !congested,
+            write: self.channel.owes() && !congested,
             ..Interest::default()
         };
-        let soon = Moment::now().after(Duration::from_millis(20));
+        let soon = MonotonicTime::now().after(Duration::from_millis(20));
         let (deadline, owed) = match owed {
             Some(what) => {
                 let end = self.last_heard.after(self.patience);
@@ -344,14 +345,14 @@ impl HandOver<'_> {
             }
             None => (soon, None),
         };
-        match wait(Some((self.passage.fd(), interest)), None, Some(deadline))? {
-            Woken::Told => return Ok(()),
+        match wait(Some((self.channel.fd(), interest)), None, Some(deadline))? {
+            Woken::Interrupted => return Ok(()),
             Woken::Deadline => {
                 return match owed {
                     Some(what) => Err(silent(what)),
                     None => {
                         if !congested {
-                            self.last_heard = Moment::now();
+                            self.last_heard = MonotonicTime::now();
                         }
                         Ok(())
                     }
@@ -366,7 +367,7 @@ impl HandOver<'_> {
     /// Hears what the successor has said.
     fn hear(&mut self) -> io::Result<()> {
         self.hear_last_words()?;
-        if self.passage.has_ended() && !self.finished {
+        if self.channel.has_ended() && !self.finished {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "it closed the hand-over",
@@ -376,9 +377,9 @@ impl HandOver<'_> {
     }
 
     fn hear_last_words(&mut self) -> io::Result<()> {
-        self.passage.fill()?;
-        while let Some((message, _)) = messages::take(&mut self.passage)? {
-            self.last_heard = Moment::now();
+        self.channel.fill()?;
+        while let Some((message, _)) = messages::take(&mut self.channel)? {
+            self.last_heard = MonotonicTime::now();
             match message {
                 Message::Ready(ready) => {
                     log::info!(
@@ -405,9 +406,9 @@ impl HandOver<'_> {
                         pool.moved_away();
                     }
                 }
-                Message::Cancel(key) => self.reception.cancel(key, true),
+                Message::Cancel(key) => self.client_threads.cancel(key, true),
                 Message::Order(order) => {
-                    if let Some(console) = self.house.console.get() {
+                    if let Some(console) = self.shared.console.get() {
                         console.obey(order);
                     }
                 }
@@ -424,13 +425,13 @@ impl HandOver<'_> {
     }
 
     fn accepted(&mut self, id: u64) {
-        let Some(Pending::Session(guest, since)) = self.sessions.remove(&id) else {
+        let Some(Pending::Session(client, since)) = self.sessions.remove(&id) else {
             return;
         };
         self.outcome.moved += 1;
         self.outcome.longest = self.outcome.longest.max(since.elapsed());
-        match &guest.what {
-            What::Pool(resting) if resting.server.is_some() => resting.pool.moved_away(),
+        match &client.kind {
+            ClientKind::Pool(detached) if detached.server.is_some() => detached.pool.moved_away(),
             _ => {}
         }
     }
@@ -440,7 +441,7 @@ impl HandOver<'_> {
         if self.outcome.moved == 0 && self.sessions.is_empty() {
             return;
         }
-        let number = self.passage.writer().or(i32::try_from(child.id()).ok());
+        let number = self.channel.writer().or(i32::try_from(child.id()).ok());
         if let Some(number) = number {
             let _ = kill(Pid::from_raw(number), Signal::SIGTERM);
         }
@@ -454,7 +455,7 @@ impl HandOver<'_> {
     /// has to be dead before anything is taken back is the one that speaks.
     fn get_hold_of_successor(&mut self, pid_file: Option<PathBuf>) -> io::Result<()> {
         let mut successor = self.started;
-        if let Some(number) = self.passage.writer() {
+        if let Some(number) = self.channel.writer() {
             let writer = u32::try_from(number).map_err(io::Error::other)?;
             if writer != self.started {
                 self.grandchild = Some(Process::open(writer)?);

@@ -2,7 +2,7 @@
 //! the sessions (`successor/taking.rs`).
 
 mod apart;
-mod taking;
+mod receive;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,24 +16,24 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Pid, getuid};
 
 use self::apart::Parts;
-use self::taking::Taker;
+use self::receive::SessionReceiver;
 use super::messages::{self, Hello, Message, Ready, VERSION};
+use crate::client::client_threads::ClientThreads;
 use crate::config::Settings;
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
+use crate::net::fd_channel::FdChannel;
 use crate::net::listener::Listener;
-use crate::net::passing::Passage;
 use crate::net::thread;
 use crate::net::wait::{Interest, Woken, wait};
 use crate::server::prepared::Statement;
-use crate::session::accept::Reception;
-use crate::session::house::House;
+use crate::session::shared::Shared;
 
 /// How long the predecessor may take to introduce itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A successor before it serves: what its predecessor has told it so far.
-pub struct Heir {
-    passage: Passage,
+pub struct InheritedState {
+    channel: FdChannel,
     hello: Hello,
     statements: Vec<Arc<Statement>>,
     pools: Vec<messages::Pool>,
@@ -46,14 +46,14 @@ fn wrong(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-impl Heir {
+impl InheritedState {
     /// Says that it is ready, and which pid file is its own, and hears all that it needs before it can serve.
     ///
     /// # Errors
     /// If the other end is not a process of the same user, or does not keep to the rules, or dies.
-    pub fn announce(fd: OwnedFd, pid_file: Option<&Path>) -> io::Result<Heir> {
-        let mut passage = Passage::over(fd);
-        let (user, process) = passage.peer()?;
+    pub fn announce(fd: OwnedFd, pid_file: Option<&Path>) -> io::Result<InheritedState> {
+        let mut channel = FdChannel::over(fd);
+        let (user, process) = channel.peer()?;
         if user != getuid().as_raw() && user != 0 {
             return Err(wrong(&format!(
                 "the hand-over comes from process {process} of user {user}"
@@ -69,8 +69,8 @@ impl Heir {
                 .map(|(soft, _)| soft),
             pid_file: pid_file.map(Path::to_owned),
         });
-        messages::post(&mut passage, &ready, Vec::new())?;
-        let deadline = Moment::now().after(PATIENCE);
+        messages::queue(&mut channel, &ready, Vec::new())?;
+        let deadline = MonotonicTime::now().after(PATIENCE);
         let mut opened = false;
         let (mut hello, mut statements, mut pools, mut idle, mut listeners) = (
             None::<Hello>,
@@ -80,7 +80,7 @@ impl Heir {
             Vec::new(),
         );
         let hello = loop {
-            while let Some((message, mut descriptors)) = messages::take(&mut passage)? {
+            while let Some((message, mut descriptors)) = messages::take(&mut channel)? {
                 match message {
                     Message::Hello(it) if it.version != VERSION => {
                         return Err(wrong(&format!(
@@ -110,20 +110,20 @@ impl Heir {
             }
             // A predecessor that gives us up kills us first. One that is gone has died: then all that it has
             // sent is ours, and with its listening sockets its clients can be served.
-            let orphaned = passage.has_ended()
+            let orphaned = channel.has_ended()
                 && hello
                     .as_ref()
                     .is_some_and(|hello| hello.listeners > 0 && listeners.len() == hello.listeners);
             if opened || orphaned {
                 break hello.ok_or_else(|| wrong("no Hello"))?;
             }
-            if passage.has_ended() {
+            if channel.has_ended() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            exchange(&mut passage, Some(deadline))?;
+            exchange(&mut channel, Some(deadline))?;
         };
-        Ok(Heir {
-            passage,
+        Ok(InheritedState {
+            channel,
             hello,
             statements,
             pools,
@@ -138,33 +138,39 @@ impl Heir {
     }
 
     /// The house that goes on with what the predecessor has told.
-    pub fn house(&self, settings: Settings) -> Arc<House> {
+    pub fn shared(&self, settings: Settings) -> Arc<Shared> {
         let hello = &self.hello;
-        let house = House::new(settings, hello.mock.clone());
-        house.sessions.start_from(hello.next_session);
-        house.pools.start_from(hello.next_server);
-        house.statements.start_from(hello.next_statement);
+        let shared = Shared::new(settings, hello.mock.clone());
+        shared.sessions.start_from(hello.next_session);
+        shared.pools.start_from(hello.next_server);
+        shared.statements.start_from(hello.next_statement);
         for statement in &self.statements {
-            house.statements.adopt(Arc::clone(statement));
+            shared.statements.adopt(Arc::clone(statement));
         }
-        let arrivals = &house.arrivals;
-        let counts = [&arrivals.total, &arrivals.plain, &arrivals.cancel];
-        arrivals.tls.store(hello.arrivals_tls, Ordering::Relaxed);
-        for (count, before) in counts.into_iter().zip(hello.arrivals) {
+        let accept_counters = &shared.accept_counters;
+        let counts = [
+            &accept_counters.total,
+            &accept_counters.plain,
+            &accept_counters.cancel,
+        ];
+        accept_counters
+            .tls
+            .store(hello.arrivals_tls, Ordering::Relaxed);
+        for (count, before) in counts.into_iter().zip(hello.accept_counters) {
             count.store(before, Ordering::Relaxed);
         }
         for told in &self.pools {
-            if let Some(pool) = house.pools.find(&told.database, &told.user) {
+            if let Some(pool) = shared.pools.find(&told.database, &told.user) {
                 pool.inherit(
                     told.totals.clone(),
                     told.paused,
                     told.proved.clone(),
                     told.connections,
-                    told.leads_to == pool.plan().leads_to(),
+                    told.leads_to == pool.config().leads_to(),
                 );
             }
         }
-        house
+        shared
     }
 
     /// Takes the sessions as they come, in a thread of its own, until the predecessor has nothing more to
@@ -174,8 +180,8 @@ impl Heir {
     /// If the thread cannot be started.
     pub fn receive(
         self,
-        house: Arc<House>,
-        reception: Arc<Reception>,
+        shared: Arc<Shared>,
+        client_threads: Arc<ClientThreads>,
         on_end: impl FnOnce(bool) + Send + 'static,
     ) -> io::Result<()> {
         let (started, has_started) = bounded(0);
@@ -183,12 +189,13 @@ impl Heir {
             .stack_size(512 * 1024)
             .spawn(move || {
                 thread::name("hand-over");
-                thread::hurry();
+                thread::raise_priority();
                 let (passes_on, errands) = unbounded();
-                house.begin_passing_on(passes_on);
+                shared.begin_passing_on(passes_on);
                 let _ = started.send(());
-                let parts = Parts::new(Arc::clone(&house), self.statements);
-                let taker = Taker::new(house, reception, self.passage, parts, errands);
+                let parts = Parts::new(Arc::clone(&shared), self.statements);
+                let taker =
+                    SessionReceiver::new(shared, client_threads, self.channel, parts, errands);
                 taker.work(&self.hello, self.idle, on_end);
             })?;
         // Whoever comes in from now on may bring a CancelRequest.
@@ -198,16 +205,16 @@ impl Heir {
 }
 
 /// Writes what is owed and waits for more.
-fn exchange(passage: &mut Passage, deadline: Option<Moment>) -> io::Result<()> {
-    passage.flush()?;
+fn exchange(channel: &mut FdChannel, deadline: Option<MonotonicTime>) -> io::Result<()> {
+    channel.flush()?;
     let interest = Interest {
         read: true,
-        write: passage.owes(),
+        write: channel.owes(),
         ..Interest::default()
     };
-    match wait(Some((passage.fd(), interest)), None, deadline)? {
-        Woken::Ready { .. } => passage.fill(),
-        Woken::Told => Ok(()),
+    match wait(Some((channel.fd(), interest)), None, deadline)? {
+        Woken::Ready { .. } => channel.fill(),
+        Woken::Interrupted => Ok(()),
         Woken::Deadline => Err(io::ErrorKind::TimedOut.into()),
     }
 }

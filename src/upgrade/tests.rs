@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use ciborium::Value;
 
 use super::messages::{self, APART, Message, VERSION};
-use crate::session::relay::conversation::Conversation;
-use crate::session::session::Phase;
+use crate::relay::conversation::Conversation;
+use crate::relay::session::Phase;
 
 /// A frame: how many descriptors came with it, and its body.
 type Frame = (u8, Vec<u8>);
@@ -42,7 +42,7 @@ fn recordings() -> Vec<PathBuf> {
 fn descriptors(message: &Message) -> u8 {
     match message {
         Message::Listener(_) | Message::Idle(_) | Message::Console(_) | Message::New(_) => 1,
-        Message::Session(moved) => 1 + u8::from(moved.session.lent.is_some()),
+        Message::Session(moved) => 1 + u8::from(moved.session.link.is_some()),
         _ => 0,
     }
 }
@@ -94,11 +94,11 @@ fn every_recorded_hand_over_is_understood() {
         }));
         let piece = |message: &Message| matches!(message, Message::Piece(piece) if piece.size > APART as u64);
         assert!(said.iter().any(piece));
-        let lent = || sessions.iter().filter_map(|session| session.lent.as_ref());
-        assert!(lent().any(|lent| matches!(lent.conversation(), Conversation::CopyingIn { .. })));
-        assert!(lent().any(|lent| lent.conversation() == Conversation::InBatch));
-        assert!(lent().any(|lent| !lent.expected.is_empty()));
-        assert!(lent().any(|lent| lent.backend.in_transaction()));
+        let link = || sessions.iter().filter_map(|session| session.link.as_ref());
+        assert!(link().any(|link| matches!(link.conversation(), Conversation::CopyingIn { .. })));
+        assert!(link().any(|link| link.conversation() == Conversation::InBatch));
+        assert!(link().any(|link| !link.expected.is_empty()));
+        assert!(link().any(|link| link.backend.in_transaction()));
         let answers = understood(&recording.join("successor"));
         assert!(matches!(answers[0], Message::Ready(_)));
         assert!(matches!(answers.last(), Some(Message::Finished)));
@@ -110,9 +110,9 @@ fn every_recorded_hand_over_is_understood() {
 /// What belongs to a key that is no field of ours: names of parameters, of statements.
 const DATA: [&str; 10] = [
     "Settings",
-    "told",
-    "unreported",
-    "chosen",
+    "reported_to_client",
+    "untracked",
+    "startup_settings",
     "defaults",
     "fresh",
     "reported",
@@ -193,14 +193,14 @@ const NEEDED: [&str; 48] = [
     "backend/key",
     "expected/deliver",
     "expected/reply",
-    "kept/bytes",
-    "kept/whole",
+    "replay_buffer/bytes",
+    "replay_buffer/whole",
     "key/address",
     "key/id",
     "key/process_id",
     "key/secret",
-    "lent/backend",
-    "lent/served",
+    "link/backend",
+    "link/served",
     "opening/address",
     "opening/connected_at",
     "session/address",

@@ -10,7 +10,7 @@ pub const HEADER: usize = 5;
 
 /// The longest message, its length field included, that PostgreSQL accepts from a client
 /// (`PQ_LARGE_MESSAGE_LIMIT`, one byte short of 1 GiB) and that we accept from either side.
-pub const LONGEST: u32 = 0x3fff_ffff;
+pub const MAX_LENGTH: u32 = 0x3fff_ffff;
 
 /// The head of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub fn header(bytes: &[u8]) -> Result<Option<Header>, BadLength> {
         return Ok(None);
     };
     let length = u32::from_be_bytes([a, b, c, d]);
-    if !(4..=LONGEST).contains(&length) {
+    if !(4..=MAX_LENGTH).contains(&length) {
         return Err(BadLength { kind, length });
     }
     Ok(Some(Header {

@@ -88,7 +88,7 @@ fn with_value(letter: u8, value: Vec<u8>) -> Option<(String, Vec<u8>)> {
             Some((name, value[at + 1..].to_vec()))
         }
         b'f' => {
-            let (_, name) = PLANS.iter().find(|(plan, _)| [*plan] == *value)?;
+            let (_, name) = PLANS.iter().find(|(config, _)| [*config] == *value)?;
             switched(name, "false")
         }
         b't' => {

@@ -21,10 +21,10 @@ pub const SSL_REQUEST: u32 = 80_877_103;
 pub const GSSENC_REQUEST: u32 = 80_877_104;
 /// The longest first packet PostgreSQL accepts, its length field included (`MAX_STARTUP_PACKET_LENGTH`
 /// plus the field itself).
-pub const LONGEST: u32 = 10_004;
+pub const MAX_LENGTH: u32 = 10_004;
 
 /// The longest name PostgreSQL knows, in bytes (`NAMEDATALEN` less the NUL).
-pub const LONGEST_IDENTIFIER: usize = 63;
+pub const MAX_IDENTIFIER: usize = 63;
 
 /// What the first packet asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,7 +129,7 @@ pub fn length(bytes: &[u8]) -> Result<Option<usize>, StartupError> {
         return Ok(None);
     };
     let length = u32::from_be_bytes(*head);
-    if !(8..=LONGEST).contains(&length) {
+    if !(8..=MAX_LENGTH).contains(&length) {
         return Err(StartupError::Length(length));
     }
     Ok(Some(length as usize))
@@ -208,6 +208,6 @@ fn parse_parameters(minor: u32, mut rest: &[u8]) -> Result<Startup, StartupError
 /// A user's or database's name as PostgreSQL takes it: no more than 63 bytes of it. One that is not UTF-8
 /// has a character in it that no configured name has.
 fn identifier(name: &[u8]) -> String {
-    let name = &name[..name.len().min(LONGEST_IDENTIFIER)];
+    let name = &name[..name.len().min(MAX_IDENTIFIER)];
     String::from_utf8_lossy(name).into_owned()
 }

@@ -7,7 +7,7 @@
 //! is cut and wherever the connection goes on in another process.
 
 use pg_doorman::tls::alert::Fault;
-use pg_doorman::tls::channel::{Channel, LONGEST_PLAINTEXT, LONGEST_RECORD, Opened, Role};
+use pg_doorman::tls::channel::{Channel, MAX_PLAINTEXT, MAX_RECORD, Opened, Role};
 use pg_doorman::tls::direction::{Direction, Way};
 use pg_doorman::tls::schedule::{key_block, traffic_keys};
 use pg_doorman::tls::secret::Secret;
@@ -15,7 +15,7 @@ use pg_doorman::tls::suite::{Aead, Version};
 
 /// Bytes that the reader keeps and answers, at most: the beginning of a handshake message, and an alert or a
 /// few answers to KeyUpdates.
-const MOST_WRITTEN: usize = 128 * 1024;
+const MAX_WRITTEN: usize = 128 * 1024;
 
 /// The script, byte by byte; zeroes behind its end.
 struct Script<'a>(&'a [u8]);
@@ -110,13 +110,13 @@ fn read(
             match current.open(&mut pending) {
                 Ok(Opened::Incomplete) => {
                     assert!(
-                        pending.len() < LONGEST_RECORD,
+                        pending.len() < MAX_RECORD,
                         "it waits for more than a record"
                     );
                     break;
                 }
                 Ok(Opened::Data { plaintext, record }) => {
-                    assert!(plaintext.len() <= LONGEST_PLAINTEXT && plaintext.end <= record);
+                    assert!(plaintext.len() <= MAX_PLAINTEXT && plaintext.end <= record);
                     said.extend_from_slice(&pending[plaintext]);
                     pending.drain(..record);
                 }
@@ -139,7 +139,7 @@ fn read(
         let mut written = Vec::new();
         let outcome = ciborium::into_writer(&current, &mut written);
         assert!(
-            outcome.is_ok() && written.len() < MOST_WRITTEN,
+            outcome.is_ok() && written.len() < MAX_WRITTEN,
             "it keeps {} bytes",
             written.len()
         );
@@ -173,7 +173,7 @@ fn stream(script: &mut Script<'_>, version: Version, aead: Aead, role: Role) -> 
                 last = add(&mut stream, &record(&mut hand, 23, &data));
             }
             5 => {
-                let length = script.number() % (LONGEST_PLAINTEXT + 300);
+                let length = script.number() % (MAX_PLAINTEXT + 300);
                 last = add(
                     &mut stream,
                     &record(&mut hand, 23, &vec![script.byte(); length]),

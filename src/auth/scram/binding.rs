@@ -52,9 +52,9 @@ pub enum Binding {
 
 impl Binding {
     /// What to say and which mechanism to use towards a server that offers
-    /// channel binding or not; `end_point` is the hash of its certificate.
-    pub fn choose(offered: bool, end_point: Option<&[u8]>) -> Binding {
-        match (offered, end_point) {
+    /// channel binding or not; `channel_binding` is the hash of its certificate.
+    pub fn choose(offered: bool, channel_binding: Option<&[u8]>) -> Binding {
+        match (offered, channel_binding) {
             (true, Some(hash)) => Binding::EndPoint(hash.to_vec()),
             (false, Some(_)) => Binding::NotOffered,
             (_, None) => Binding::Impossible,

@@ -24,7 +24,7 @@ pub struct ServerExchange {
     /// but the work and the messages are the same.
     doomed: bool,
     /// The hash of our certificate, where a client may bind to it.
-    end_point: Option<Vec<u8>>,
+    channel_binding: Option<Vec<u8>>,
     state: State,
 }
 
@@ -79,20 +79,20 @@ impl ServerExchange {
         ServerExchange {
             verifier,
             doomed,
-            end_point: None,
+            channel_binding: None,
             state: State::Start { our_nonce },
         }
     }
 
     /// Lets the client bind to the TLS connection it has come by: to the
     /// certificate of this hash, which is the one it was shown.
-    pub fn offer_binding(&mut self, end_point: Vec<u8>) {
-        self.end_point = Some(end_point);
+    pub fn offer_binding(&mut self, channel_binding: Vec<u8>) {
+        self.channel_binding = Some(channel_binding);
     }
 
     /// The mechanisms to offer, for AuthenticationSASL, best first.
     pub fn mechanisms(&self) -> &'static [&'static str] {
-        match self.end_point {
+        match self.channel_binding {
             Some(_) => &["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"],
             None => &["SCRAM-SHA-256"],
         }
@@ -177,7 +177,7 @@ impl ServerExchange {
 
     /// The hash that the client must bind to; `None` if it is not to bind.
     fn bound_to(&self, mechanism: Mechanism, flag: &Flag<'_>) -> Result<Option<&[u8]>, ScramError> {
-        match (mechanism, flag, self.end_point.as_deref()) {
+        match (mechanism, flag, self.channel_binding.as_deref()) {
             (Mechanism::Sha256, Flag::Not, _) | (Mechanism::Sha256, Flag::NotOffered, None) => {
                 Ok(None)
             }

@@ -5,51 +5,51 @@ use std::io::IoSlice;
 use std::time::Duration;
 
 use super::super::address::Address;
-use super::super::clock::Moment;
-use super::super::dialogue::Dialogue;
+use super::super::clock::MonotonicTime;
 use super::super::encrypted::Encrypted;
 use super::super::stream::{self, Received, Stream};
 use super::super::wait::{Interest, Readiness, Woken};
 use super::pair;
+use crate::net::exchange::Exchange;
 use crate::tls::handshake::Host;
-use crate::tls::identity::{Acceptor, Ask, Connector, Material};
+use crate::tls::identity::{Acceptor, ClientCertPolicy, Connector, TlsFiles};
 use crate::tls::tests::certificates::{anonymous, authority};
 
 /// The two ends of a connection, the server's first.
 fn encrypted_pair(new: bool) -> (Stream, Stream) {
     let own = authority();
-    let with = |material: Material<'static>| match new {
-        true => Material {
+    let with = |material: TlsFiles<'static>| match new {
+        true => TlsFiles {
             suites_12: "",
             ..material
         },
-        false => Material {
+        false => TlsFiles {
             suites_13: "",
             ..material
         },
     };
-    let acceptor = Acceptor::new(&own.material(), &[], Ask::Nothing).unwrap();
+    let acceptor = Acceptor::new(&own.material(), &[], ClientCertPolicy::Nothing).unwrap();
     let connector = Connector::new(&with(anonymous())).unwrap();
     let (here, there) = pair();
-    let dialogue = |stream| Dialogue {
+    let exchange = |stream| Exchange {
         stream,
         inbox: Vec::new(),
         deadline: None,
-        told_to_stop: &|| false,
+        must_stop: &|| false,
     };
     std::thread::scope(|scope| {
         let server = scope.spawn(move || {
-            let mut dialogue = dialogue(here);
-            dialogue.accept_tls(&acceptor).unwrap();
-            dialogue.stream
+            let mut exchange = exchange(here);
+            exchange.accept_tls(&acceptor).unwrap();
+            exchange.stream
         });
-        let mut dialogue = dialogue(there);
+        let mut exchange = exchange(there);
         let host = Host {
             name: "db.example",
             verified: false,
         };
-        dialogue.connect_tls(&connector, host).unwrap();
-        (server.join().unwrap(), dialogue.stream)
+        exchange.connect_tls(&connector, host).unwrap();
+        (server.join().unwrap(), exchange.stream)
     })
 }
 
@@ -64,7 +64,7 @@ fn moved(stream: Stream) -> Stream {
 }
 
 fn readable(stream: &Stream) -> bool {
-    let now = Some(Moment::now());
+    let now = Some(MonotonicTime::now());
     let woken = stream::wait(Some((stream, Interest::READ)), None, now).unwrap();
     matches!(woken, Woken::Ready { client, .. } if client.readable)
 }
@@ -130,7 +130,7 @@ fn both_sides_of_a_wait_are_looked_at_when_one_holds_plaintext() {
         }
     );
     // Nobody asks for it now: that it is there wakes nobody.
-    let soon = Some(Moment::now());
+    let soon = Some(MonotonicTime::now());
     let woken = stream::wait(None, Some((&b, Interest::default())), soon).unwrap();
     assert_eq!(woken, Woken::Deadline);
 }
@@ -169,7 +169,8 @@ fn an_end_is_told_as_often_as_it_is_asked_for_and_last_words_arrive() {
     for new in [true, false] {
         let (a, mut b) = encrypted_pair(new);
         b.send(b"unread").unwrap();
-        let ending = std::thread::spawn(move || a.finish(b"goodbye", Duration::from_secs(30)));
+        let close_reason =
+            std::thread::spawn(move || a.finish(b"goodbye", Duration::from_secs(30)));
         let mut heard = Vec::new();
         let mut chunk = [0; 100];
         loop {
@@ -185,7 +186,7 @@ fn an_end_is_told_as_often_as_it_is_asked_for_and_last_words_arrive() {
         assert_eq!(b.receive(&mut chunk).unwrap(), Received::End);
         assert!(b.send(b"too late").is_err());
         drop(b);
-        ending.join().unwrap();
+        close_reason.join().unwrap();
     }
 }
 

@@ -1,18 +1,18 @@
 //! How long PostgreSQL's answer to the check query is given again.
 
-use super::{Door, Server, give_back, obtain, passing_client, plan, pool, until};
-use crate::pool::plan::Plan;
+use super::{Door, Server, config, give_back, obtain, passing_client, pool, until};
 use crate::pool::pool::Pool;
-use crate::pool::totals::Work;
+use crate::pool::pool_config::PoolConfig;
+use crate::pool::totals::Counters;
 
 /// The pool keeps an answer, given by a connection that it has.
 fn keep(pool: &Pool, epoch: u64) {
-    let plan = pool.plan();
-    pool.keep_check_answer(&plan, epoch, b"answer".to_vec());
+    let config = pool.config();
+    pool.keep_check_answer(&config, epoch, b"answer".to_vec());
 }
 
 fn answers(pool: &Pool) -> bool {
-    pool.check_answer(&pool.plan()).is_some()
+    pool.check_answer(&pool.config()).is_some()
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn it_is_given_while_there_is_a_connection_and_none_is_lost() {
     give_back(&pool, one);
     assert!(answers(&pool));
     drop(other);
-    pool.write_off(&Work::default());
+    pool.discard(&Counters::default());
     assert!(!answers(&pool));
 }
 
@@ -71,11 +71,11 @@ fn it_belongs_to_one_plan_and_to_connections_that_are_still_wanted() {
     let server = Server::start();
     let pool = pool(&server, 1);
     let _held = obtain(&pool).unwrap();
-    let old = pool.plan();
+    let old = pool.config();
     keep(&pool, 1);
-    pool.change_plan(Plan {
+    pool.change_config(PoolConfig {
         check_query: "select 1".into(),
-        ..plan(&server, 1)
+        ..config(&server, 1)
     });
     assert!(!answers(&pool) && pool.check_answer(&old).is_none());
     // Whoever asked the old query hears the answer only now.

@@ -7,9 +7,9 @@ use super::{
     Door, Server, client, give_back, number, obtain, obtain_until, passing_client, pool, total,
     until,
 };
-use crate::net::clock::Moment;
+use crate::net::clock::MonotonicTime;
 use crate::pool::pool::{Lack, NoConnection};
-use crate::pool::totals::Work;
+use crate::pool::totals::Counters;
 
 #[test]
 fn without_any_connection_those_who_wait_are_told_why() {
@@ -56,7 +56,7 @@ fn what_can_heal_is_waited_for() {
 fn whose_time_is_up_is_told_what_was_lacking() {
     let server = Server::start();
     let pool = pool(&server, 1);
-    let soon = || Moment::now().after(Duration::from_millis(100));
+    let soon = || MonotonicTime::now().after(Duration::from_millis(100));
     server.set(Door::Full);
     let Err(NoConnection::Failed(error)) = obtain_until(&pool, &Arc::default(), soon()) else {
         panic!("it must fail");
@@ -83,7 +83,7 @@ fn a_login_that_hangs_is_no_full_pool() {
     let server = Server::start();
     server.set(Door::Shut);
     let pool = pool(&server, 1);
-    let soon = Moment::now().after(Duration::from_millis(100));
+    let soon = MonotonicTime::now().after(Duration::from_millis(100));
     let Err(NoConnection::Failed(error)) = obtain_until(&pool, &Arc::default(), soon) else {
         panic!("it must fail");
     };
@@ -154,14 +154,14 @@ fn what_is_written_off_is_replaced_for_those_who_wait() {
     let before = number(&broken);
     let waiting = passing_client(&pool);
     broken.close("it is broken");
-    pool.write_off(&Work {
+    pool.discard(&Counters {
         errors: 1,
-        ..Work::default()
+        ..Counters::default()
     });
     assert_ne!(waiting.join().unwrap().unwrap(), before);
     assert_eq!(pool.snapshot().totals.all.errors, 1);
     // Without anybody waiting there is no reason to make one.
     drop(obtain(&pool).unwrap());
-    pool.write_off(&Work::default());
+    pool.discard(&Counters::default());
     assert_eq!((total(&pool.snapshot()), server.attempts()), (0, 2));
 }

@@ -3,21 +3,21 @@
 use std::time::Duration;
 
 use super::{
-    Door, Server, client, fill, give_back, idle_numbers, lend, number, plan, pool, pool_of, total,
-    until,
+    Door, Server, check_out, client, config, fill, give_back, idle_numbers, number, pool, pool_of,
+    total, until,
 };
-use crate::net::clock::Moment;
-use crate::pool::plan::Plan;
+use crate::net::clock::MonotonicTime;
+use crate::pool::pool_config::PoolConfig;
 use crate::pool::state::spread;
 use crate::server::backend::Connection;
 
 #[test]
 fn the_minimum_is_kept_warm_within_the_size() {
     let server = Server::start();
-    let pool = pool_of(Plan {
+    let pool = pool_of(PoolConfig {
         min_size: 5,
         parallel_creates: 2,
-        ..plan(&server, 3)
+        ..config(&server, 3)
     });
     pool.maintain(0);
     assert!(pool.snapshot().connecting <= 2);
@@ -36,12 +36,12 @@ fn the_minimum_is_kept_warm_within_the_size() {
 fn a_server_that_refuses_is_not_asked_without_pause() {
     let server = Server::start();
     server.set(Door::Refusing);
-    let pool = pool_of(Plan {
+    let pool = pool_of(PoolConfig {
         min_size: 1,
-        ..plan(&server, 1)
+        ..config(&server, 1)
     });
     pool.maintain(0);
-    let failed_at = Moment::now();
+    let failed_at = MonotonicTime::now();
     until("it was refused", || pool.snapshot().connecting == 0);
     pool.maintain(0);
     let asked_at_once = pool.snapshot().connecting > 0;
@@ -59,28 +59,28 @@ fn a_server_that_refuses_is_not_asked_without_pause() {
 #[test]
 fn what_was_used_and_lies_idle_for_too_long_is_closed_down_to_the_minimum() {
     let server = Server::start();
-    let short = |min_size| Plan {
+    let short = |min_size| PoolConfig {
         min_size,
         idle_timeout: Some(Duration::ZERO),
-        ..plan(&server, 4)
+        ..config(&server, 4)
     };
     let pool = pool_of(short(2));
-    let lent = lend(&pool, 4);
-    let numbers: Vec<_> = lent.iter().map(number).collect();
-    for (place, connection) in lent.into_iter().enumerate() {
+    let in_use = check_out(&pool, 4);
+    let numbers: Vec<_> = in_use.iter().map(number).collect();
+    for (place, connection) in in_use.into_iter().enumerate() {
         // The last has only been made and never used.
         let queries = u64::from(place < 3);
         connection.backend.key.tally.queries.add(queries);
         give_back(&pool, connection);
     }
-    let back = Moment::now();
-    until("time passes", || Moment::now() > back);
+    let back = MonotonicTime::now();
+    until("time passes", || MonotonicTime::now() > back);
     assert_eq!(pool.maintain(0), 0);
     assert_eq!(pool.maintain(1), 1);
     assert_eq!(idle_numbers(&pool), numbers[1..]);
     assert_eq!(pool.maintain(usize::MAX), 1);
     assert_eq!(idle_numbers(&pool), numbers[2..]);
-    pool.change_plan(short(0));
+    pool.change_config(short(0));
     assert_eq!(pool.maintain(usize::MAX), 1);
     assert_eq!(idle_numbers(&pool), numbers[3..]);
 }
@@ -88,9 +88,9 @@ fn what_was_used_and_lies_idle_for_too_long_is_closed_down_to_the_minimum() {
 #[test]
 fn what_is_too_old_is_closed_whether_used_or_not() {
     let server = Server::start();
-    let pool = pool_of(Plan {
+    let pool = pool_of(PoolConfig {
         server_lifetime: Some(Duration::from_millis(20)),
-        ..plan(&server, 2)
+        ..config(&server, 2)
     });
     fill(&pool, 1);
     until("it is closed", || {
@@ -98,15 +98,15 @@ fn what_is_too_old_is_closed_whether_used_or_not() {
         pool.snapshot().idle == 0
     });
     // A lent one is closed when it comes back, also if somebody waits for it: who waits gets a new one.
-    let lent = lend(&pool, 2);
+    let in_use = check_out(&pool, 2);
     let waiting = client(&pool, |_, got| got.unwrap());
     let old = |connection: &Connection| {
         let state = pool.lock();
-        state.has_expired(&connection.backend, Moment::now())
+        state.has_expired(&connection.backend, MonotonicTime::now())
     };
-    until("both are too old", || lent.iter().all(old));
-    let numbers: Vec<_> = lent.iter().map(|one| one.backend.key.id).collect();
-    for connection in lent {
+    until("both are too old", || in_use.iter().all(old));
+    let numbers: Vec<_> = in_use.iter().map(|one| one.backend.key.id).collect();
+    for connection in in_use {
         give_back(&pool, connection);
     }
     let new = waiting.join().unwrap();
@@ -120,19 +120,20 @@ fn what_is_too_old_is_closed_whether_used_or_not() {
 #[test]
 fn what_is_too_old_is_not_lent_though_nobody_has_closed_it() {
     let server = Server::start();
-    let pool = pool_of(Plan {
+    let pool = pool_of(PoolConfig {
         server_lifetime: Some(Duration::from_millis(20)),
-        ..plan(&server, 2)
+        ..config(&server, 2)
     });
     fill(&pool, 2);
     let numbers = idle_numbers(&pool);
     until("both are too old", || {
         let state = pool.lock();
-        let old = |connection: &Connection| state.has_expired(&connection.backend, Moment::now());
+        let old =
+            |connection: &Connection| state.has_expired(&connection.backend, MonotonicTime::now());
         state.idle.iter().all(old)
     });
-    let lent = lend(&pool, 1).remove(0);
-    assert!(!numbers.contains(&lent.backend.key.id));
+    let in_use = check_out(&pool, 1).remove(0);
+    assert!(!numbers.contains(&in_use.backend.key.id));
     assert_eq!(total(&pool.snapshot()), 1);
 }
 
@@ -167,9 +168,9 @@ fn a_new_limit_holds_for_connections_that_are_there() {
     let pool = pool(&server, 2);
     fill(&pool, 2);
     assert_eq!(pool.maintain(usize::MAX), 0);
-    pool.change_plan(Plan {
+    pool.change_config(PoolConfig {
         server_lifetime: Some(Duration::ZERO),
-        ..plan(&server, 2)
+        ..config(&server, 2)
     });
     assert_eq!(pool.maintain(usize::MAX), 2);
 }

@@ -6,13 +6,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{
-    Door, Server, client, fill, give_back, number, obtain, obtain_until, plan, pool, pool_of,
+    Door, Server, client, config, fill, give_back, number, obtain, obtain_until, pool, pool_of,
     total, until,
 };
-use crate::net::clock::Moment;
-use crate::pool::plan::Plan;
+use crate::net::clock::MonotonicTime;
 use crate::pool::pool::{NoConnection, Request};
-use crate::pool::totals::Work;
+use crate::pool::pool_config::PoolConfig;
+use crate::pool::totals::Counters;
 
 #[test]
 fn there_are_never_more_than_the_size() {
@@ -45,9 +45,9 @@ fn there_are_never_more_than_the_size() {
 fn so_many_are_made_at_the_same_time_and_no_more() {
     let server = Server::start();
     server.set(Door::Shut);
-    let pool = pool_of(Plan {
+    let pool = pool_of(PoolConfig {
         parallel_creates: 2,
-        ..plan(&server, 5)
+        ..config(&server, 5)
     });
     let kept: Vec<_> = (0..5)
         .map(|_| client(&pool, |_, got| got.unwrap()))
@@ -58,9 +58,9 @@ fn so_many_are_made_at_the_same_time_and_no_more() {
             server.attempts() == done + underway
         });
         let snapshot = pool.snapshot();
-        assert_eq!((snapshot.lent, snapshot.connecting), (done, underway));
+        assert_eq!((snapshot.in_use, snapshot.connecting), (done, underway));
         server.pass_one();
-        until("one more is there", || pool.snapshot().lent == done + 1);
+        until("one more is there", || pool.snapshot().in_use == done + 1);
     }
     let numbers: BTreeSet<_> = kept
         .into_iter()
@@ -82,11 +82,11 @@ fn nothing_is_lost_between_those_who_give_up_and_those_who_deliver() {
                 let mut served = 0;
                 for round in 0..500 {
                     let chance = (seed * 500 + round).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
-                    let deadline = Moment::now().after(Duration::from_micros(chance));
+                    let deadline = MonotonicTime::now().after(Duration::from_micros(chance));
                     match pool.request(&waiter) {
                         Ok(Request::Met(connection)) => give_back(&pool, connection),
                         Ok(Request::Queued) => {
-                            let told = || chance % 5 == 0 && Moment::now() >= deadline;
+                            let told = || chance % 5 == 0 && MonotonicTime::now() >= deadline;
                             match pool.wait(&waiter, deadline, told) {
                                 Ok((connection, _)) => {
                                     served += 1;
@@ -112,7 +112,10 @@ fn nothing_is_lost_between_those_who_give_up_and_those_who_deliver() {
         client.join().unwrap();
     }
     let snapshot = pool.snapshot();
-    assert_eq!((snapshot.idle, snapshot.lent, snapshot.waiting), (2, 0, 0));
+    assert_eq!(
+        (snapshot.idle, snapshot.in_use, snapshot.waiting),
+        (2, 0, 0)
+    );
     assert_eq!(server.attempts(), 2);
 }
 
@@ -127,11 +130,11 @@ fn whatever_happens_at_the_same_time_the_sums_are_right_in_the_end() {
                 let waiter = Arc::default();
                 for round in 0..200 {
                     let chance = (seed * 200 + round).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
-                    let deadline = Moment::now().after(Duration::from_micros(chance * 4));
+                    let deadline = MonotonicTime::now().after(Duration::from_micros(chance * 4));
                     match obtain_until(&pool, &waiter, deadline) {
                         Ok(connection) if chance % 16 == 0 => {
                             connection.close("a client's query broke it");
-                            pool.write_off(&Work::default());
+                            pool.discard(&Counters::default());
                         }
                         Ok(connection) => give_back(&pool, connection),
                         // A login that was underway for as long as it waited.
@@ -149,8 +152,8 @@ fn whatever_happens_at_the_same_time_the_sums_are_right_in_the_end() {
             0 => pool.pause(),
             1 => pool.resume(),
             2 => pool.reconnect(),
-            3 => pool.change_plan(plan(&server, 1)),
-            4 => pool.change_plan(plan(&server, 3)),
+            3 => pool.change_config(config(&server, 1)),
+            4 => pool.change_config(config(&server, 3)),
             5 => pool.drain(),
             _ => {
                 pool.maintain(usize::MAX);
@@ -164,12 +167,12 @@ fn whatever_happens_at_the_same_time_the_sums_are_right_in_the_end() {
     }
     until("nothing is underway", || pool.snapshot().connecting == 0);
     let snapshot = pool.snapshot();
-    assert_eq!((snapshot.lent, snapshot.waiting), (0, 0));
+    assert_eq!((snapshot.in_use, snapshot.waiting), (0, 0));
     until("the server has what the pool has", || {
         server.open() == snapshot.idle
     });
     // And it still works, to its full size.
-    pool.change_plan(plan(&server, 3));
+    pool.change_config(config(&server, 3));
     fill(&pool, 3);
     assert_eq!(pool.snapshot().idle, 3);
 }

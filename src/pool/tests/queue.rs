@@ -8,14 +8,14 @@ use std::sync::mpsc;
 use parking_lot::Mutex;
 
 use super::{
-    Door, LONG, Server, client, fill, give_back, never, number, obtain, obtain_until,
-    passing_client, plan, pool, until,
+    Door, LONG, Server, client, config, fill, give_back, never, number, obtain, obtain_until,
+    passing_client, pool, until,
 };
-use crate::net::clock::Moment;
-use crate::pool::plan::Plan;
+use crate::net::clock::MonotonicTime;
 use crate::pool::pool::{NoConnection, Request, Returned};
-use crate::pool::totals::Work;
-use crate::pool::waiter::{Provenance, Waiter};
+use crate::pool::pool_config::PoolConfig;
+use crate::pool::totals::Counters;
+use crate::pool::waiter::{Source, Waiter};
 
 #[test]
 fn who_came_first_is_served_first_and_one_connection_goes_from_hand_to_hand() {
@@ -46,15 +46,17 @@ fn a_connection_is_kept_for_one_who_is_not_in_the_queue_only_if_nobody_there_cam
     let server = Server::start();
     let pool = pool(&server, 1);
     let mut held = obtain(&pool).unwrap();
-    let earliest = Moment::now();
-    let keep = |held, since| pool.give_back_or_keep(held, &Work::default(), Moment::now(), since);
+    let earliest = MonotonicTime::now();
+    let keep = |held, since| {
+        pool.give_back_or_keep(held, &Counters::default(), MonotonicTime::now(), since)
+    };
     match keep(held, earliest) {
         Returned::Kept(connection) => held = connection,
         other => panic!("nobody else waits: {other:?}"),
     }
-    assert_eq!(pool.snapshot().lent, 1);
+    assert_eq!(pool.snapshot().in_use, 1);
     let waiter = Arc::default();
-    let arrived = Moment::from_micros(earliest.micros() + 1);
+    let arrived = MonotonicTime::from_micros(earliest.micros() + 1);
     assert!(matches!(
         pool.request_since(&waiter, arrived),
         Ok(Request::Queued)
@@ -64,7 +66,7 @@ fn a_connection_is_kept_for_one_who_is_not_in_the_queue_only_if_nobody_there_cam
         other => panic!("one who waits came later: {other:?}"),
     }
     assert!(matches!(keep(held, arrived), Returned::Handed));
-    let (held, _) = pool.wait(&waiter, Moment::now(), never).unwrap();
+    let (held, _) = pool.wait(&waiter, MonotonicTime::now(), never).unwrap();
     pool.pause();
     assert!(matches!(keep(held, earliest), Returned::Free));
     assert_eq!(pool.snapshot().total, 0);
@@ -80,7 +82,7 @@ fn a_newcomer_does_not_overtake_those_who_wait() {
     give_back(&pool, held);
     // It is in the slot of who was first, though that thread has not looked yet.
     assert!(matches!(pool.request(&late), Ok(Request::Queued)));
-    let now = Moment::now();
+    let now = MonotonicTime::now();
     assert!(pool.wait(&early, now, never).is_ok());
     assert!(matches!(
         pool.wait(&late, now, never),
@@ -97,28 +99,28 @@ fn who_got_a_dead_connection_goes_back_to_its_old_place() {
     let waiters: Vec<Arc<Waiter>> = (0..3).map(|_| Arc::default()).collect();
     for waiter in &waiters {
         assert!(matches!(pool.request(waiter), Ok(Request::Queued)));
-        let asked = Moment::now();
+        let asked = MonotonicTime::now();
         // So that no two of them came in the same microsecond.
-        while Moment::now() == asked {}
+        while MonotonicTime::now() == asked {}
     }
     for connection in away {
         pool.put_back(connection);
     }
     server.set(Door::Shut);
-    let deadline = Moment::now().after(LONG);
+    let deadline = MonotonicTime::now().after(LONG);
     // The first two are the unlucky ones, and notice in this order.
     for waiter in &waiters[..2] {
         let (connection, how) = pool.wait(waiter, deadline, never).unwrap();
-        assert_eq!(how, Provenance::Idle);
+        assert_eq!(how, Source::Idle);
         connection.close("it is dead");
-        pool.write_off(&Work::default());
+        pool.discard(&Counters::default());
         assert!(matches!(pool.request_again(waiter), Ok(Request::Queued)));
     }
     for waiter in &waiters {
         server.pass_one();
         let (connection, _) = pool.wait(waiter, deadline, never).unwrap();
         connection.close("next, please");
-        pool.write_off(&Work::default());
+        pool.discard(&Counters::default());
     }
 }
 
@@ -134,10 +136,10 @@ fn who_was_met_at_once_by_a_dead_connection_goes_before_those_who_came_since() {
     assert!(matches!(pool.request(&second), Ok(Request::Queued)));
     server.set(Door::Shut);
     dead.close("it is dead");
-    pool.write_off(&Work::default());
+    pool.discard(&Counters::default());
     assert!(matches!(pool.request_again(&first), Ok(Request::Queued)));
     server.set(Door::Open);
-    let deadline = Moment::now().after(LONG);
+    let deadline = MonotonicTime::now().after(LONG);
     let (connection, _) = pool.wait(&first, deadline, never).unwrap();
     give_back(&pool, connection);
     assert!(pool.wait(&second, deadline, never).is_ok());
@@ -153,9 +155,9 @@ fn the_one_used_last_is_lent_first_or_the_one_that_lay_longest() {
         assert_eq!(number(&connection), numbers[2]);
         give_back(&pool, connection);
     }
-    pool.change_plan(Plan {
+    pool.change_config(PoolConfig {
         round_robin: true,
-        ..plan(&server, 3)
+        ..config(&server, 3)
     });
     for expected in numbers.iter().chain(&numbers) {
         let connection = obtain(&pool).unwrap();
@@ -170,7 +172,7 @@ fn who_has_run_out_of_time_leaves_the_queue_and_there_is_one_deadline() {
     let pool = pool(&server, 1);
     let held = obtain(&pool).unwrap();
     let waiter = Arc::default();
-    let deadline = Moment::now();
+    let deadline = MonotonicTime::now();
     assert!(matches!(
         obtain_until(&pool, &waiter, deadline),
         Err(NoConnection::TimedOut(_))
@@ -201,9 +203,12 @@ fn a_connection_that_comes_with_the_end_of_the_time_is_taken() {
         }
         false
     };
-    assert!(pool.wait(&waiter, Moment::now(), told).is_ok());
+    assert!(pool.wait(&waiter, MonotonicTime::now(), told).is_ok());
     let snapshot = pool.snapshot();
-    assert_eq!((snapshot.idle, snapshot.lent, snapshot.waiting), (0, 1, 0));
+    assert_eq!(
+        (snapshot.idle, snapshot.in_use, snapshot.waiting),
+        (0, 1, 0)
+    );
 }
 
 #[test]
@@ -217,7 +222,7 @@ fn who_is_told_leaves_the_queue_at_once() {
         std::thread::spawn(move || {
             assert!(matches!(pool.request(&waiter), Ok(Request::Queued)));
             let told = || cancelled.load(Ordering::Acquire);
-            pool.wait(&waiter, Moment::now().after(LONG), told)
+            pool.wait(&waiter, MonotonicTime::now().after(LONG), told)
                 .map(drop)
         })
     };
@@ -235,7 +240,7 @@ fn what_comes_for_one_who_is_told_goes_to_the_next_as_what_it_was() {
     let server = Server::start();
     let pool = pool(&server, 1);
     fill(&pool, 1);
-    let mut lay_since = Moment::default();
+    let mut lay_since = MonotonicTime::default();
     pool.for_each_idle(|connection| lay_since = connection.backend.used_at);
     let away = Cell::new(pool.take_idle());
     let (first, second) = (Arc::default(), Arc::default());
@@ -248,14 +253,14 @@ fn what_comes_for_one_who_is_told_goes_to_the_next_as_what_it_was() {
         }
         true
     };
-    let deadline = Moment::now().after(LONG);
+    let deadline = MonotonicTime::now().after(LONG);
     assert!(matches!(
         pool.wait(&first, deadline, told),
         Err(NoConnection::Left)
     ));
     let (connection, how) = pool.wait(&second, deadline, never).unwrap();
     // Nobody has heard from its server since it lay idle: it is to be looked at before it is used.
-    assert_eq!(how, Provenance::Idle);
+    assert_eq!(how, Source::Idle);
     assert_eq!(connection.backend.used_at, lay_since);
 }
 
@@ -278,6 +283,9 @@ fn a_session_that_ends_in_the_queue_takes_nothing_with_it() {
         assert!(next.join().unwrap().is_ok());
         pool.leave(&waiter);
         let snapshot = pool.snapshot();
-        assert_eq!((snapshot.idle, snapshot.lent, snapshot.waiting), (1, 0, 0));
+        assert_eq!(
+            (snapshot.idle, snapshot.in_use, snapshot.waiting),
+            (1, 0, 0)
+        );
     }
 }

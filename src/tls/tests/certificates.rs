@@ -10,7 +10,7 @@ use openssl::rsa::Rsa;
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509Name};
 
-use super::super::identity::Material;
+use super::super::identity::TlsFiles;
 
 pub(crate) const SUITES_12: &str = "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384";
 pub(crate) const SUITES_13: &str = "TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
@@ -96,8 +96,8 @@ pub(crate) fn issue(
 
 impl Issued {
     /// This identity, any suite, and nobody else's authority.
-    pub(crate) fn material(&self) -> Material<'_> {
-        Material {
+    pub(crate) fn material(&self) -> TlsFiles<'_> {
+        TlsFiles {
             identity: Some((&self.pem, &self.key_pem)),
             ..anonymous()
         }
@@ -105,8 +105,8 @@ impl Issued {
 }
 
 /// No identity.
-pub(crate) fn anonymous() -> Material<'static> {
-    Material {
+pub(crate) fn anonymous() -> TlsFiles<'static> {
+    TlsFiles {
         identity: None,
         authorities: None,
         revoked: None,

@@ -8,7 +8,7 @@ use openssl::hash::{MessageDigest, hash};
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslStream, SslVerifyMode};
 
 use super::super::handshake::{Established, Failure, Host, accept, connect};
-use super::super::identity::{Acceptor, Ask, Connector, Material};
+use super::super::identity::{Acceptor, ClientCertPolicy, Connector, TlsFiles};
 use super::super::suite::Version;
 use super::certificates::{Issued, anonymous, authority, elliptic, issue, rsa};
 use super::{hear, say};
@@ -67,12 +67,13 @@ fn both_roles_agree_in_every_suite_and_talk() {
             } else {
                 (&*old, "", Version::Tls12)
             };
-            let with = |material| Material {
+            let with = |material| TlsFiles {
                 suites_12,
                 suites_13,
                 ..material
             };
-            let acceptor = Acceptor::new(&with(own.material()), &[], Ask::Nothing).unwrap();
+            let acceptor =
+                Acceptor::new(&with(own.material()), &[], ClientCertPolicy::Nothing).unwrap();
             let connector = Connector::new(&with(anonymous())).unwrap();
             let (here, there) = meet(&acceptor, &connector, ANY);
             let (mut here, mut there) = (here.unwrap(), there.unwrap());
@@ -105,12 +106,12 @@ fn a_plain_openssl_is_understood_from_the_first_byte_behind_its_handshake() {
         ("", "TLS_AES_256_GCM_SHA384"),
         ("ECDHE-ECDSA-AES128-GCM-SHA256", ""),
     ] {
-        let material = Material {
+        let material = TlsFiles {
             suites_12,
             suites_13,
             ..own.material()
         };
-        let acceptor = Acceptor::new(&material, &[], Ask::Nothing).unwrap();
+        let acceptor = Acceptor::new(&material, &[], ClientCertPolicy::Nothing).unwrap();
         let (mut here, there) = UnixStream::pair().unwrap();
         let client = thread::spawn(move || {
             let mut context = SslContext::builder(SslMethod::tls()).unwrap();
@@ -155,9 +156,9 @@ fn a_plain_openssl_is_understood_from_the_first_byte_behind_its_handshake() {
 #[test]
 fn a_servers_certificate_is_judged_by_who_signed_it_and_what_it_is_for() {
     let (trusted, own) = server(elliptic());
-    let acceptor = Acceptor::new(&own.material(), &[], Ask::Nothing).unwrap();
+    let acceptor = Acceptor::new(&own.material(), &[], ClientCertPolicy::Nothing).unwrap();
     let trusting = |authority: &Issued| {
-        let material = Material {
+        let material = TlsFiles {
             authorities: Some(&authority.pem),
             ..anonymous()
         };
@@ -202,9 +203,9 @@ fn a_clients_certificate_is_asked_for_as_it_is_meant_to_be() {
         elliptic(),
         MessageDigest::sha256(),
     );
-    let accepted = |ask, with: &Material<'_>| {
+    let accepted = |ask, with: &TlsFiles<'_>| {
         // In TLS 1.2, where the client learns of a refusal before its own handshake is over.
-        let material = Material {
+        let material = TlsFiles {
             authorities: Some(&clients.pem),
             suites_13: "",
             ..own.material()
@@ -213,13 +214,13 @@ fn a_clients_certificate_is_asked_for_as_it_is_meant_to_be() {
         meet(&acceptor, &Connector::new(with).unwrap(), ANY).0
     };
     for (ask, with, good) in [
-        (Ask::Nothing, anonymous(), true),
-        (Ask::Offered, anonymous(), true),
-        (Ask::Demanded, anonymous(), false),
-        (Ask::Offered, client.material(), true),
-        (Ask::Demanded, client.material(), true),
-        (Ask::Offered, stranger.material(), false),
-        (Ask::Demanded, stranger.material(), false),
+        (ClientCertPolicy::Nothing, anonymous(), true),
+        (ClientCertPolicy::Offered, anonymous(), true),
+        (ClientCertPolicy::Demanded, anonymous(), false),
+        (ClientCertPolicy::Offered, client.material(), true),
+        (ClientCertPolicy::Demanded, client.material(), true),
+        (ClientCertPolicy::Offered, stranger.material(), false),
+        (ClientCertPolicy::Demanded, stranger.material(), false),
     ] {
         let outcome = accepted(ask, &with);
         assert_eq!(outcome.is_ok(), good, "{ask:?} {outcome:?}");
@@ -242,14 +243,17 @@ fn both_sides_bind_to_the_same_certificate() {
             .unwrap()
             .to_vec();
         // OpenSSL does not like to be shown a certificate with SHA-1, but it can be asked about one.
-        let bound = super::super::end_point::end_point(&own.certificate);
+        let bound = crate::tls::channel_binding::channel_binding(&own.certificate);
         assert_eq!(bound.as_ref(), Some(&expected));
         if signature != MessageDigest::sha1() {
-            let acceptor = Acceptor::new(&own.material(), &[], Ask::Nothing).unwrap();
+            let acceptor = Acceptor::new(&own.material(), &[], ClientCertPolicy::Nothing).unwrap();
             let connector = Connector::new(&anonymous()).unwrap();
             let (here, there) = meet(&acceptor, &connector, ANY);
-            assert_eq!(here.unwrap().peer.end_point.as_ref(), Some(&expected));
-            assert_eq!(there.unwrap().peer.end_point.as_ref(), Some(&expected));
+            assert_eq!(here.unwrap().peer.channel_binding.as_ref(), Some(&expected));
+            assert_eq!(
+                there.unwrap().peer.channel_binding.as_ref(),
+                Some(&expected)
+            );
         }
     }
 }
@@ -257,7 +261,7 @@ fn both_sides_bind_to_the_same_certificate() {
 #[test]
 fn what_is_no_handshake_is_refused_in_words() {
     let (_, own) = server(elliptic());
-    let acceptor = Acceptor::new(&own.material(), &[], Ask::Nothing).unwrap();
+    let acceptor = Acceptor::new(&own.material(), &[], ClientCertPolicy::Nothing).unwrap();
     for (sent, expected) in [
         (&b"\0\0\0\x08\x04\xd2\x16\x2f and more"[..], ""),
         (b"\x16\x03\x01\0\x05\x01\0\0\x01\x03", ""),

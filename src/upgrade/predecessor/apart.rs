@@ -12,11 +12,11 @@ use serde_bytes::Bytes;
 
 use super::super::messages::{self, APART, Message, PIECE, Part, Piece, STATEMENT_APART};
 use super::HandOver;
-use crate::net::clock::Moment;
-use crate::net::passing::Passage;
+use crate::net::clock::MonotonicTime;
+use crate::net::fd_channel::FdChannel;
+use crate::relay::session::Session;
 use crate::server::prepared::Statement;
-use crate::session::guest::{Guest, What};
-use crate::session::session::Session;
+use crate::session::client::{Client, ClientKind};
 
 /// What is given before a session.
 enum Large {
@@ -28,8 +28,8 @@ enum Large {
 
 /// A session that has something to go before it.
 pub(super) struct Parcel {
-    pub(super) guest: Guest,
-    pub(super) since: Moment,
+    pub(super) client: Client,
+    pub(super) since: MonotonicTime,
     /// What is still to go, the next last.
     parts: Vec<Large>,
     /// How much of the next has gone.
@@ -40,7 +40,7 @@ pub(super) struct Parcel {
 fn sides(session: &mut Session) -> impl Iterator<Item = (Part, &mut Vec<u8>)> {
     let id = session.id;
     let client = &mut session.client;
-    let server = session.lent.as_mut().map(|lent| &mut lent.side);
+    let server = session.link.as_mut().map(|link| &mut link.side);
     let of_server = server.into_iter().flat_map(move |side| {
         [
             (Part::ServerUnread(id), &mut side.unread),
@@ -110,11 +110,15 @@ impl HandOver<'_> {
     ///
     /// # Errors
     /// The session, if nothing has.
-    pub(super) fn pack(&mut self, mut guest: Guest, since: Moment) -> Result<Parcel, Guest> {
-        let What::Pool(resting) = &mut guest.what else {
-            return Err(guest);
+    pub(super) fn pack(
+        &mut self,
+        mut client: Client,
+        since: MonotonicTime,
+    ) -> Result<Parcel, Client> {
+        let ClientKind::Pool(detached) = &mut client.kind else {
+            return Err(client);
         };
-        let session = &mut resting.session;
+        let session = &mut detached.session;
         let mut parts: Vec<Large> = sides(session)
             .filter(|(_, side)| side.len() >= APART)
             .map(|(part, _)| Large::Bytes(part))
@@ -125,10 +129,10 @@ impl HandOver<'_> {
             }
         }
         if parts.is_empty() {
-            return Err(guest);
+            return Err(client);
         }
         Ok(Parcel {
-            guest,
+            client,
             since,
             parts,
             gone: 0,
@@ -142,21 +146,21 @@ impl HandOver<'_> {
 
     /// Gives the next piece, unless as much waits to be written, and then the session to which it belongs.
     pub(super) fn give_piece(&mut self) -> io::Result<()> {
-        if self.passage.owed() >= PIECE {
+        if self.channel.owed() >= PIECE {
             return Ok(());
         }
         let Some(mut parcel) = self.parcels.pop_front() else {
             return Ok(());
         };
-        if let Err(error) = parcel.give(&mut self.passage, &mut self.given) {
-            self.keep(parcel.guest, &error.to_string());
+        if let Err(error) = parcel.give(&mut self.channel, &mut self.given) {
+            self.keep(parcel.client, &error.to_string());
             return Ok(());
         }
         if !parcel.parts.is_empty() {
             // They take turns.
             self.parcels.push_back(parcel);
-        } else if let Some(guest) = self.give_session(parcel.guest, parcel.since)? {
-            self.parcels.push_front(Parcel { guest, ..parcel });
+        } else if let Some(client) = self.give_session(parcel.client, parcel.since)? {
+            self.parcels.push_front(Parcel { client, ..parcel });
         }
         Ok(())
     }
@@ -164,18 +168,18 @@ impl HandOver<'_> {
 
 impl Parcel {
     /// Queues the next piece.
-    fn give(&mut self, passage: &mut Passage, given: &mut HashSet<u64>) -> io::Result<()> {
-        if self.gone == 0 && self.give_statements(passage, given)? {
+    fn give(&mut self, channel: &mut FdChannel, given: &mut HashSet<u64>) -> io::Result<()> {
+        if self.gone == 0 && self.give_statements(channel, given)? {
             return Ok(());
         }
-        let id = self.guest.handle().who.id;
-        let (part, bytes) = match (self.parts.last(), &mut self.guest.what) {
+        let id = self.client.handle().info.id;
+        let (part, bytes) = match (self.parts.last(), &mut self.client.kind) {
             (Some(Large::Statement(statement)), _) => (
                 Part::Statement(id, statement.number),
                 &statement.definition[..],
             ),
-            (Some(&Large::Bytes(part)), What::Pool(resting)) => {
-                let side = sides(&mut resting.session).find(|(own, _)| *own == part);
+            (Some(&Large::Bytes(part)), ClientKind::Pool(detached)) => {
+                let side = sides(&mut detached.session).find(|(own, _)| *own == part);
                 (part, side.map_or(&[][..], |(_, side)| side))
             }
             _ => return Ok(()),
@@ -186,13 +190,13 @@ impl Parcel {
             size: bytes.len() as u64,
             bytes: Bytes::new(&bytes[self.gone..end]),
         };
-        messages::post_named(passage, "Piece", &piece, Vec::new())?;
+        messages::post_named(channel, "Piece", &piece, Vec::new())?;
         self.gone = end;
         if end == bytes.len() {
             self.gone = 0;
             if let Some(Large::Statement(statement)) = self.parts.pop() {
                 let named = Message::Statements(vec![Arc::new(statement.without_definition())]);
-                messages::post(passage, &named, Vec::new())?;
+                messages::queue(channel, &named, Vec::new())?;
                 given.insert(statement.number);
             }
         }
@@ -202,7 +206,7 @@ impl Parcel {
     /// Queues statements that are not so large, some in one message. False if none is next.
     fn give_statements(
         &mut self,
-        passage: &mut Passage,
+        channel: &mut FdChannel,
         given: &mut HashSet<u64>,
     ) -> io::Result<bool> {
         let (mut together, mut size) = (Vec::new(), 0);
@@ -220,7 +224,7 @@ impl Parcel {
         let any = !together.is_empty();
         if any {
             given.extend(together.iter().map(|statement| statement.number));
-            messages::post(passage, &Message::Statements(together), Vec::new())?;
+            messages::queue(channel, &Message::Statements(together), Vec::new())?;
         }
         Ok(any)
     }

@@ -10,11 +10,11 @@ use crossbeam::channel::Sender;
 
 use super::super::messages::{self, Message, PoolWork};
 use super::{COMING, HandOver, SILENT_MORE, WAVE, WINDOW};
-use crate::net::clock::Moment;
-use crate::pool::totals::Work;
-use crate::session::guest::Guest;
-use crate::session::house::Moving;
-use crate::session::registry::told;
+use crate::net::clock::MonotonicTime;
+use crate::pool::totals::Counters;
+use crate::session::client::Client;
+use crate::session::registry::signals;
+use crate::session::shared::HandoverScope;
 
 /// How long those have who are logging in when all others have moved, and then to hear that it was not long enough.
 const LOGGING_IN: Duration = Duration::from_secs(2);
@@ -22,48 +22,50 @@ const HEARING: Duration = Duration::from_millis(500);
 
 impl HandOver<'_> {
     /// Hands everything over but what is still logging in.
-    pub(super) fn conduct(&mut self, sender: Sender<Guest>) -> io::Result<()> {
+    pub(super) fn conduct(&mut self, sender: Sender<Client>) -> io::Result<()> {
         while !self.ready {
             self.step(Some("was not ready"))?;
         }
         self.give_statements()?;
-        self.reception.shut();
+        self.client_threads.pause();
         self.introduce()?;
-        messages::post(&mut self.passage, &Message::Open, Vec::new())?;
-        self.passage.flush()?;
+        messages::queue(&mut self.channel, &Message::Open, Vec::new())?;
+        self.channel.flush()?;
         while !self.seated {
             self.step(Some("did not make ready for the sessions"))?;
         }
         self.give_idle()?;
-        let settings = self.house.settings();
+        let settings = self.shared.settings();
         let whom = if settings.upgrade.migrate {
-            Moving::Everybody
+            HandoverScope::Everybody
         } else {
             log::info!(
                 "the new process takes new clients; those that are here finish their transactions (upgrade.migrate)"
             );
-            Moving::Console
+            HandoverScope::Console
         };
-        self.to_tell = self.house.begin_moving(sender, whom);
+        self.to_tell = self.shared.begin_handover(sender, whom);
         let mut cut_at = match whom {
-            Moving::Everybody => None,
-            Moving::Console => Some(Moment::now().after(settings.general.shutdown_timeout)),
+            HandoverScope::Everybody => None,
+            HandoverScope::Console => {
+                Some(MonotonicTime::now().after(settings.general.shutdown_timeout))
+            }
         };
         loop {
-            if cut_at.is_some_and(|at| at <= Moment::now()) {
+            if cut_at.is_some_and(|at| at <= MonotonicTime::now()) {
                 cut_at = None;
                 log::warn!("shutdown_timeout has passed; clients in transactions are cut");
-                self.house.tell_all(told::CUT);
+                self.shared.signal_all(signals::FORCE_CLOSE);
             }
-            let is_all = self.round()? && !self.house.awaits_stragglers();
+            let is_all = self.round()? && !self.shared.awaits_stragglers();
             // PostgreSQL has seen those that are being made; they are given when they are there.
-            let pools = self.house.pools.all();
+            let pools = self.shared.pools.all();
             if is_all && !pools.iter().any(|pool| pool.is_connecting()) {
-                let Some(asker) = self.asker.lock().take() else {
+                let Some(requester) = self.requester.lock().take() else {
                     break;
                 };
-                if let Some(asker) = self.give_session(asker, Moment::now())? {
-                    *self.asker.lock() = Some(asker);
+                if let Some(requester) = self.give_session(requester, MonotonicTime::now())? {
+                    *self.requester.lock() = Some(requester);
                     self.step(None)?;
                 }
                 continue;
@@ -72,7 +74,7 @@ impl HandOver<'_> {
         }
         self.give_work(false)?;
         let done = Message::Done(self.outcome);
-        messages::post(&mut self.passage, &done, Vec::new())?;
+        messages::queue(&mut self.channel, &done, Vec::new())?;
         while !self.finished {
             self.give_errands()?;
             self.step(Some("did not finish"))?;
@@ -82,25 +84,25 @@ impl HandOver<'_> {
 
     /// Gives what comes of those who were still logging in. Their time is bounded.
     pub(super) fn give_stragglers(&mut self) -> io::Result<()> {
-        let deadline = Moment::now().after(LOGGING_IN);
+        let deadline = MonotonicTime::now().after(LOGGING_IN);
         let end = deadline.after(HEARING);
         let mut told = false;
-        while !(self.round()? && self.house.logins() == 0) {
-            let now = Moment::now();
+        while !(self.round()? && self.shared.logins() == 0) {
+            let now = MonotonicTime::now();
             if now >= end {
                 break;
             }
             if now >= deadline && !std::mem::replace(&mut told, true) {
                 log::info!(
                     "{} clients have not logged in during the upgrade; they are told to connect again",
-                    self.house.logins()
+                    self.shared.logins()
                 );
-                self.house.end_logins();
+                self.shared.end_logins();
             }
             self.wait_for_more()?;
         }
         self.give_work(true)?;
-        while self.passage.owes() {
+        while self.channel.owes() {
             self.step(Some("did not listen"))?;
         }
         Ok(())
@@ -112,7 +114,7 @@ impl HandOver<'_> {
             let now = pool.snapshot().totals.all;
             let work = now.since(told);
             *told = now;
-            if last && work == Work::default() {
+            if last && work == Counters::default() {
                 continue;
             }
             let work = Message::Work(Box::new(PoolWork {
@@ -120,7 +122,7 @@ impl HandOver<'_> {
                 user: pool.user.clone(),
                 work,
             }));
-            messages::post(&mut self.passage, &work, Vec::new())?;
+            messages::queue(&mut self.channel, &work, Vec::new())?;
         }
         Ok(())
     }
@@ -128,30 +130,30 @@ impl HandOver<'_> {
     /// Gives what can be given now. True if nothing is left here, or on its way, but who asked for the upgrade and who
     /// is logging in.
     fn round(&mut self) -> io::Result<bool> {
-        let came = Moment::now();
-        while let Ok(guest) = self.parked.try_recv() {
-            let id = guest.handle().who.id;
+        let came = MonotonicTime::now();
+        while let Ok(client) = self.parked.try_recv() {
+            let id = client.handle().info.id;
             self.coming.retain(|(coming, _)| *coming != id);
             // Somebody waits for what a busy session does.
-            if guest.is_busy() {
-                self.backlog.push_front((guest, came));
+            if client.is_busy() {
+                self.backlog.push_front((client, came));
             } else {
-                self.backlog.push_back((guest, came));
+                self.backlog.push_back((client, came));
             }
         }
         self.tell_some();
         self.offer_again();
-        self.reception.seat_waiting();
+        self.client_threads.start_runnable();
         let window = WINDOW + self.more();
         while self.sessions.len() < window {
-            let Some((guest, since)) = self.backlog.pop_front() else {
+            let Some((client, since)) = self.backlog.pop_front() else {
                 break;
             };
-            match self.pack(guest, since) {
+            match self.pack(client, since) {
                 Ok(parcel) => self.parcels.push_back(parcel),
-                Err(guest) => {
-                    if let Some(guest) = self.give_session(guest, since)? {
-                        self.backlog.push_front((guest, since));
+                Err(client) => {
+                    if let Some(client) = self.give_session(client, since)? {
+                        self.backlog.push_front((client, since));
                         break;
                     }
                 }
@@ -161,8 +163,8 @@ impl HandOver<'_> {
         let small = !self.backlog.is_empty() || !self.to_tell.is_empty();
         self.haste.set(small || !self.has_pieces());
         self.give_piece()?;
-        if self.reception.is_receiving() {
-            self.new.extend(self.reception.take_new_connections());
+        if self.client_threads.is_receiving() {
+            self.new.extend(self.client_threads.take_new_connections());
         }
         if self.backlog.is_empty() && self.to_tell.is_empty() {
             self.give_new()?;
@@ -171,13 +173,13 @@ impl HandOver<'_> {
         self.give_errands()?;
         // In the order in which a client goes from one to the next; and what a session leaves behind when it ends
         // is given below.
-        let asking = usize::from(self.asker.lock().is_some());
-        let all = !self.reception.is_receiving();
+        let asking = usize::from(self.requester.lock().is_some());
+        let all = !self.client_threads.is_receiving();
         // Whoever logs in is in the registry before its login is over.
-        let all = all && self.house.sessions.len() == asking;
+        let all = all && self.shared.sessions.len() == asking;
         let all = self.give_idle()? && all;
         // What can be written at once needs no answer by itself: it is not waited for.
-        self.passage.flush()?;
+        self.channel.flush()?;
         let nobody_left = self.backlog.is_empty()
             && self.parcels.is_empty()
             && self.new.is_empty()
@@ -192,11 +194,11 @@ impl HandOver<'_> {
         !self.sessions.is_empty()
             || !self.idle.is_empty()
             || !self.new_sent.is_empty()
-            || self.passage.owes()
+            || self.channel.owes()
     }
 
     fn wait_for_more(&mut self) -> io::Result<()> {
-        if self.has_pieces() && !self.passage.owes() {
+        if self.has_pieces() && !self.channel.owes() {
             // There is room for the next piece.
             return self.hear();
         }
@@ -207,7 +209,7 @@ impl HandOver<'_> {
     /// How many more may be under way than where somebody is to move who is not silent.
     fn more(&self) -> usize {
         let next = self.to_tell.front();
-        if self.coming.is_empty() && next.is_none_or(|handle| self.house.lies_silent(handle)) {
+        if self.coming.is_empty() && next.is_none_or(|handle| self.shared.is_idle(handle)) {
             SILENT_MORE
         } else {
             0
@@ -221,15 +223,15 @@ impl HandOver<'_> {
         let under_way = self.coming.len() + self.backlog.len() + self.sessions.len();
         let some = (WAVE + self.more()).saturating_sub(under_way);
         for handle in self.to_tell.drain(..some.min(self.to_tell.len())) {
-            let now = Moment::now();
-            match self.house.lift(&handle) {
-                Some(guest) => {
-                    self.backlog.push_back((guest, now));
+            let now = MonotonicTime::now();
+            match self.shared.take_idle(&handle) {
+                Some(client) => {
+                    self.backlog.push_back((client, now));
                     self.lifted.push(handle);
                 }
                 None => {
-                    self.coming.push((handle.who.id, now));
-                    handle.tell(told::MOVE);
+                    self.coming.push((handle.info.id, now));
+                    handle.signal(signals::HAND_OVER);
                 }
             }
         }

@@ -9,37 +9,37 @@ use std::sync::Arc;
 
 use super::super::messages::{Part, Piece};
 use super::wrong;
+use crate::relay::session::Session;
 use crate::server::prepared::Statement;
-use crate::session::house::House;
-use crate::session::session::Session;
-use crate::session::unfinished::Share;
+use crate::session::memory::MemoryShare;
+use crate::session::shared::Shared;
 
 /// No part is longer: the protocol's longest message, with some room.
-const LONGEST: u64 = (1 << 30) + (1 << 20);
+const MAX_LENGTH: u64 = (1 << 30) + (1 << 20);
 
 /// A part so far.
-struct Arriving {
+struct AcceptGuard {
     size: usize,
     bytes: Vec<u8>,
     /// It counts as memory that a client's message takes.
-    _share: Share,
+    _share: MemoryShare,
     /// Why it cannot be kept.
     refused: Option<String>,
 }
 
 /// All that has come and whose session has not.
 pub(super) struct Parts {
-    house: Arc<House>,
-    parts: HashMap<Part, Arriving>,
+    shared: Arc<Shared>,
+    parts: HashMap<Part, AcceptGuard>,
     /// Statements that sessions refer to by their numbers.
     statements: HashMap<u64, Arc<Statement>>,
 }
 
 impl Parts {
     /// Nothing so far but these statements.
-    pub(super) fn new(house: Arc<House>, statements: Vec<Arc<Statement>>) -> Parts {
+    pub(super) fn new(shared: Arc<Shared>, statements: Vec<Arc<Statement>>) -> Parts {
         let mut parts = Parts {
-            house,
+            shared,
             parts: HashMap::new(),
             statements: HashMap::new(),
         };
@@ -49,15 +49,15 @@ impl Parts {
 
     /// Takes a piece.
     pub(super) fn add(&mut self, piece: Piece) -> io::Result<()> {
-        if piece.size > LONGEST {
+        if piece.size > MAX_LENGTH {
             return Err(wrong("a part that is too long was announced"));
         }
         let size = usize::try_from(piece.size).map_err(io::Error::other)?;
-        let house = &self.house;
+        let shared = &self.shared;
         let part = self
             .parts
             .entry(piece.part)
-            .or_insert_with(|| Arriving::new(house, size));
+            .or_insert_with(|| AcceptGuard::new(shared, size));
         if part.refused.is_some() {
             return Ok(());
         }
@@ -107,37 +107,37 @@ impl Parts {
     pub(super) fn join(&mut self, session: &mut Session, apart: &[Part]) -> Result<(), String> {
         let mut outcome = Ok(());
         for &part in apart {
-            let server = session.lent.as_mut().map(|lent| &mut lent.side);
-            let place = match part {
+            let server = session.link.as_mut().map(|link| &mut link.side);
+            let client_permit = match part {
                 Part::ClientUnread(_) => Some(&mut session.client.unread),
                 Part::ClientOwed(_) => Some(&mut session.client.owed),
                 Part::ServerUnread(_) => server.map(|side| &mut side.unread),
                 Part::ServerOwed(_) => server.map(|side| &mut side.owed),
                 Part::Statement(..) => None,
             };
-            match (self.take(part), place) {
-                (Ok(bytes), Some(place)) => *place = bytes,
+            match (self.take(part), client_permit) {
+                (Ok(bytes), Some(client_permit)) => *client_permit = bytes,
                 (Err(why), _) => outcome = Err(why),
                 (Ok(_), None) => outcome = Err("it has no place for a part of it".to_owned()),
             }
         }
         outcome?;
-        for place in session.statements_mut() {
-            if place.lacks_definition() {
-                let known = self.statements.get(&place.number);
+        for client_permit in session.statements_mut() {
+            if client_permit.lacks_definition() {
+                let known = self.statements.get(&client_permit.number);
                 let known = known.ok_or("a statement of it has not come")?;
-                *place = Arc::clone(known);
+                *client_permit = Arc::clone(known);
             }
         }
         Ok(())
     }
 }
 
-impl Arriving {
-    fn new(house: &House, size: usize) -> Arriving {
-        let mut share = house.unfinished_share();
+impl AcceptGuard {
+    fn new(shared: &Shared, size: usize) -> AcceptGuard {
+        let mut share = shared.unfinished_share();
         let all = share.set(size);
-        let limit = house.settings().general.max_memory_usage;
+        let limit = shared.settings().general.max_memory_usage;
         let mut bytes = Vec::new();
         let mut refused = None;
         if let (Some(all), Some(limit)) = (all, limit) {
@@ -155,7 +155,7 @@ impl Arriving {
         if refused.is_some() {
             share.set(0);
         }
-        Arriving {
+        AcceptGuard {
             size,
             bytes,
             _share: share,

@@ -35,7 +35,7 @@ pub struct Client {
     pub leaving: bool,
     /// How many replies it must get, if not all.
     pub(crate) due: Option<usize>,
-    traces: bool,
+    dirty: bool,
     /// Whether it has sent a query that sleeps until it is cancelled.
     pub sleeps: bool,
     /// How many replies were the same.
@@ -149,7 +149,7 @@ impl<'a> Arena<'a> {
             begun: false,
             leaving: false,
             due: None,
-            traces: false,
+            dirty: false,
             sleeps: false,
             compared: 0,
         });
@@ -176,7 +176,7 @@ impl<'a> Arena<'a> {
                 .note(message.kind(), client.conversation.place());
             client.conversation.sent(message);
             self.postgres.changed |= excluded::defines(message.sql());
-            client.traces |= excluded::leaves_traces(message.sql()) || message.kind() == 'F';
+            client.dirty |= excluded::leaves_traces(message.sql()) || message.kind() == 'F';
             client.sleeps |= message.sql().contains("pg_sleep");
             let message = message.bytes();
             let from = client.direct.replies.len();
@@ -184,7 +184,7 @@ impl<'a> Arena<'a> {
             settle(&mut client.direct)?;
             client.conversation.replied(&client.direct.replies[from..]);
             bytes.extend_from_slice(&message);
-            if client.traces && client.conversation.at_rest() && !client.direct.closed {
+            if client.dirty && client.conversation.at_rest() && !client.direct.closed {
                 end_transaction(client, pool)?;
                 if !pool.session && at + 1 < messages.len() {
                     client.begun = true;

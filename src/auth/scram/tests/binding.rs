@@ -4,7 +4,7 @@
 use super::*;
 
 /// The hash of a certificate: bytes 0 to 31.
-fn end_point() -> Vec<u8> {
+fn channel_binding() -> Vec<u8> {
     (0..32).collect()
 }
 
@@ -17,15 +17,15 @@ const FINAL: &[u8] =
 const SERVER_FINAL: &[u8] = b"v=ykwoqH8mLqO5AQCeuwwf6lsj9f8zyJZT/CcvAbN4Ssc=";
 
 /// A server that offers binding to this hash, with the nonce of the RFC.
-fn server(end_point: Vec<u8>) -> ServerExchange {
+fn server(channel_binding: Vec<u8>) -> ServerExchange {
     let mut server = ServerExchange::with_nonce(rfc().0, false, RFC_SERVER_NONCE.into());
-    server.offer_binding(end_point);
+    server.offer_binding(channel_binding);
     server
 }
 
 #[test]
 fn an_exchange_bound_to_a_certificate_byte_for_byte() {
-    let mut server = server(end_point());
+    let mut server = server(channel_binding());
     let server_first = server.client_first(Mechanism::Sha256Plus, FIRST).unwrap();
     assert_eq!(server_first, RFC_SERVER_FIRST.as_bytes());
     let Ok(Outcome::Proven {
@@ -44,7 +44,7 @@ fn the_keys_of_an_unbound_login_log_in_bound() {
     let (verifier, client_key) = rfc();
     let keys = verifier.pass_through(client_key).unwrap();
     let nonce = "rOprNGfwEbeRWgbNEkqO".to_owned();
-    let binding = Binding::choose(true, Some(&end_point()));
+    let binding = Binding::choose(true, Some(&channel_binding()));
     assert_eq!(binding.mechanism(), Mechanism::Sha256Plus);
     let mut client = ClientExchange::with_keys_and_nonce(keys, binding, nonce);
     assert_eq!(client.first().unwrap(), FIRST);
@@ -57,9 +57,9 @@ fn the_keys_of_an_unbound_login_log_in_bound() {
 
 #[test]
 fn a_client_by_password_binds_too() {
-    let binding = Binding::choose(true, Some(&end_point()));
+    let binding = Binding::choose(true, Some(&channel_binding()));
     let mut client = ClientExchange::with_password(&password("pencil"), binding).unwrap();
-    let mut server = server(end_point());
+    let mut server = server(channel_binding());
     let first = client.first().unwrap();
     let server_first = server.client_first(Mechanism::Sha256Plus, &first).unwrap();
     let last = client.continue_(&server_first).unwrap();
@@ -71,7 +71,7 @@ fn a_client_by_password_binds_too() {
 
 #[test]
 fn a_client_that_sees_another_certificate_is_refused() {
-    let mut other = end_point();
+    let mut other = channel_binding();
     other[31] ^= 1;
     let mut server = server(other);
     server.client_first(Mechanism::Sha256Plus, FIRST).unwrap();
@@ -85,7 +85,7 @@ fn binding_is_offered_only_with_a_certificate() {
     let plain = ServerExchange::new(&rfc().0, false).unwrap();
     assert_eq!(plain.mechanisms(), ["SCRAM-SHA-256"]);
     assert_eq!(
-        server(end_point()).mechanisms(),
+        server(channel_binding()).mechanisms(),
         ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]
     );
     for mechanism in [Mechanism::Sha256, Mechanism::Sha256Plus] {
@@ -99,11 +99,11 @@ fn binding_is_offered_only_with_a_certificate() {
 
 #[test]
 fn an_offer_that_was_struck_out_on_the_way_is_noticed() {
-    let binding = Binding::choose(false, Some(&end_point()));
+    let binding = Binding::choose(false, Some(&channel_binding()));
     let mut client = ClientExchange::with_password(&password("pencil"), binding).unwrap();
     let first = client.first().unwrap();
     assert!(first.starts_with(b"y,,n=,r="));
-    let error = server(end_point())
+    let error = server(channel_binding())
         .client_first(Mechanism::Sha256, &first)
         .unwrap_err();
     assert_eq!(error, ScramError::Downgrade);
@@ -123,7 +123,7 @@ fn a_header_changed_from_y_to_n_on_the_way_is_noticed() {
     let mut client = ClientExchange::with_keys(keys, Binding::NotOffered).unwrap();
     let mut first = client.first().unwrap();
     first[0] = b'n';
-    let mut server = server(end_point());
+    let mut server = server(channel_binding());
     let server_first = server.client_first(Mechanism::Sha256, &first).unwrap();
     let last = client.continue_(&server_first).unwrap();
     assert_eq!(
@@ -137,7 +137,7 @@ fn a_client_may_do_without_binding() {
     let mut client = by_password("pencil");
     let first = client.first().unwrap();
     assert!(first.starts_with(b"n,,"));
-    let mut server = server(end_point());
+    let mut server = server(channel_binding());
     let server_first = server.client_first(Mechanism::Sha256, &first).unwrap();
     let last = client.continue_(&server_first).unwrap();
     assert!(matches!(
@@ -155,7 +155,7 @@ fn mechanism_and_header_must_say_the_same() {
         (Mechanism::Sha256Plus, b"p=tls-unique,,n=,r=x"),
     ];
     for (mechanism, first) in cases {
-        let error = server(end_point()).client_first(mechanism, first);
+        let error = server(channel_binding()).client_first(mechanism, first);
         assert!(
             matches!(
                 error,
@@ -175,7 +175,7 @@ fn mechanism_and_header_must_say_the_same() {
 
 #[test]
 fn what_is_said_to_postgresql_depends_on_its_offer_and_its_certificate() {
-    let hash = end_point();
+    let hash = channel_binding();
     assert_eq!(Binding::choose(true, None), Binding::Impossible);
     assert_eq!(Binding::choose(false, None), Binding::Impossible);
     assert_eq!(Binding::choose(false, Some(&hash)), Binding::NotOffered);

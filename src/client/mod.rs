@@ -1,0 +1,44 @@
+//! A client's way into the pooler: from the accepted connection to a session, and the threads that serve clients.
+//!
+//! Knows neither the hand-over nor the console's commands. Invariant: a connection has a thread only from its first
+//! packet on, and counts among `max_connections` only when its client has proved who it is.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`client_threads`] | the threads for clients, and what logins share |
+//! | `client_threads/cancels.rs` | CancelRequests, each in a thread |
+//! | `client_threads/reserve.rs` | the threads in reserve |
+//! | [`client_thread`] | the work of a thread for one client |
+//! | `acceptor` | the thread that accepts connections and keeps them until their first packet has come |
+//! | [`new_connection`] | a connection before its first packet |
+//! | `crowd` | connections that have not logged in, counted by address |
+//! | `login_permit` | the limit of logins under way |
+//! | `turns` | the order in which TLS handshakes begin |
+//! | `client_tls` | TLS with clients |
+//! | `startup` | the TLS handshake and the first packet, in the connection's thread |
+//! | [`login`] | from the first packet to a session |
+//! | `authenticate` | the messages of MD5 and SCRAM |
+//! | `client_settings` | what PostgreSQL makes of the settings in a startup packet |
+//! | `console_login` | a login to the console |
+//! | `login_error` | why a login fails, as an error and as a log line |
+//! | `rejections` | a bound on the log lines about rejected connections |
+//! | `parking` | threads without work |
+//! | `attend` | the thread that waits for all sessions in [`lobby`](crate::session::lobby) |
+
+mod acceptor;
+mod attend;
+mod authenticate;
+mod client_settings;
+pub mod client_thread;
+pub mod client_threads;
+mod client_tls;
+mod console_login;
+mod crowd;
+pub mod login;
+mod login_error;
+mod login_permit;
+pub mod new_connection;
+mod parking;
+mod rejections;
+mod startup;
+mod turns;

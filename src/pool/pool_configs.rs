@@ -1,0 +1,158 @@
+//! From the settings to the plans of all pools.
+
+use std::collections::BTreeMap;
+
+use super::pool_config::{DatabaseLimit, Login, Mode, PoolConfig, Timeouts};
+use super::pools::Key;
+use crate::auth::{Password, ServerCredentials, ServerSecret, Verifier};
+use crate::config::{General, Pool, PoolMode, Settings, User};
+use crate::net::stream::SocketOptions;
+use crate::server::server_tls::Encryption;
+
+/// How clients' sockets are set up.
+pub fn client_sockets(general: &General) -> SocketOptions {
+    let bytes = |size: Option<u64>| usize::try_from(size.unwrap_or(0)).unwrap_or(0);
+    SocketOptions {
+        no_delay: general.tcp_no_delay,
+        keepalive_idle: general.tcp_keepalives_idle,
+        keepalive_interval: general.tcp_keepalives_interval,
+        keepalive_count: general.tcp_keepalives_count,
+        user_timeout: general.tcp_user_timeout,
+        linger: general.tcp_so_linger,
+        tcp_buffer: bytes(general.tcp_socket_buffer_size),
+        unix_buffer: bytes(general.unix_socket_buffer_size),
+    }
+}
+
+/// How sockets to PostgreSQL are set up: as those of clients, except that nothing makes them forget the
+/// Terminate or the CancelRequest that was sent last.
+pub fn server_sockets(general: &General) -> SocketOptions {
+    SocketOptions {
+        linger: None,
+        ..client_sockets(general)
+    }
+}
+
+/// The plan of every user of every pool.
+pub fn pool_configs(settings: &Settings) -> BTreeMap<Key, PoolConfig> {
+    let sockets = server_sockets(&settings.general);
+    let mut pool_configs = BTreeMap::new();
+    for (database, pool) in &settings.pools {
+        let encryption = Encryption::new(&pool.server_tls);
+        for user in &pool.users {
+            let key = (database.clone(), user.username.clone());
+            let encryption = encryption.clone();
+            let config = config(&settings.general, pool, user, encryption, sockets);
+            pool_configs.insert(key, config);
+        }
+    }
+    pool_configs
+}
+
+fn config(
+    general: &General,
+    pool: &Pool,
+    user: &User,
+    encryption: Encryption,
+    sockets: SocketOptions,
+) -> PoolConfig {
+    let mode = match user.pool_mode {
+        PoolMode::Transaction => Mode::Transaction,
+        PoolMode::Session => Mode::Session,
+    };
+    PoolConfig {
+        size: user.pool_size,
+        min_size: user.min_pool_size,
+        mode,
+        query_wait_timeout: pool.query_wait_timeout,
+        timeouts: Timeouts {
+            client_idle: user.client_idle_timeout,
+            idle_transaction: user.idle_transaction_timeout,
+            query: user.query_timeout,
+            transaction: user.transaction_timeout,
+        },
+        idle_timeout: pool.idle_timeout,
+        server_lifetime: user.server_lifetime,
+        idle_check: pool.server_idle_check_timeout,
+        round_robin: pool.server_round_robin,
+        database_limit: pool.max_db_connections.map(|most| DatabaseLimit {
+            most,
+            reserve: pool.reserve_pool_size,
+            patience: pool.reserve_pool_timeout,
+            min_lifetime: pool.min_connection_lifetime,
+            fairness_delay: pool.fairness_delay,
+            guaranteed: pool.min_guaranteed_pool_size,
+        }),
+        parallel_creates: pool.max_concurrent_creates,
+        clean: pool.cleanup_server_connections,
+        prepared_statements: general.prepared_statements && mode == Mode::Transaction,
+        prepared_cache: pool.prepared_statements_cache_size,
+        prepared_per_server: pool
+            .server_prepared_statements_cache_size
+            .unwrap_or(PREPARED_PER_SERVER),
+        prepared_bytes_per_server: bytes(general.server_prepared_statements_memory),
+        memory_per_client: bytes(general.client_memory_limit),
+        prepared_per_client: general.client_prepared_statements_max.unwrap_or(usize::MAX),
+        host: pool.server_host.clone(),
+        port: pool.server_port,
+        server_database: pool.server_database.clone(),
+        login: login(user),
+        startup_parameters: pool.startup_parameters.clone(),
+        application_name: pool.application_name.clone(),
+        connect_timeout: pool.connect_timeout,
+        encryption,
+        sockets,
+        check_query: general.pooler_check_query.clone(),
+        log_parameter_changes: pool.log_client_parameter_status_changes,
+    }
+}
+
+fn login(user: &User) -> Login {
+    match &user.server_password {
+        Some(password) => Login::Given(ServerCredentials {
+            user: user.server_name().to_owned(),
+            secret: ServerSecret::Password(Password::new(password.expose().to_owned())),
+        }),
+        None if user.server_name() == user.username => Login::PassThrough {
+            user: user.username.clone(),
+            verifier: Verifier::from(&user.password),
+        },
+        None => Login::Given(ServerCredentials {
+            user: user.server_name().to_owned(),
+            secret: ServerSecret::None,
+        }),
+    }
+}
+
+/// Statements that a server connection keeps, unless the configuration says otherwise.
+const PREPARED_PER_SERVER: usize = 1024;
+
+/// A size in bytes; without one there is no limit.
+fn bytes(size: Option<u64>) -> usize {
+    size.and_then(|size| usize::try_from(size).ok())
+        .unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn linger_is_for_clients_alone() {
+        let text = r#"
+            [general]
+            admin_username = "admin"
+            admin_password = "secret"
+            tcp_so_linger = 0
+            [pools]
+        "#;
+        let settings = crate::config::parse(text, Path::new("test.toml")).unwrap();
+        assert_eq!(
+            client_sockets(&settings.general).linger,
+            Some(std::time::Duration::ZERO)
+        );
+        assert_eq!(server_sockets(&settings.general).linger, None);
+    }
+}

@@ -1,0 +1,428 @@
+//! What a session has of its pool: a place in the queue, or a live connection out of it. The only place
+//! where a thread waits in a pool's queue.
+//!
+//! Invariant: a connection that was lent is given back or written off exactly once, and a place in the
+//! queue is given up, also if the thread that has them panics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::net::clock::MonotonicTime;
+use crate::pool::pool::{Lack, NoConnection, Pool, Request, Returned};
+use crate::pool::totals::Counters;
+use crate::pool::waiter::{Source, Waiter};
+use crate::server::backend::Connection;
+use crate::server::login::ConnectError;
+use crate::wire::sqlstate;
+
+/// Why there is none.
+#[derive(Debug)]
+pub enum CheckoutError {
+    /// `query_wait_timeout` passed.
+    TimedOut(Lack),
+    /// None could be made.
+    Failed(Arc<ConnectError>),
+    /// The pool no longer exists.
+    Closed,
+    /// The caller was told something else.
+    Interrupted,
+}
+
+impl From<NoConnection> for CheckoutError {
+    fn from(why: NoConnection) -> CheckoutError {
+        match why {
+            NoConnection::TimedOut(lack) => CheckoutError::TimedOut(lack),
+            NoConnection::Failed(error) => CheckoutError::Failed(error),
+            NoConnection::Closed => CheckoutError::Closed,
+            NoConnection::Left => CheckoutError::Interrupted,
+        }
+    }
+}
+
+/// How long ago the server may have been heard from to be taken for alive without a look. It may end a
+/// connection at any time, also just after a look; this makes that span longer by no more than a busy
+/// machine does, and saves a call to the kernel for each transaction of a busy client.
+const FRESH: Duration = Duration::from_millis(1);
+
+/// A live connection that a session has done with and its thread has kept, for another one of the same pool.
+/// Dropping it gives it back.
+#[derive(Debug)]
+pub struct Spare(Option<(Arc<Pool>, Connection)>);
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        if let Some((pool, connection)) = self.0.take() {
+            pool.give_back(connection, &Counters::default(), MonotonicTime::now());
+        }
+    }
+}
+
+/// What has become of a session's connection.
+#[derive(Debug)]
+pub enum GivenBack {
+    /// Its pool has it, and it is free.
+    Free,
+    /// Another session, which waited for it, has it.
+    Handed,
+    /// It can be used for the next.
+    Kept(Spare),
+}
+
+/// What a session has of its pool.
+#[derive(Debug)]
+pub struct Checkout {
+    /// The pool.
+    pool: Arc<Pool>,
+    waiter: Arc<Waiter>,
+    /// The pool counts a connection as lent to us.
+    link: bool,
+    /// The waiter has a place in the pool's queue.
+    queued: bool,
+}
+
+impl Checkout {
+    /// Nothing yet, or, if it is `link`, a connection that the pool counts already.
+    pub fn new(pool: Arc<Pool>, waiter: Arc<Waiter>, link: bool) -> Checkout {
+        Checkout {
+            pool,
+            waiter,
+            link,
+            queued: false,
+        }
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Whether there is a place in the queue.
+    pub fn is_queued(&self) -> bool {
+        self.queued
+    }
+
+    /// From now on it is another pool. What there is of the old one is given up.
+    pub fn turn_to(&mut self, pool: Arc<Pool>) {
+        self.give_up();
+        self.pool = pool;
+    }
+
+    /// Takes a connection that lies idle and is alive, if there is one and nobody is in front of us; else
+    /// there is a place in the queue now. Dead ones on the way are written off.
+    ///
+    /// # Errors
+    /// [`CheckoutError::Closed`].
+    pub fn obtain_at_once(
+        &mut self,
+        now: MonotonicTime,
+    ) -> Result<Option<Connection>, CheckoutError> {
+        let request = self.pool.request(&self.waiter)?;
+        self.take_alive(request, now)
+    }
+
+    /// Asks on behalf of one who has waited since `since`, in another process or another life: its place
+    /// in the queue is by that moment. A connection that is there at once and alive is returned.
+    ///
+    /// # Errors
+    /// [`CheckoutError::Closed`].
+    pub fn request_since(
+        &mut self,
+        since: MonotonicTime,
+    ) -> Result<Option<Connection>, CheckoutError> {
+        let request = self.pool.request_since(&self.waiter, since)?;
+        self.take_alive(request, MonotonicTime::now())
+    }
+
+    /// Takes a connection that lies idle and is alive, if there is one and nobody waits.
+    pub fn obtain_idle(&mut self) -> Option<Connection> {
+        loop {
+            let mut connection = self.pool.lend_idle()?;
+            self.link = true;
+            if is_alive(&mut connection) {
+                return Some(connection);
+            }
+            self.discard_dead(connection);
+        }
+    }
+
+    /// Takes what there is, or else what there is instead of it if that is dead.
+    fn take_alive(
+        &mut self,
+        mut request: Request,
+        now: MonotonicTime,
+    ) -> Result<Option<Connection>, CheckoutError> {
+        loop {
+            match self.note(request) {
+                None => return Ok(None),
+                Some(mut connection) => {
+                    if now.since(connection.backend.used_at) < FRESH || is_alive(&mut connection) {
+                        return Ok(Some(connection));
+                    }
+                    self.discard_dead(connection);
+                    request = self.pool.request_again(&self.waiter)?;
+                }
+            }
+        }
+    }
+
+    /// Waits in the queue, where there is a place, for a connection that is alive.
+    ///
+    /// # Errors
+    /// [`CheckoutError`]; the place in the queue is given up.
+    pub fn wait(
+        &mut self,
+        deadline: MonotonicTime,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Connection, CheckoutError> {
+        loop {
+            let outcome = self.pool.wait(&self.waiter, deadline, interrupted);
+            self.queued = false;
+            let (mut connection, how) = outcome?;
+            self.link = true;
+            if how == Source::Hand {
+                // Its last user has heard from the server a moment ago: as good as a look at the socket.
+                return Ok(connection);
+            }
+            loop {
+                if is_alive(&mut connection) {
+                    return Ok(connection);
+                }
+                self.discard_dead(connection);
+                let request = self.pool.request_again(&self.waiter)?;
+                match self.note(request) {
+                    Some(next) => connection = next,
+                    None => break,
+                }
+            }
+        }
+    }
+
+    /// Takes a connection, waiting for it if need be.
+    ///
+    /// # Errors
+    /// [`CheckoutError`].
+    pub fn obtain(
+        &mut self,
+        deadline: MonotonicTime,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Connection, CheckoutError> {
+        match self.obtain_at_once(MonotonicTime::now())? {
+            Some(connection) => Ok(connection),
+            None => self.wait(deadline, interrupted),
+        }
+    }
+
+    /// Gives the clean connection back, as of `now`, with what was done with it.
+    pub fn give_back(&mut self, connection: Connection, work: &Counters, now: MonotonicTime) {
+        self.link = false;
+        self.pool.give_back(connection, work, now);
+    }
+
+    /// The same, unless it can be kept for a session of this pool that has waited since `next`.
+    pub fn give_back_or_keep(
+        &mut self,
+        connection: Connection,
+        work: &Counters,
+        now: MonotonicTime,
+        next: MonotonicTime,
+    ) -> GivenBack {
+        self.link = false;
+        let returned = self.pool.give_back_or_keep(connection, work, now, next);
+        match returned {
+            Returned::Free => GivenBack::Free,
+            Returned::Handed => GivenBack::Handed,
+            Returned::Kept(connection) => {
+                GivenBack::Kept(Spare(Some((Arc::clone(&self.pool), connection))))
+            }
+        }
+    }
+
+    /// Takes what was kept, if it is of this pool.
+    pub fn take_spare(&mut self, mut spare: Spare) -> Option<Connection> {
+        let (_, connection) = spare.0.take_if(|(pool, _)| Arc::ptr_eq(pool, &self.pool))?;
+        self.link = true;
+        Some(connection)
+    }
+
+    /// The connection is gone for good; with what was done with it.
+    pub fn discard(&mut self, work: &Counters) {
+        self.link = false;
+        self.pool.discard(work);
+    }
+
+    /// Gives up the place in the queue, if there is one; it can be had again by the time it was taken.
+    pub fn leave_queue(&mut self) {
+        if std::mem::take(&mut self.queued) {
+            self.pool.leave(&self.waiter);
+        }
+    }
+
+    /// Lets go of the pool while the connection, if there is one, stays lent: somebody else has it now.
+    pub fn hand_on(mut self) -> Arc<Pool> {
+        self.leave_queue();
+        self.link = false;
+        Arc::clone(&self.pool)
+    }
+
+    fn note(&mut self, request: Request) -> Option<Connection> {
+        match request {
+            Request::Met(connection) => {
+                self.link = true;
+                Some(connection)
+            }
+            Request::Queued => {
+                self.queued = true;
+                None
+            }
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.leave_queue();
+        if self.link {
+            self.discard(&Counters::default());
+        }
+    }
+
+    fn discard_dead(&mut self, connection: Connection) {
+        log::warn!(
+            "[{}@{}] server connection pid={} was closed by PostgreSQL while it lay idle",
+            self.pool.user,
+            self.pool.database,
+            connection.backend.key.process_id
+        );
+        drop(connection);
+        self.discard(&Counters::default());
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
+/// One call to the kernel for each use of a connection: nothing of a request is sent to a server that has
+/// already closed the connection.
+fn is_alive(connection: &mut Connection) -> bool {
+    connection.stream.is_silent()
+}
+
+/// What a client is told when no server connection is to be had: SQLSTATE and message.
+pub fn no_server(why: &CheckoutError) -> (String, String) {
+    let (code, cause) = match why {
+        CheckoutError::TimedOut(lack) => {
+            let lack = match lack {
+                Lack::Connections(most) => {
+                    format!("all {most} server connections of the pool are in use (pool_size)")
+                }
+                Lack::Paused => "the pool is paused (PAUSE)".to_owned(),
+            };
+            (
+                sqlstate::TOO_MANY_CONNECTIONS,
+                format!(
+                    "Timeout occurred while waiting free connection from pool (query_wait_timeout): {lack}"
+                ),
+            )
+        }
+        CheckoutError::Failed(error) => {
+            let cause = match &**error {
+                ConnectError::OutOfDescriptors(_) | ConnectError::NoThread(_) => {
+                    return (
+                        error.sqlstate().to_owned(),
+                        format!(
+                            "Connection pooler local resource exhausted: {error}. Please try again later."
+                        ),
+                    );
+                }
+                ConnectError::Refused(_) | ConnectError::Credentials(_) if !error.can_heal() => {
+                    return (
+                        error.sqlstate().to_owned(),
+                        format!(
+                            "Could not get a database connection from the pool. PostgreSQL refused the \
+                             pooler's own login (not the client's, which was accepted): {error}"
+                        ),
+                    );
+                }
+                ConnectError::TimedOut => {
+                    "Timeout occurred while creating a new connection to postgresql (postgresql_login_timeout)"
+                        .to_owned()
+                }
+                ConnectError::NoPermit(why) => why.clone(),
+                ConnectError::Refused(_) if error.sqlstate() == sqlstate::TOO_MANY_CONNECTIONS => {
+                    format!(
+                        "PostgreSQL takes no more connections (its max_connections, or the limit of the role or \
+                         database): {error}"
+                    )
+                }
+                error => format!(
+                    "Error occurred while creating a new connection to postgresql (postgresql_login_error): {error}"
+                ),
+            };
+            (error.sqlstate(), cause)
+        }
+        CheckoutError::Closed => (sqlstate::POOLER_SHUTDOWN, "the pool was removed".to_owned()),
+        CheckoutError::Interrupted => (sqlstate::ADMIN_SHUTDOWN, "interrupted".to_owned()),
+    };
+    let message = format!(
+        "Could not get a database connection from the pool. All servers may be busy or down. Error details: {cause}. Please try again later."
+    );
+    (code.to_owned(), message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::tests::{LONG, Server, config, pool_of, until};
+
+    #[test]
+    fn who_panics_leaves_neither_a_connection_nor_a_place_in_the_queue() {
+        let server = Server::start();
+        let pool = pool_of(config(&server, 1));
+        let panics = |deadline: MonotonicTime| {
+            let mut checkout = Checkout::new(Arc::clone(&pool), Arc::default(), false);
+            std::thread::spawn(move || {
+                let Ok(None) = checkout.obtain_at_once(MonotonicTime::now()) else {
+                    panic!("there was one");
+                };
+                if deadline > MonotonicTime::now() {
+                    checkout.wait(deadline, &|| false).unwrap();
+                }
+                panic!("on purpose");
+            })
+            .join()
+            .unwrap_err()
+        };
+        panics(MonotonicTime::now().after(LONG));
+        assert_eq!(pool.snapshot().in_use, 0);
+        pool.pause();
+        panics(MonotonicTime::now());
+        assert_eq!(pool.snapshot().waiting, 0);
+        pool.resume();
+        let mut checkout = Checkout::new(Arc::clone(&pool), Arc::default(), false);
+        let never = || false;
+        let connection = checkout
+            .obtain(MonotonicTime::now().after(LONG), &never)
+            .unwrap();
+        checkout.give_back(connection, &Counters::default(), MonotonicTime::now());
+        until("it is idle", || pool.snapshot().idle == 1);
+        drop(checkout);
+        assert_eq!((pool.snapshot().in_use, pool.snapshot().idle), (0, 1));
+    }
+
+    #[test]
+    fn who_has_waited_elsewhere_gets_no_dead_connection_either() {
+        let server = Server::start();
+        let pool = pool_of(config(&server, 1));
+        let mut checkout = Checkout::new(Arc::clone(&pool), Arc::default(), false);
+        let soon = MonotonicTime::now().after(LONG);
+        let connection = checkout.obtain(soon, &|| false).unwrap();
+        let returned = MonotonicTime::now();
+        checkout.give_back(connection, &Counters::default(), returned);
+        until("it has been idle", || returned.elapsed() > FRESH);
+        server.hang_up();
+        let at_once = checkout.request_since(MonotonicTime::now()).unwrap();
+        let connection = at_once.map_or_else(|| checkout.wait(soon, &|| false), Ok);
+        assert!(is_alive(&mut connection.unwrap()));
+    }
+}

@@ -1,0 +1,118 @@
+//! A client that has logged in, with all that belongs to it: what a thread serves, parks, or takes over
+//! from another process.
+
+use std::sync::Arc;
+
+use super::console::Rights;
+use super::registry::{Handle, RegistryGuard};
+use super::shared::ClientPermit;
+use crate::net::clock::MonotonicTime;
+use crate::net::stream::Stream;
+use crate::pool::pool::Pool;
+use crate::relay::session::{Phase, Session};
+
+/// A session between two waits: its value and its sockets.
+pub struct DetachedSession {
+    /// The pool it uses.
+    pub pool: Arc<Pool>,
+    /// The session.
+    pub session: Box<Session>,
+    /// Its client.
+    pub client: Stream,
+    /// Its server connection's socket, while it has one.
+    pub server: Option<Stream>,
+    /// When a server connection that is being tried, set up or cleaned must have answered.
+    pub server_deadline: Option<MonotonicTime>,
+    /// When its client was heard to have spoken, if nobody has read what it said.
+    pub spoke: Option<MonotonicTime>,
+}
+
+/// Whether nothing is under way: whatever happens next begins with the client, or with somebody who tells the
+/// session something.
+pub(crate) fn is_silent(session: &Session, client: &Stream) -> bool {
+    session.is_silent() && !client.owes() && !client.holds_input()
+}
+
+impl DetachedSession {
+    /// Whether nothing happens to it unless its client speaks, or somebody tells it something.
+    pub fn is_silent(&self) -> bool {
+        is_silent(&self.session, &self.client)
+    }
+}
+
+/// What a console session is owed before it is served on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Nothing: it has had all its replies.
+    Given,
+    /// These bytes.
+    Owed(Vec<u8>),
+    /// The reply to a command that is still being carried out. The session rests until it is known.
+    Awaited,
+}
+
+/// A console session between two commands.
+pub struct ConsoleSession {
+    /// Its client.
+    pub client: Stream,
+    /// Which commands it may give.
+    pub rights: Rights,
+    /// What it has said and nobody has read.
+    pub unread: Vec<u8>,
+    /// What it is owed.
+    pub reply: Reply,
+}
+
+/// What a client has logged in to.
+pub enum ClientKind {
+    /// A pool.
+    Pool(DetachedSession),
+    /// The console.
+    Console(ConsoleSession),
+}
+
+/// A client that has logged in.
+pub struct Client {
+    /// Its entry in the registry.
+    pub entry: RegistryGuard,
+    /// Its place among `max_connections`.
+    pub client_permit: ClientPermit,
+    /// What it has logged in to.
+    pub kind: ClientKind,
+}
+
+impl Client {
+    /// Its handle.
+    pub fn handle(&self) -> &Arc<Handle> {
+        self.entry.handle()
+    }
+
+    /// Whether it was doing something for its client when it parked, or is about to.
+    pub fn is_busy(&self) -> bool {
+        match &self.kind {
+            ClientKind::Pool(detached) => {
+                detached.session.phase() != Phase::Idle
+                    || !detached.session.client.unread.is_empty()
+            }
+            ClientKind::Console(_) => false,
+        }
+    }
+
+    /// Whether it rests until the reply to its command is known.
+    pub fn awaits_reply(&self) -> bool {
+        matches!(&self.kind, ClientKind::Console(console) if console.reply == Reply::Awaited)
+    }
+
+    /// The reply it waits for is known: whoever serves it next gives it.
+    pub fn answer(&mut self, reply: Vec<u8>) {
+        if let ClientKind::Console(console) = &mut self.kind {
+            console.reply = Reply::Owed(reply);
+        }
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Guest").field(&self.handle().tag()).finish()
+    }
+}

@@ -1,0 +1,467 @@
+//! What all sessions share: the settings in force, the pools, the other sessions, and what stage the
+//! process is in.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crossbeam::channel::Sender;
+use nix::unistd::Pid;
+use parking_lot::{Mutex, RwLock};
+
+use super::client::Client;
+use super::console::Console;
+use super::lobby::Lobby;
+use super::memory::MemoryShare;
+use super::orders::{Errand, Order};
+use super::registry::{Activity, CancelKey, Handle, Registry, signals};
+use super::statement_registry::StatementRegistry;
+use crate::auth::MockSecret;
+use crate::config::Settings;
+use crate::net::thread;
+use crate::net::wait;
+use crate::pool::pool_configs::pool_configs;
+use crate::pool::pools::Pools;
+
+/// Places for console sessions beyond `max_connections`.
+const CONSOLE_RESERVE: usize = 4;
+
+/// How long last words are waited for when the process stops: they are on their way, and only an end with unread bytes
+/// can overtake them.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// The stages of a process's life, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Stage {
+    /// Everybody is welcome.
+    Open,
+    /// Transactions finish; only the console takes new sessions.
+    Draining,
+    /// Everybody is told to leave.
+    Stopping,
+}
+
+/// Connections of clients since the start, by what became of them.
+#[derive(Debug, Default)]
+pub struct AcceptCounters {
+    /// All.
+    pub total: AtomicU64,
+    /// Those that asked for a session without TLS.
+    pub plain: AtomicU64,
+    /// Those that brought a CancelRequest.
+    pub cancel: AtomicU64,
+    /// Those that asked for a session over TLS.
+    pub tls: AtomicU64,
+}
+
+/// What all sessions share.
+pub struct Shared {
+    settings: RwLock<Arc<Settings>>,
+    /// All pools.
+    pub pools: Arc<Pools>,
+    /// All prepared statements.
+    pub statements: StatementRegistry,
+    /// All sessions.
+    pub sessions: Arc<Registry>,
+    /// Sessions without a thread.
+    pub lobby: Lobby,
+    /// What keeps mock logins of one user alike.
+    pub mock: MockSecret,
+    /// Who answers on the console.
+    pub console: OnceLock<Arc<dyn Console>>,
+    /// Connections since the start.
+    pub accept_counters: AcceptCounters,
+    /// Bytes that the clients' unfinished messages take.
+    pub(crate) unfinished: Arc<AtomicU64>,
+    stage: AtomicU8,
+    admitted: AtomicUsize,
+    /// How many clients there are threads for.
+    most_clients: AtomicUsize,
+    /// The threads of connections that have not logged in.
+    logging_in: Mutex<HashMap<u64, Pid>>,
+    handover_sink: Mutex<Option<HandoverSink>>,
+    /// Whether all sessions move.
+    all_are_handed_over: AtomicBool,
+    peer_process: Mutex<Option<PeerProcess>>,
+    /// Nobody can log in any more who has begun.
+    logins_end: AtomicBool,
+    /// Sessions may still come from a predecessor that has handed over all others.
+    stragglers: AtomicBool,
+}
+
+/// The other process of a hand-over, as far as CancelRequests and orders are concerned.
+struct PeerProcess {
+    errands: Sender<Errand>,
+    /// The thread that passes them on, to be woken.
+    thread: Pid,
+}
+
+/// Whose sessions move to another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandoverScope {
+    /// All.
+    Everybody,
+    /// Those of the console. The others finish their transactions here and are told 58006.
+    Console,
+}
+
+impl HandoverScope {
+    /// What a session is told.
+    fn flag(self, console: bool) -> u32 {
+        match self {
+            HandoverScope::Console if !console => signals::DRAIN,
+            HandoverScope::Everybody | HandoverScope::Console => signals::HAND_OVER,
+        }
+    }
+}
+
+/// Where sessions that were told to move are handed in.
+struct HandoverSink {
+    parked: Sender<Client>,
+    whom: HandoverScope,
+    /// The thread that takes them, to be woken.
+    thread: Pid,
+}
+
+/// A place among `max_connections`; dropping it frees it.
+#[derive(Debug)]
+pub struct ClientPermit(Arc<Shared>);
+
+/// A login under way; dropping it ends it.
+#[derive(Debug)]
+pub struct LoggingIn {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Drop for LoggingIn {
+    fn drop(&mut self) {
+        self.shared.logging_in.lock().remove(&self.id);
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("House").finish_non_exhaustive()
+    }
+}
+
+impl Drop for ClientPermit {
+    fn drop(&mut self) {
+        self.0.admitted.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Shared {
+    /// A house with these settings, its pools empty.
+    pub fn new(settings: Settings, mock: MockSecret) -> Arc<Shared> {
+        let pools = Arc::new(Pools::default());
+        pools.apply(pool_configs(&settings));
+        Arc::new(Shared {
+            settings: RwLock::new(Arc::new(settings)),
+            pools,
+            statements: StatementRegistry::default(),
+            sessions: Arc::default(),
+            mock,
+            console: OnceLock::new(),
+            lobby: Lobby::default(),
+            accept_counters: AcceptCounters::default(),
+            unfinished: Arc::default(),
+            stage: AtomicU8::new(Stage::Open as u8),
+            admitted: AtomicUsize::new(0),
+            most_clients: AtomicUsize::new(usize::MAX),
+            logging_in: Mutex::default(),
+            handover_sink: Mutex::default(),
+            all_are_handed_over: AtomicBool::new(false),
+            peer_process: Mutex::default(),
+            logins_end: AtomicBool::new(false),
+            stragglers: AtomicBool::new(false),
+        })
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read())
+    }
+
+    /// Puts other settings in force, for sessions that live as for those to come.
+    pub fn change_settings(&self, settings: Settings) {
+        let pool_configs = pool_configs(&settings);
+        *self.settings.write() = Arc::new(settings);
+        let timeouts = |handle: &Handle| {
+            let pool = self.pools.find(&handle.info.database, &handle.info.user);
+            pool.map(|pool| pool.config().timeouts)
+        };
+        let sessions = self.sessions.all();
+        let before: Vec<_> = sessions.iter().map(|handle| timeouts(handle)).collect();
+        self.pools.apply(pool_configs);
+        for (handle, before) in sessions.iter().zip(before) {
+            if timeouts(handle) != before {
+                // What it waits for may have another time now.
+                handle.wake();
+            }
+        }
+        for handle in self.sessions.all() {
+            if !handle.info.console
+                && self
+                    .pools
+                    .find(&handle.info.database, &handle.info.user)
+                    .is_none()
+            {
+                handle.signal(signals::REMOVED);
+            }
+        }
+    }
+
+    /// The stage.
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Open,
+            1 => Stage::Draining,
+            _ => Stage::Stopping,
+        }
+    }
+
+    /// Goes on to a later stage and tells everybody.
+    pub fn enter(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+        let flag = match stage {
+            Stage::Open => return,
+            Stage::Draining => signals::DRAIN,
+            Stage::Stopping => signals::STOP,
+        };
+        self.signal_all(flag);
+        if stage == Stage::Stopping {
+            self.wake_logins();
+        }
+    }
+
+    /// Tells every session something.
+    pub fn signal_all(&self, flag: u32) {
+        for handle in self.sessions.all() {
+            handle.signal(flag);
+        }
+    }
+
+    /// There are threads for so many clients, whatever `max_connections` says.
+    pub(crate) fn limit_clients(&self, most: usize) {
+        self.most_clients.store(most.max(1), Ordering::Release);
+    }
+
+    /// How many clients may be connected.
+    pub fn most_clients(&self) -> usize {
+        let most = self.settings().general.max_connections;
+        most.min(self.most_clients.load(Ordering::Acquire))
+    }
+
+    fn room(&self, console: bool) -> usize {
+        self.most_clients() + if console { CONSOLE_RESERVE } else { 0 }
+    }
+
+    /// Whether there is no place for one more client.
+    pub(crate) fn is_full(&self, console: bool) -> bool {
+        self.admitted.load(Ordering::Acquire) >= self.room(console)
+    }
+
+    /// A place for one more client, if there is one. The console has some in reserve.
+    pub(crate) fn admit(self: &Arc<Shared>, console: bool) -> Option<ClientPermit> {
+        let most = self.room(console);
+        self.admitted
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+                (now < most).then_some(now + 1)
+            })
+            .ok()
+            .map(|_| ClientPermit(Arc::clone(self)))
+    }
+
+    /// A place for a client that has one already in the process it comes from.
+    pub fn admit_moved(self: &Arc<Shared>) -> ClientPermit {
+        self.admitted.fetch_add(1, Ordering::AcqRel);
+        ClientPermit(Arc::clone(self))
+    }
+
+    /// From now on sessions move: who is told to parks at its next wait and is handed in at `parked`, and the
+    /// calling thread is woken. Those that log in later park as soon as they have. Returned are those that are
+    /// still to be told, who is doing something first; among them, one that has to wait for a server connection
+    /// does not wait to be told.
+    pub fn begin_handover(
+        &self,
+        parked: Sender<Client>,
+        whom: HandoverScope,
+    ) -> VecDeque<Arc<Handle>> {
+        let thread = thread::number();
+        *self.handover_sink.lock() = Some(HandoverSink {
+            parked,
+            whom,
+            thread,
+        });
+        let mut all = self.sessions.all();
+        if whom == HandoverScope::Everybody {
+            self.all_are_handed_over.store(true, Ordering::Release);
+            self.lobby.expect(true);
+            let idle = |handle: &Handle| handle.activity() == Activity::Idle;
+            all.sort_by_cached_key(|handle| (self.is_idle(handle), idle(handle)));
+            return all.into();
+        }
+        for handle in all {
+            handle.signal(whom.flag(handle.info.console));
+        }
+        VecDeque::new()
+    }
+
+    /// Whether all sessions move.
+    pub fn all_are_handed_over(&self) -> bool {
+        self.all_are_handed_over.load(Ordering::Acquire)
+    }
+
+    /// What a session has to be told that has just been entered, if sessions move.
+    pub fn handover_signal(&self, console: bool) -> Option<u32> {
+        let handover_sink = self.handover_sink.lock();
+        handover_sink
+            .as_ref()
+            .map(|handover_sink| handover_sink.whom.flag(console))
+    }
+
+    /// Sessions no longer move.
+    pub fn end_handover(&self) {
+        self.all_are_handed_over.store(false, Ordering::Release);
+        self.lobby.expect(false);
+        *self.handover_sink.lock() = None;
+        let drains = self.stage() != Stage::Open;
+        for handle in self.sessions.all() {
+            handle.clear(signals::HAND_OVER | signals::PINNED);
+            if !drains {
+                handle.clear(signals::DRAIN);
+            }
+        }
+    }
+
+    /// Whether sessions move.
+    pub fn is_handing_over(&self) -> bool {
+        self.handover_sink.lock().is_some()
+    }
+
+    /// From now on CancelRequests for sessions that are not here, and all orders, are handed in at `errands`, and
+    /// the calling thread is woken.
+    pub fn begin_passing_on(&self, errands: Sender<Errand>) {
+        let thread = thread::number();
+        *self.peer_process.lock() = Some(PeerProcess { errands, thread });
+    }
+
+    /// Nothing is passed on any more; nothing is handed in after this.
+    pub fn end_passing_on(&self) {
+        *self.peer_process.lock() = None;
+    }
+
+    /// Passes a CancelRequest on to the process that may have its session; false if there is none.
+    pub(crate) fn pass_on(&self, key: CancelKey) -> bool {
+        self.send_to_peer(Errand::Cancel(key))
+    }
+
+    /// Passes an order on to the other process, if there are two at the moment.
+    pub fn pass_order_on(&self, order: Order) {
+        self.send_to_peer(Errand::Order(order));
+    }
+
+    fn send_to_peer(&self, errand: Errand) -> bool {
+        match &*self.peer_process.lock() {
+            Some(peer_process) => {
+                let sent = peer_process.errands.send(errand);
+                wait::wake(peer_process.thread);
+                sent.is_ok()
+            }
+            None => false,
+        }
+    }
+
+    /// The time of those who are logging in is over.
+    pub fn end_logins(&self) {
+        self.logins_end.store(true, Ordering::Release);
+        self.wake_logins();
+    }
+
+    /// Whether nobody can log in any more who has begun.
+    pub(crate) fn ends_logins(&self) -> bool {
+        self.logins_end.load(Ordering::Acquire) || self.stage() == Stage::Stopping
+    }
+
+    fn wake_logins(&self) {
+        for thread in self.logging_in.lock().values() {
+            wait::wake(*thread);
+        }
+    }
+
+    /// How long last words are waited for that may take so long otherwise.
+    pub(crate) fn patience_at_the_end(&self, usual: Duration) -> Duration {
+        match self.stage() {
+            Stage::Stopping => usual.min(MOMENT),
+            Stage::Open | Stage::Draining => usual,
+        }
+    }
+
+    /// Whether sessions may still come from a predecessor that has handed over all others.
+    pub fn awaits_stragglers(&self) -> bool {
+        self.stragglers.load(Ordering::Acquire)
+    }
+
+    /// From now on, or no longer, they may.
+    pub fn await_stragglers(&self, awaited: bool) {
+        self.stragglers.store(awaited, Ordering::Release);
+    }
+
+    /// Whether a session can be lifted out of where it is silent.
+    pub fn is_idle(&self, session: &Handle) -> bool {
+        session.bed.is_taken() || self.lobby.holds(session.info.id)
+    }
+
+    /// Takes a session out of where it is silent, to move it, without a word to any thread.
+    pub fn take_idle(&self, session: &Handle) -> Option<Client> {
+        let lifted = session
+            .bed
+            .lift()
+            .or_else(|| self.lobby.lift(session.info.id))?;
+        session.parked();
+        Some(lifted)
+    }
+
+    /// Hands in a session that was told to move.
+    ///
+    /// # Errors
+    /// The session, if it is not to move after all.
+    pub fn hand_in(&self, client: Client) -> Result<(), Box<Client>> {
+        let handover_sink = self.handover_sink.lock();
+        let refused = match &*handover_sink {
+            Some(handover_sink) => {
+                let sent = handover_sink.parked.send(client);
+                wait::wake(handover_sink.thread);
+                sent.map_err(|refused| refused.0)
+            }
+            None => Err(client),
+        };
+        refused.map_err(|client| {
+            client.handle().clear(signals::HAND_OVER);
+            Box::new(client)
+        })
+    }
+
+    /// Notes that the calling thread is logging a client in, until what is returned is dropped.
+    pub fn login_begins(self: &Arc<Shared>, id: u64) -> LoggingIn {
+        self.logging_in.lock().insert(id, thread::number());
+        LoggingIn {
+            shared: Arc::clone(self),
+            id,
+        }
+    }
+
+    /// Room for one client's unfinished message, nothing so far.
+    pub fn unfinished_share(&self) -> MemoryShare {
+        MemoryShare::new(&self.unfinished)
+    }
+
+    /// How many are logging in.
+    pub fn logins(&self) -> usize {
+        self.logging_in.lock().len()
+    }
+}
