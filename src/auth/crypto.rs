@@ -6,8 +6,6 @@
 //! It knows no protocol. Invariant: nothing in here panics on any input, and
 //! no comparison takes longer the more of a secret was right.
 
-use std::fmt;
-
 use openssl::error::ErrorStack;
 use openssl::hash::{MessageDigest, hash};
 use openssl::memcmp;
@@ -15,6 +13,7 @@ use openssl::pkcs5::pbkdf2_hmac;
 use openssl::pkey::PKey;
 use openssl::sha;
 use openssl::sign::Signer;
+use thiserror::Error;
 use zeroize::Zeroizing;
 
 /// The length of a SHA-256 digest and of every SCRAM-SHA-256 key, in bytes.
@@ -22,16 +21,9 @@ pub const DIGEST_LENGTH: usize = 32;
 
 /// It could not be computed: the algorithm is forbidden on this machine (MD5
 /// in FIPS mode), or there is no entropy or memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("cryptography failed: {0}")]
 pub struct CryptoError(String);
-
-impl fmt::Display for CryptoError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cryptography failed: {}", self.0)
-    }
-}
-
-impl std::error::Error for CryptoError {}
 
 impl From<ErrorStack> for CryptoError {
     fn from(stack: ErrorStack) -> Self {

@@ -39,13 +39,8 @@ pub use scram::{
 };
 pub use verifier::{Md5Hash, ScramVerifier, Verifier};
 
-/// The SQLSTATE of every failed login: `invalid_password`.
-pub const REFUSAL_SQLSTATE: &str = "28P01";
-
 /// What a client is told when its login fails, whatever the reason: the
 /// sentence PostgreSQL uses for a wrong password and for an unknown user.
-///
-/// To be sent with severity FATAL and [`REFUSAL_SQLSTATE`].
 pub fn refusal(user: &str) -> String {
     format!("password authentication failed for user \"{user}\"")
 }

@@ -155,12 +155,14 @@ impl Protocols {
     }
 
     /// The oldest version that there is a suite for.
+    #[cfg(test)]
     pub fn oldest(&self) -> TlsVersion {
         let versions = self.suites.iter().map(|suite| suite.version());
         versions.min().unwrap_or_default()
     }
 
     /// The newest version that there is a suite for.
+    #[cfg(test)]
     pub fn newest(&self) -> TlsVersion {
         let versions = self.suites.iter().map(|suite| suite.version());
         versions.max().unwrap_or_default()

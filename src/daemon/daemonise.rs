@@ -20,9 +20,9 @@
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe2, setsid};
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write as _};
+use thiserror::Error;
 
 /// The exit status when the operating system refuses (`EX_OSERR`).
 const EX_OSERR: u8 = 71;
@@ -37,42 +37,19 @@ const MAX: u64 = 64 << 10;
 
 /// Why no daemon could be made. Only the process that was started sees it; the caller ends it
 /// with status 71.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum DaemoniseError {
     /// There are threads already, this many: a fork would leave them behind.
+    #[error("could not become a daemon: there are {0} threads already")]
     Threads(usize),
     /// The operating system refused.
+    #[error("could not become a daemon: could not {what}: {error}")]
     System {
         /// What could not be done, as in "could not ...".
         what: &'static str,
         /// Why.
         error: io::Error,
     },
-}
-
-impl fmt::Display for DaemoniseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DaemoniseError::Threads(count) => {
-                write!(
-                    f,
-                    "could not become a daemon: there are {count} threads already"
-                )
-            }
-            DaemoniseError::System { what, error } => {
-                write!(f, "could not become a daemon: could not {what}: {error}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for DaemoniseError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            DaemoniseError::Threads(_) => None,
-            DaemoniseError::System { error, .. } => Some(error),
-        }
-    }
 }
 
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> DaemoniseError {

@@ -10,11 +10,11 @@
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use thiserror::Error;
 
 /// The first descriptor that is not standard input, output or error.
 const FIRST: RawFd = 3;
@@ -29,39 +29,20 @@ pub struct Inherited {
 }
 
 /// Why the descriptors could not be put in order. Fit to be printed.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum DescriptorError {
     /// [`inherit`] was called before.
+    #[error("descriptors were already taken over")]
     Late,
     /// A descriptor to keep is a standard one, or is named twice.
+    #[error("descriptor {0} cannot be inherited: it is a standard one or named twice")]
     Unfit(RawFd),
     /// A descriptor to keep is not open.
+    #[error("descriptor {0} is not open")]
     NotOpen(RawFd),
     /// The system does not say which descriptors are open, or what may be.
+    #[error("open descriptors: {0}")]
     System(io::Error),
-}
-
-impl fmt::Display for DescriptorError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DescriptorError::Late => f.write_str("descriptors were already taken over"),
-            DescriptorError::Unfit(fd) => write!(
-                f,
-                "descriptor {fd} cannot be inherited: it is a standard one or named twice"
-            ),
-            DescriptorError::NotOpen(fd) => write!(f, "descriptor {fd} is not open"),
-            DescriptorError::System(error) => write!(f, "open descriptors: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for DescriptorError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            DescriptorError::System(error) => Some(error),
-            _ => None,
-        }
-    }
 }
 
 impl From<Errno> for DescriptorError {

@@ -3,13 +3,13 @@
 //! A process is held by a pidfd, so that a signal never reaches another one that has got its number since.
 //! It is known for one of this program by its [`status_file`], not by its name.
 
-use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use thiserror::Error;
 
 use super::status_file::{self, Reader, Status, UpgradeState};
 use crate::net::clock::MonotonicTime;
@@ -29,34 +29,25 @@ pub struct Instance {
 }
 
 /// Why there is no [`Instance`]. Fit to be printed.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum NotFound {
     /// There is no such process.
+    #[error("there is no process {0}")]
     Gone(u32),
     /// It is of another program, or of a version without a ledger.
+    #[error(
+        "process {0} ({1}) is not a pg_doorman, or an older one that takes only `kill -USR2 {0}`; it was not signalled"
+    )]
     Stranger(u32, String),
     /// It is another user's, or has more privileges.
+    #[error(
+        "process {0}{owner} may not be looked into and was not signalled; run this as its user or as root",
+        owner = owner(*.0)
+    )]
     NotAllowed(u32),
     /// The system refused something else.
+    #[error("process {0}: {1}")]
     System(u32, io::Error),
-}
-
-impl fmt::Display for NotFound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NotFound::Gone(pid) => write!(f, "there is no process {pid}"),
-            NotFound::Stranger(pid, name) => write!(
-                f,
-                "process {pid} ({name}) is not a pg_doorman, or an older one that takes only `kill -USR2 {pid}`; it was not signalled"
-            ),
-            NotFound::NotAllowed(pid) => write!(
-                f,
-                "process {pid}{} may not be looked into and was not signalled; run this as its user or as root",
-                owner(*pid)
-            ),
-            NotFound::System(pid, error) => write!(f, "process {pid}: {error}"),
-        }
-    }
 }
 
 fn owner(pid: u32) -> String {

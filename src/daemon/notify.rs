@@ -74,11 +74,6 @@ impl Notify {
         })
     }
 
-    /// Whether somebody is told anything.
-    pub fn is_heard(&self) -> bool {
-        self.to.is_some()
-    }
-
     /// Says `notices` in one message, so that they take effect together.
     ///
     /// # Errors
@@ -201,7 +196,6 @@ mod tests {
     fn without_the_variable_nothing_is_said_and_nothing_fails() {
         for unset in [None, Some(OsStr::new(""))] {
             let notify = Notify::to(unset).unwrap();
-            assert!(!notify.is_heard());
             notify.say(&[Notice::Ready]).unwrap();
         }
     }

@@ -14,11 +14,11 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use thiserror::Error;
 
 /// Where the pid file is if the configuration does not say.
 const USUAL_NAME: &str = "pg_doorman.pid";
@@ -31,9 +31,10 @@ pub struct PidFile {
 }
 
 /// Why a pid file could not be read or written. Fit to be printed.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum PidFileError {
     /// Another instance is running.
+    #[error("another instance is running: process {pid} ({name}), says pid file {}", .path.display())]
     Running {
         /// The pid file that says so.
         path: PathBuf,
@@ -43,10 +44,16 @@ pub enum PidFileError {
         name: String,
     },
     /// There is something at the path that cannot be a pid file: a link, a directory, a device.
+    #[error(
+        "pid file {} is a link or no regular file; remove it or choose another path",
+        .0.display()
+    )]
     NotAFile(PathBuf),
     /// There is a file, but no process id in it.
+    #[error("pid file {} holds no process id", .0.display())]
     NoPid(PathBuf),
     /// The system refused.
+    #[error("could not {what} pid file {}: {error}", .path.display())]
     System {
         /// The pid file.
         path: PathBuf,
@@ -55,38 +62,6 @@ pub enum PidFileError {
         /// Why.
         error: io::Error,
     },
-}
-
-impl fmt::Display for PidFileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PidFileError::Running { path, pid, name } => write!(
-                f,
-                "another instance is running: process {pid} ({name}), says pid file {}",
-                path.display()
-            ),
-            PidFileError::NotAFile(path) => write!(
-                f,
-                "pid file {} is a link or no regular file; remove it or choose another path",
-                path.display()
-            ),
-            PidFileError::NoPid(path) => {
-                write!(f, "pid file {} holds no process id", path.display())
-            }
-            PidFileError::System { path, what, error } => {
-                write!(f, "could not {what} pid file {}: {error}", path.display())
-            }
-        }
-    }
-}
-
-impl std::error::Error for PidFileError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            PidFileError::System { error, .. } => Some(error),
-            _ => None,
-        }
-    }
 }
 
 impl PidFile {

@@ -3,7 +3,6 @@
 //!
 //! What it does from then on is in [`life`](crate::daemon::main_loop).
 
-use std::fmt;
 use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -11,6 +10,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::{Sender, unbounded};
 use nix::sys::signal::{SigSet, Signal};
+use thiserror::Error;
 
 use super::main_loop::{Event, MainLoop, ProcessControl, Upgrade};
 use super::notify::Notify;
@@ -46,7 +46,8 @@ const MAX_ROOM: u64 = 64 * 1024;
 const SHUTDOWN_ONLY: &str = "PG_DOORMAN_CI_SHUTDOWN_ONLY";
 
 /// Why the process could not begin to serve, with its exit code (`sysexits.h`).
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error("{why}")]
 pub struct StartError {
     /// The exit code.
     pub code: u8,
@@ -59,12 +60,6 @@ impl StartError {
     pub const OS: u8 = 71;
     /// EX_CONFIG: the configuration asks for what cannot be had.
     pub const CONFIG: u8 = 78;
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
-    }
 }
 
 fn cannot(code: u8) -> impl FnOnce(io::Error) -> StartError {

@@ -11,6 +11,7 @@ use log::{Level, LevelFilter};
 use parking_lot::RwLock;
 use std::fmt;
 use std::str::FromStr;
+use thiserror::Error;
 
 /// What comes before the names of this program's own modules in a record's target.
 const OWN: &str = "pg_doorman::";
@@ -24,31 +25,18 @@ pub struct Filter {
 }
 
 /// Why a text is not a filter. Its text is fit for a client of the console.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FilterError {
     /// Not the name of a level.
+    #[error(
+        "Invalid log level '{}'. Valid: error, warn, info, debug, trace, off, and after one of these ,module=level",
+        .0.escape_debug()
+    )]
     Level(String),
     /// Not a path of module names.
+    #[error("Invalid module name '{}'", .0.escape_debug())]
     Module(String),
 }
-
-impl fmt::Display for FilterError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            FilterError::Level(typed) => write!(
-                f,
-                "Invalid log level '{}'. Valid: error, warn, info, debug, trace, off, \
-                 and after one of these ,module=level",
-                typed.escape_debug()
-            ),
-            FilterError::Module(typed) => {
-                write!(f, "Invalid module name '{}'", typed.escape_debug())
-            }
-        }
-    }
-}
-
-impl std::error::Error for FilterError {}
 
 impl Filter {
     /// The filter that lets every module write records of `level` and more important ones.

@@ -16,10 +16,10 @@ use super::stderr::{Lines, PATIENCE};
 use super::syslog::{DEV_LOG, Syslog};
 use log::Log;
 use std::ffi::OsStr;
-use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+use thiserror::Error;
 
 /// How the log is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,33 +52,17 @@ pub enum LogOutput {
 }
 
 /// Why the log could not be started.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum LogError {
     /// This process already has a logger.
+    #[error("the log was already started")]
     Started,
     /// No socket to syslog could be made.
+    #[error("could not make a socket for syslog: {0}")]
     Syslog(io::Error),
     /// The log file could not be opened.
+    #[error("{0}")]
     File(io::Error),
-}
-
-impl fmt::Display for LogError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LogError::Started => f.write_str("the log was already started"),
-            LogError::Syslog(error) => write!(f, "could not make a socket for syslog: {error}"),
-            LogError::File(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for LogError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            LogError::Started => None,
-            LogError::Syslog(error) | LogError::File(error) => Some(error),
-        }
-    }
 }
 
 /// Starts the log, for the whole process and its whole life. No thread is made.

@@ -5,6 +5,8 @@
 
 use std::io::{self, Read, Write};
 
+use thiserror::Error;
+
 use super::clock::MonotonicTime;
 use super::encrypted::Encrypted;
 use super::stream::{self, Received, Stream};
@@ -13,35 +15,20 @@ use crate::tls::handshake::{self, Established, Failure, Host, Peer};
 use crate::tls::identity::{Acceptor, Connector};
 
 /// Why a conversation ended early.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum ExchangeError {
     /// The peer closed the connection.
+    #[error("the connection was closed")]
     Ended,
     /// The deadline passed.
+    #[error("timed out")]
     Deadline,
     /// This thread was told to stop.
+    #[error("interrupted")]
     Interrupted,
     /// The socket failed.
-    Io(io::Error),
-}
-
-impl std::fmt::Display for ExchangeError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            ExchangeError::Ended => write!(f, "the connection was closed"),
-            ExchangeError::Deadline => write!(f, "timed out"),
-            ExchangeError::Interrupted => write!(f, "interrupted"),
-            ExchangeError::Io(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for ExchangeError {}
-
-impl From<io::Error> for ExchangeError {
-    fn from(error: io::Error) -> ExchangeError {
-        ExchangeError::Io(error)
-    }
+    #[error("{0}")]
+    Io(#[from] io::Error),
 }
 
 /// Why a connection does not go over to TLS.

@@ -8,6 +8,8 @@ use std::io;
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
 
+use thiserror::Error;
+
 use super::backend::{Backend, BackendKey, Connection};
 use super::dirty::DirtyState;
 use super::messages::{self, NoMessage, Taken};
@@ -30,29 +32,44 @@ use crate::wire::sqlstate;
 const MAX_LENGTH: usize = 64 * 1024;
 
 /// Why there is no connection.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum ConnectError {
     /// The host name stands for no address.
+    #[error("could not resolve the host: {0}")]
     Resolve(String),
     /// The pooler itself is out of descriptors.
+    #[error(
+        "the pooler is out of file descriptors ({0}); raise its limit (ulimit -n, LimitNOFILE=)"
+    )]
     OutOfDescriptors(io::Error),
     /// The socket could not be connected.
+    #[error("could not connect: {0}")]
     Connect(io::Error),
     /// PostgreSQL refused, in these words.
+    #[error("{0}")]
     Refused(ErrorFields),
     /// PostgreSQL asks for something the pooler does not have or cannot do.
+    #[error("{0}")]
     Credentials(String),
     /// PostgreSQL does not offer TLS, and the pool insists on it.
+    #[error(
+        "it does not offer TLS, and server_tls_mode insists on it; set ssl = on there, or change the mode"
+    )]
     NoTls,
     /// TLS failed, for this reason.
+    #[error("TLS with PostgreSQL failed: {0}")]
     Tls(String),
     /// The conversation broke off.
+    #[error("{0}")]
     Broken(String),
     /// It took longer than `connect_timeout`.
+    #[error("timed out (connect_timeout)")]
     TimedOut,
     /// The database may have no more connections, in these words.
+    #[error("{0}")]
     NoPermit(String),
     /// The pooler could not start the thread that connects.
+    #[error("the pooler could not start a thread: {0}")]
     NoThread(io::Error),
 }
 
@@ -95,33 +112,6 @@ impl ConnectError {
         }
     }
 }
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ConnectError::Resolve(why) => write!(f, "could not resolve the host: {why}"),
-            ConnectError::OutOfDescriptors(error) => write!(
-                f,
-                "the pooler is out of file descriptors ({error}); raise its limit (ulimit -n, LimitNOFILE=)"
-            ),
-            ConnectError::Connect(error) => write!(f, "could not connect: {error}"),
-            ConnectError::Refused(fields) => fields.fmt(f),
-            ConnectError::Credentials(why)
-            | ConnectError::Broken(why)
-            | ConnectError::NoPermit(why) => f.write_str(why),
-            ConnectError::NoTls => f.write_str(
-                "it does not offer TLS, and server_tls_mode insists on it; set ssl = on there, or change the mode",
-            ),
-            ConnectError::Tls(why) => write!(f, "TLS with PostgreSQL failed: {why}"),
-            ConnectError::TimedOut => write!(f, "timed out (connect_timeout)"),
-            ConnectError::NoThread(error) => {
-                write!(f, "the pooler could not start a thread: {error}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for ConnectError {}
 
 impl From<NoMessage> for ConnectError {
     fn from(error: NoMessage) -> ConnectError {

@@ -3,6 +3,7 @@
 use crate::net::exchange::{Exchange, ExchangeError};
 use crate::wire::frame;
 use crate::wire::write;
+use thiserror::Error;
 
 /// A message taken out of the conversation.
 #[derive(Debug)]
@@ -25,27 +26,14 @@ impl Taken {
 }
 
 /// Why there is no next message.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum NoMessage {
     /// The conversation broke off.
-    Broken(ExchangeError),
+    #[error("{0}")]
+    Broken(#[from] ExchangeError),
     /// What came is no message, or one longer than is sensible here.
+    #[error("{0}")]
     Malformed(String),
-}
-
-impl std::fmt::Display for NoMessage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            NoMessage::Broken(broken) => broken.fmt(f),
-            NoMessage::Malformed(what) => f.write_str(what),
-        }
-    }
-}
-
-impl From<ExchangeError> for NoMessage {
-    fn from(broken: ExchangeError) -> NoMessage {
-        NoMessage::Broken(broken)
-    }
 }
 
 /// Waits for the next message, whose body may have up to `longest` bytes.

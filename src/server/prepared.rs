@@ -133,11 +133,6 @@ impl Statement {
         self.definition.len() > LARGE || parse_settings::is_unknown(&self.under)
     }
 
-    /// Whether its text is read the same under these settings, and its plan is not known to be stale.
-    pub fn is_still_read(&self, under: &[u8]) -> bool {
-        !self.is_retired() && *self.under == *under
-    }
-
     /// Its name on a server.
     pub fn server_name(&self) -> String {
         match self.is_unnamed() {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// The number of an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,21 +68,12 @@ impl fmt::Display for Alert {
 }
 
 /// Why a connection cannot go on. Sticky: once met, it is met again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Error)]
 pub enum Fault {
     /// The peer broke the rules; it has been told by this alert.
+    #[error("TLS: the peer broke the protocol: {0}")]
     Ours(Alert),
     /// The peer says that we did, or that it gives up, by this alert.
+    #[error("TLS: the peer sent a fatal alert: {0}")]
     Theirs(Alert),
 }
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Ours(alert) => write!(f, "TLS: the peer broke the protocol: {alert}"),
-            Fault::Theirs(alert) => write!(f, "TLS: the peer sent a fatal alert: {alert}"),
-        }
-    }
-}
-
-impl std::error::Error for Fault {}

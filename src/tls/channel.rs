@@ -17,8 +17,6 @@ use super::direction::{Direction, HEADER, Way};
 use super::schedule::Keys;
 use super::suite::{Aead, Negotiated, Version};
 
-/// Content type of a change_cipher_spec.
-pub const CHANGE_CIPHER_SPEC: u8 = 20;
 /// Content type of an alert.
 pub const ALERT: u8 = 21;
 /// Content type of a handshake message.

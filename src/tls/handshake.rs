@@ -5,13 +5,13 @@
 //! application data.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
 use openssl::error::ErrorStack;
 use openssl::ssl::{Error, Ssl, SslRef, SslStream, SslVersion};
 use openssl::x509::{X509, X509VerifyResult};
+use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::channel::{Channel, Role};
@@ -49,24 +49,15 @@ pub struct Established {
 }
 
 /// Why a handshake has come to nothing. The peer has been told by an alert, where there is one for it.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum Failure {
     /// The transport broke off or gave up.
+    #[error("{0}")]
     Transport(io::Error),
     /// The two sides did not agree, or one of them broke the rules.
+    #[error("{0}")]
     Refused(String),
 }
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Transport(error) => error.fmt(f),
-            Failure::Refused(why) => f.write_str(why),
-        }
-    }
-}
-
-impl std::error::Error for Failure {}
 
 impl From<ErrorStack> for Failure {
     fn from(stack: ErrorStack) -> Failure {

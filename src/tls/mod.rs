@@ -11,6 +11,7 @@
 //! | [`suite`] | versions and cipher suites |
 //! | [`nodump`] | memory that core dumps leave out |
 //! | [`openssl_memory`] | OpenSSL's memory, wiped when it is given back |
+//! | [`x509`] | what OpenSSL knows of a certificate and its crate does not show |
 //! | [`secret`] | bytes that are wiped and never printed |
 //! | [`schedule`] | from a handshake's secrets to keys, and from each secret to the next |
 //! | [`direction`] | one direction's key and sequence number: seals and opens single records |
@@ -33,6 +34,7 @@ pub mod schedule;
 pub mod secret;
 pub mod server_name;
 pub mod suite;
+pub mod x509;
 
 #[cfg(test)]
 pub(crate) mod tests;

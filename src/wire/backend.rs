@@ -23,8 +23,6 @@ pub const COPY_DONE_RESPONSE: u8 = b'c';
 pub const COPY_IN_RESPONSE: u8 = b'G';
 /// CopyOutResponse.
 pub const COPY_OUT_RESPONSE: u8 = b'H';
-/// CopyBothResponse: replication only.
-pub const COPY_BOTH_RESPONSE: u8 = b'W';
 /// DataRow.
 pub const DATA_ROW: u8 = b'D';
 /// EmptyQueryResponse.

@@ -3,7 +3,7 @@
 //! Does not look into bodies and copies nothing. It keeps the lengths honest: a header is handed out only
 //! if its length is one PostgreSQL itself would accept, so nobody above has to doubt it.
 
-use std::fmt;
+use thiserror::Error;
 
 /// Bytes in front of a message's body: its kind and its length.
 pub const HEADER: usize = 5;
@@ -29,26 +29,14 @@ impl Header {
 }
 
 /// A length that no message can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("invalid length {length} in a message of type \"{}\"", .kind.escape_ascii())]
 pub struct BadLength {
     /// The message's kind as sent.
     pub kind: u8,
     /// The length as sent.
     pub length: u32,
 }
-
-impl fmt::Display for BadLength {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "invalid length {} in a message of type \"{}\"",
-            self.length,
-            self.kind.escape_ascii()
-        )
-    }
-}
-
-impl std::error::Error for BadLength {}
 
 /// The header at the start of `bytes`, or `None` while fewer than five bytes are there.
 ///
@@ -65,36 +53,6 @@ pub fn header(bytes: &[u8]) -> Result<Option<Header>, BadLength> {
     Ok(Some(Header {
         kind,
         body: length as usize - 4,
-    }))
-}
-
-/// A whole message in somebody's buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Message<'a> {
-    /// The message's kind.
-    pub kind: u8,
-    /// What follows its header.
-    pub body: &'a [u8],
-}
-
-impl Message<'_> {
-    /// Bytes of the whole message, header included.
-    pub fn whole(&self) -> usize {
-        HEADER + self.body.len()
-    }
-}
-
-/// The whole message at the start of `bytes`, or `None` while it is not all there.
-///
-/// # Errors
-/// [`BadLength`] as in [`header`].
-pub fn message(bytes: &[u8]) -> Result<Option<Message<'_>>, BadLength> {
-    let Some(head) = header(bytes)? else {
-        return Ok(None);
-    };
-    Ok(bytes.get(HEADER..head.whole()).map(|body| Message {
-        kind: head.kind,
-        body,
     }))
 }
 

@@ -3,10 +3,9 @@
 //! Reads any bytes into one of them or an error that says what is wrong. Does not judge whether the
 //! parameters are welcome.
 
-use std::fmt;
-
 use super::frame::c_string;
 use super::options::parse_options;
+use thiserror::Error;
 
 /// Protocol 3.0.
 pub const PROTOCOL_3_0: u32 = 3 << 16;
@@ -63,19 +62,30 @@ pub struct Startup {
 }
 
 /// Why a first packet is none.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StartupError {
     /// A length outside what any first packet can have. Whoever sent it may not speak our protocol.
+    #[error("invalid length of startup packet: {0}")]
     Length(u32),
     /// A CancelRequest without a whole key.
+    #[error("invalid length of cancel request packet")]
     Cancel,
     /// A major version other than 3.
+    #[error(
+        "unsupported frontend protocol {}.{}: server supports 3.0 to 3.{newest}",
+        .0 >> 16,
+        .0 & 0xffff,
+        newest = NEWEST_MINOR
+    )]
     Version(u32),
     /// Names or values without their terminators, or a packet without its end.
+    #[error("invalid startup packet layout: expected terminator as last byte")]
     Layout,
     /// No `user`.
+    #[error("no PostgreSQL user name specified in startup packet")]
     NoUser,
     /// An argument inside `options` that PostgreSQL's backend does not take.
+    #[error("invalid command-line argument for server process: {0}")]
     Options(String),
 }
 
@@ -86,38 +96,6 @@ impl Startup {
         if self.minor >= 2 { 32 } else { 4 }
     }
 }
-
-impl fmt::Display for StartupError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartupError::Length(n) => write!(f, "invalid length of startup packet: {n}"),
-            StartupError::Cancel => write!(f, "invalid length of cancel request packet"),
-            StartupError::Version(v) => write!(
-                f,
-                "unsupported frontend protocol {}.{}: server supports 3.0 to 3.{NEWEST_MINOR}",
-                v >> 16,
-                v & 0xffff
-            ),
-            StartupError::Layout => {
-                write!(
-                    f,
-                    "invalid startup packet layout: expected terminator as last byte"
-                )
-            }
-            StartupError::NoUser => {
-                write!(f, "no PostgreSQL user name specified in startup packet")
-            }
-            StartupError::Options(word) => {
-                write!(
-                    f,
-                    "invalid command-line argument for server process: {word}"
-                )
-            }
-        }
-    }
-}
-
-impl std::error::Error for StartupError {}
 
 /// The length of the first packet at the start of `bytes`, its length field included; `None` while
 /// fewer than four bytes are there.

@@ -115,9 +115,9 @@ fn an_error_response_reads_back_as_written() {
         "53300",
         "sorry, too many clients already",
     );
-    let message = frame::message(&out).unwrap().unwrap();
-    assert_eq!((message.kind, message.whole()), (b'E', out.len()));
-    let fields = ErrorFields::parse(message.body);
+    let head = frame::header(&out).unwrap().unwrap();
+    assert_eq!((head.kind, head.whole()), (b'E', out.len()));
+    let fields = ErrorFields::parse(&out[frame::HEADER..]);
     assert!(fields.is_fatal());
     assert_eq!(fields.code, "53300");
     assert_eq!(fields.message, "sorry, too many clients already");
@@ -169,7 +169,7 @@ fn parsers_survive_any_bytes() {
     };
     for round in 0..20_000 {
         let bytes: Vec<u8> = (0..round % 64).map(|_| random() % 80).collect();
-        let _ = frame::message(&bytes);
+        let _ = frame::header(&bytes);
         let _ = startup::parse(&bytes);
         let _ = startup::length(&bytes);
         let _ = ErrorFields::parse(&bytes);

@@ -19,8 +19,6 @@ mod message;
 mod mock;
 mod server;
 
-use std::fmt;
-
 pub use binding::{Binding, Mechanism};
 pub use client::{ClientExchange, PassThrough};
 pub use mock::{MOCK_ITERATIONS, MOCK_SALT_LENGTH, MockSecret};
@@ -28,6 +26,7 @@ pub use server::{Outcome, ServerExchange};
 
 use super::crypto::CryptoError;
 use crate::wire::base64;
+use thiserror::Error;
 
 /// The longest SASL message that is read, in bytes; PostgreSQL's own limit for
 /// clients (`PG_MAX_SASL_MESSAGE_LENGTH`).
@@ -41,31 +40,52 @@ const NONCE_BYTES: usize = 18;
 
 /// Why an exchange ended before its time. For the log: a client reads only
 /// [`refusal`](super::refusal), or what [`words`](ScramError::words) says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ScramError {
     /// The peer's message is longer than [`MAX_MESSAGE_LENGTH`].
+    #[error("the SCRAM message is longer than {most} bytes", most = MAX_MESSAGE_LENGTH)]
     TooLong,
     /// The peer's message does not follow the grammar of RFC 5802; says where.
+    #[error("malformed SCRAM message: {0}")]
     Malformed(&'static str),
     /// The peer demands what is not supported; says what.
+    #[error("SCRAM: {0} is not supported")]
     Unsupported(&'static str),
     /// The nonce is not the one of this exchange.
+    #[error("the SCRAM nonce is not the one of this exchange")]
     Nonce,
     /// The channel-binding value repeats another gs2 header than the one sent
     /// before.
+    #[error("the SCRAM channel-binding value does not match the exchange")]
     ChannelBinding,
     /// The client could bind to the channel and believes that we cannot, although
     /// it was offered: somebody in between has struck out the offer.
+    #[error(
+        "SCRAM channel binding negotiation error: the client supports SCRAM channel binding but thinks \
+         the server does not; however, this server does support channel binding"
+    )]
     Downgrade,
     /// The client is bound to the certificate of another server.
+    #[error(
+        "SCRAM channel binding check failed: the client has seen another certificate than the pooler's"
+    )]
     BoundElsewhere,
     /// A step was taken twice or too early.
+    #[error("a SCRAM message came out of order")]
     OutOfOrder,
     /// PostgreSQL has another salt than the verifier the keys were proven
     /// against.
+    #[error(
+        "PostgreSQL stores another SCRAM verifier for this user (the salt differs): copy \
+         pg_authid.rolpassword into the pooler's configuration again, or set server_password"
+    )]
     SaltDiffers,
     /// PostgreSQL has another iteration count than the verifier the keys were
     /// proven against.
+    #[error(
+        "PostgreSQL stores another SCRAM verifier for this user ({theirs} iterations, the pooler's has \
+         {ours}): copy pg_authid.rolpassword into the pooler's configuration again, or set server_password"
+    )]
     IterationsDiffer {
         /// In the pooler's verifier.
         ours: u32,
@@ -73,64 +93,21 @@ pub enum ScramError {
         theirs: u32,
     },
     /// The server demands that the password is hashed so often.
+    #[error("the server demands {0} SCRAM iterations, more than {most}", most = MAX_ITERATIONS)]
     TooManyIterations(u32),
     /// PostgreSQL refused the proof; its own word for it (RFC 5802, section 7).
+    #[error("PostgreSQL refused the SCRAM proof: {0}")]
     ServerRefused(String),
     /// The server did not prove that it knows the verifier.
+    #[error(
+        "the server did not prove that it knows this user's SCRAM verifier; it may not be the PostgreSQL \
+         it is taken for"
+    )]
     ServerSignature,
     /// It could not be computed.
-    Crypto(CryptoError),
+    #[error("{0}")]
+    Crypto(#[from] CryptoError),
 }
-
-impl fmt::Display for ScramError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLong => write!(
-                f,
-                "the SCRAM message is longer than {MAX_MESSAGE_LENGTH} bytes"
-            ),
-            Self::Malformed(place) => write!(f, "malformed SCRAM message: {place}"),
-            Self::Unsupported(what) => write!(f, "SCRAM: {what} is not supported"),
-            Self::Nonce => f.write_str("the SCRAM nonce is not the one of this exchange"),
-            Self::ChannelBinding => {
-                f.write_str("the SCRAM channel-binding value does not match the exchange")
-            }
-            Self::Downgrade => f.write_str(
-                "SCRAM channel binding negotiation error: the client supports SCRAM channel \
-                 binding but thinks the server does not; however, this server does support \
-                 channel binding",
-            ),
-            Self::BoundElsewhere => f.write_str(
-                "SCRAM channel binding check failed: the client has seen another certificate \
-                 than the pooler's",
-            ),
-            Self::OutOfOrder => f.write_str("a SCRAM message came out of order"),
-            Self::SaltDiffers => f.write_str(
-                "PostgreSQL stores another SCRAM verifier for this user (the salt differs): \
-                 copy pg_authid.rolpassword into the pooler's configuration again, \
-                 or set server_password",
-            ),
-            Self::IterationsDiffer { ours, theirs } => write!(
-                f,
-                "PostgreSQL stores another SCRAM verifier for this user ({theirs} iterations, \
-                 the pooler's has {ours}): copy pg_authid.rolpassword into the pooler's \
-                 configuration again, or set server_password"
-            ),
-            Self::TooManyIterations(count) => write!(
-                f,
-                "the server demands {count} SCRAM iterations, more than {MAX_ITERATIONS}"
-            ),
-            Self::ServerRefused(word) => write!(f, "PostgreSQL refused the SCRAM proof: {word}"),
-            Self::ServerSignature => f.write_str(
-                "the server did not prove that it knows this user's SCRAM verifier; \
-                 it may not be the PostgreSQL it is taken for",
-            ),
-            Self::Crypto(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for ScramError {}
 
 impl ScramError {
     /// What the client itself is told where PostgreSQL tells more than that the
@@ -141,12 +118,6 @@ impl ScramError {
             Self::BoundElsewhere => Some("SCRAM channel binding check failed"),
             _ => None,
         }
-    }
-}
-
-impl From<CryptoError> for ScramError {
-    fn from(error: CryptoError) -> Self {
-        Self::Crypto(error)
     }
 }
 

@@ -118,7 +118,7 @@ fn the_unnamed_statement_goes_to_the_server_as_it_is_and_is_shared_by_nobody() {
         between.passes(&[&batch], &[&reply]);
         assert!(between.is_back());
     }
-    assert!(between.statements.is_empty());
+    assert_eq!(between.statements.len(), 0);
     assert_eq!(
         between.idle.as_ref().map(|idle| idle.prepared.len()),
         Some(0)
