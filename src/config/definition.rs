@@ -77,11 +77,43 @@ pub enum Effect {
     NotYet(&'static str),
 }
 
+/// The definition of a key in a table which takes it from a table further out (`keys`).
+pub(super) const fn inherited(
+    keys: &'static [Definition],
+    name: &'static str,
+    from: &'static str,
+) -> Definition {
+    let mut place = 0;
+    while !is_same(keys[place].name, name) {
+        place += 1;
+    }
+    let outer = keys[place];
+    let (Preset::Is(example)
+    | Preset::Unset { example, .. }
+    | Preset::Required { example }
+    | Preset::Inherited { example, .. }) = outer.preset;
+    Definition {
+        group: "What holds in the table further out, unless it is set here",
+        preset: Preset::Inherited { from, example },
+        ..outer
+    }
+}
+
+/// Whether two names are the same, asked by the compiler.
+const fn is_same(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
+}
+
 /// Declares a table of the file. See the module's own words.
 ///
-/// `pub struct T under P` names the struct and the type of the table further out
-/// from which `inherited()` fields are taken. `besides`
-/// lists keys without a field. `also` lists fields that are not keys, left at
+/// `pub struct T under P` names the struct and the type of the table further out.
+/// `inherits` lists keys that are defined there, and whose value there holds unless
+/// they are written here too. `besides` lists keys without a field. `also` lists fields that are not keys, left at
 /// their default for `settings` to fill.
 macro_rules! keys {
     (
@@ -96,6 +128,11 @@ macro_rules! keys {
                     )*
                 }
             )*
+            $(
+                inherits $from:literal {
+                    $( $inherited:ident : $inherited_type:ty; )*
+                }
+            )?
         }
         besides {
             $(
@@ -119,6 +156,10 @@ macro_rules! keys {
                 $(#[doc = $doc])+
                 pub $name: $type,
             )*)*
+            $($(
+                /// What is written in this table, or in the one further out.
+                pub $inherited: $inherited_type,
+            )*)?
             $(
                 $(#[$also_meta])*
                 pub $also: $also_type,
@@ -139,6 +180,13 @@ macro_rules! keys {
                         doc: concat!($($doc),+),
                     },
                 )*)*
+                $($(
+                    inherited(
+                        <$parent>::KEYS,
+                        stringify!($inherited),
+                        concat!($from, ".", stringify!($inherited)),
+                    ),
+                )*)?
                 $($(
                     Definition {
                         group: $other_group,
@@ -163,6 +211,12 @@ macro_rules! keys {
                             None => keys!(@absent $how reader parent $name),
                         },
                     )*)*
+                    $($(
+                        $inherited: match reader.value(stringify!($inherited)) {
+                            Some(value) => value,
+                            None => parent.$inherited.clone(),
+                        },
+                    )*)?
                     $( $also: Default::default(), )*
                 }
             }
@@ -178,6 +232,16 @@ macro_rules! keys {
                             default_text::<$type>(&keys!(@preset $how $($arg),*), &$kind),
                         ),
                     )*)*
+                    $($(
+                        (
+                            stringify!($inherited),
+                            Setting::show(
+                                &self.$inherited,
+                                &inherited(<$parent>::KEYS, stringify!($inherited), "").kind,
+                            ),
+                            "-".to_owned(),
+                        ),
+                    )*)?
                 ]
             }
         }
@@ -188,11 +252,7 @@ macro_rules! keys {
         Preset::Unset { means: $means, example: $example }
     };
     (@preset required $example:expr) => { Preset::Required { example: $example } };
-    (@preset inherited $from:expr, $example:expr) => {
-        Preset::Inherited { from: $from, example: $example }
-    };
 
-    (@absent inherited $reader:ident $parent:ident $name:ident) => { $parent.$name.clone() };
     (@absent required $reader:ident $parent:ident $name:ident) => { Default::default() };
     (@absent $how:ident $reader:ident $parent:ident $name:ident) => {
         $reader.preset(stringify!($name))

@@ -47,20 +47,6 @@ impl<T: Setting> Setting for Option<T> {
     }
 }
 
-impl Setting for bool {
-    fn take(value: Value) -> Option<Self> {
-        if let Value::Bool(bool) = value {
-            Some(bool)
-        } else {
-            None
-        }
-    }
-
-    fn show(&self, _: &Kind) -> String {
-        self.to_string()
-    }
-}
-
 macro_rules! numbers {
     ($($type:ty),*) => { $(
         impl Setting for $type {
@@ -80,101 +66,47 @@ macro_rules! numbers {
 
 numbers!(u16, u32, u64, usize);
 
-impl Setting for Duration {
-    fn take(value: Value) -> Option<Self> {
-        if let Value::Duration(duration) = value {
-            Some(duration)
-        } else {
-            None
-        }
-    }
+/// Declares how each type is taken from the value of one kind, and how it is shown.
+macro_rules! settings {
+    ($($type:ty: $variant:ident($value:ident) => $taken:expr, |$own:ident, $kind:ident| $shown:expr;)*) => { $(
+        impl Setting for $type {
+            fn take(value: Value) -> Option<Self> {
+                if let Value::$variant($value) = value { Some($taken) } else { None }
+            }
 
-    /// A bare number in the unit of the key: dashboards read these.
-    fn show(&self, kind: &Kind) -> String {
-        match kind {
-            Kind::Duration {
-                unit: Unit::Seconds,
-                ..
-            } => self.as_secs().to_string(),
-            Kind::Duration {
-                unit: Unit::Named, ..
-            } => format!("{}ms", self.as_millis()),
-            _ => self.as_millis().to_string(),
+            fn show(&self, $kind: &Kind) -> String {
+                let $own = self;
+                $shown
+            }
         }
-    }
+    )* };
 }
 
-impl Setting for String {
-    fn take(value: Value) -> Option<Self> {
-        if let Value::Text(text) = value {
-            Some(text.to_string())
-        } else {
-            None
-        }
-    }
-
-    fn show(&self, _: &Kind) -> String {
-        self.clone()
-    }
-}
-
-impl Setting for PathBuf {
-    fn take(value: Value) -> Option<Self> {
-        if let Value::Text(text) = value {
-            Some(text.as_str().into())
-        } else {
-            None
-        }
-    }
-
-    fn show(&self, _: &Kind) -> String {
-        self.display().to_string()
-    }
-}
-
-impl Setting for Vec<String> {
-    fn take(value: Value) -> Option<Self> {
-        if let Value::List(words) = value {
-            Some(words)
-        } else {
-            None
-        }
-    }
-
-    fn show(&self, _: &Kind) -> String {
-        self.join(",")
-    }
-}
-
-impl Setting for Secret {
-    fn take(value: Value) -> Option<Self> {
-        if let Value::Text(text) = value {
-            Some(Secret::new(text.as_str()))
-        } else {
-            None
-        }
-    }
-
-    fn show(&self, _: &Kind) -> String {
-        HIDDEN.into()
-    }
-}
-
-impl Setting for Password {
-    fn take(value: Value) -> Option<Self> {
-        if let Value::Password(password) = value {
-            Some(password)
-        } else {
-            None
-        }
-    }
-
-    fn show(&self, _: &Kind) -> String {
-        HIDDEN.into()
-    }
+settings! {
+    bool: Bool(value) => value, |own, _kind| own.to_string();
+    Duration: Duration(value) => value, |own, kind| show_duration(*own, kind);
+    String: Text(text) => text.to_string(), |own, _kind| own.clone();
+    PathBuf: Text(text) => text.as_str().into(), |own, _kind| own.display().to_string();
+    Vec<String>: List(words) => words, |own, _kind| own.join(",");
+    Secret: Text(text) => Secret::new(text.as_str()), |_own, _kind| HIDDEN.into();
+    Password: Password(password) => password, |_own, _kind| HIDDEN.into();
 }
 
 const HIDDEN: &str = "***";
+
+/// A bare number in the unit of the key: dashboards read these.
+fn show_duration(duration: Duration, kind: &Kind) -> String {
+    match kind {
+        Kind::Duration {
+            unit: Unit::Seconds,
+            ..
+        } => duration.as_secs().to_string(),
+        Kind::Duration {
+            unit: Unit::Named, ..
+        } => format!("{}ms", duration.as_millis()),
+        _ => duration.as_millis().to_string(),
+    }
+}
 
 /// Declares an enum whose variants are words of the file.
 macro_rules! words {

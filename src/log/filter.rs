@@ -121,7 +121,7 @@ fn module_from(text: &str) -> Result<&str, FilterError> {
 
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(name_of(self.level))?;
+        f.write_str(&name_of(self.level))?;
         for (module, level) in &self.modules {
             write!(f, ",{module}={}", name_of(*level))?;
         }
@@ -129,15 +129,8 @@ impl fmt::Display for Filter {
     }
 }
 
-fn name_of(level: LevelFilter) -> &'static str {
-    match level {
-        LevelFilter::Off => "off",
-        LevelFilter::Error => "error",
-        LevelFilter::Warn => "warn",
-        LevelFilter::Info => "info",
-        LevelFilter::Debug => "debug",
-        LevelFilter::Trace => "trace",
-    }
+fn name_of(level: LevelFilter) -> String {
+    level.as_str().to_ascii_lowercase()
 }
 
 /// The filter in force and the one to return to.

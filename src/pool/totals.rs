@@ -44,29 +44,24 @@ fn is_zero(number: &u64) -> bool {
 impl Counters {
     /// Adds `more`.
     pub fn add(&mut self, more: &Counters) {
-        self.transactions += more.transactions;
-        self.queries += more.queries;
-        self.received += more.received;
-        self.sent += more.sent;
-        self.transaction_micros += more.transaction_micros;
-        self.query_micros += more.query_micros;
-        self.wait_micros += more.wait_micros;
-        self.errors += more.errors;
+        *self = self.with(more, |own, more| own + more);
     }
 
     /// What has come since `earlier`.
     pub fn since(&self, earlier: &Counters) -> Counters {
+        self.with(earlier, u64::saturating_sub)
+    }
+
+    fn with(&self, other: &Counters, each: fn(u64, u64) -> u64) -> Counters {
         Counters {
-            transactions: self.transactions.saturating_sub(earlier.transactions),
-            queries: self.queries.saturating_sub(earlier.queries),
-            received: self.received.saturating_sub(earlier.received),
-            sent: self.sent.saturating_sub(earlier.sent),
-            transaction_micros: self
-                .transaction_micros
-                .saturating_sub(earlier.transaction_micros),
-            query_micros: self.query_micros.saturating_sub(earlier.query_micros),
-            wait_micros: self.wait_micros.saturating_sub(earlier.wait_micros),
-            errors: self.errors.saturating_sub(earlier.errors),
+            transactions: each(self.transactions, other.transactions),
+            queries: each(self.queries, other.queries),
+            received: each(self.received, other.received),
+            sent: each(self.sent, other.sent),
+            transaction_micros: each(self.transaction_micros, other.transaction_micros),
+            query_micros: each(self.query_micros, other.query_micros),
+            wait_micros: each(self.wait_micros, other.wait_micros),
+            errors: each(self.errors, other.errors),
         }
     }
 

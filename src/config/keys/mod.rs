@@ -28,7 +28,9 @@ pub const TABLES: &[(&str, &[Definition])] = &[
 
 /// What every table's file needs.
 mod prelude {
-    pub(super) use super::super::definition::{Definition, Effect::*, Preset, Reload, keys};
+    pub(super) use super::super::definition::{
+        Definition, Effect::*, Preset, Reload, inherited, keys,
+    };
     pub(super) use super::super::kind::{
         Kind, MANY, Zero, duration, duration_from_zero, duration_or_off, duration_with_unit,
         integer, integer_or_off, seconds, size_or_off,

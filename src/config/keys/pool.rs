@@ -23,55 +23,12 @@ keys! {
             /// How long a client keeps its server connection: transaction, until its
             /// transaction ends; session, until it leaves.
             pool_mode: PoolMode = is("\"transaction\""), Kind::OneOf(PoolMode::WORDS), Live, Works;
-            /// How long a new connection of this pool to PostgreSQL may take, from connecting
-            /// to its first ReadyForQuery.
-            connect_timeout: Duration = inherited("general.connect_timeout", "\"3s\""),
-                duration(), NewServers, Works;
-            /// How long a server connection of this pool may be unused before it is closed,
-            /// give or take a fifth.
-            idle_timeout: Option<Duration> = inherited("general.idle_timeout", "\"10m\""),
-                duration_or_off(), Live, Works;
-            /// How old a server connection of this pool may get, give or take a fifth.
-            server_lifetime: Option<Duration> = inherited("general.server_lifetime", "\"20m\""),
-                duration_or_off(), Live, Works;
-            /// How long a client of this pool without a server connection may send nothing,
-            /// before its session is ended with 57P05.
-            client_idle_timeout: Option<Duration> =
-                inherited("general.client_idle_timeout", "\"1h\""),
-                duration_with_unit(), Live, Works;
-            /// How long a client of this pool may send nothing in a transaction, before its
-            /// session is ended with 25P03.
-            idle_transaction_timeout: Option<Duration> =
-                inherited("general.idle_transaction_timeout", "\"5m\""),
-                duration_with_unit(), Live, Works;
-            /// How long a query in this pool may take, before it is canceled and the client's
-            /// session is ended with 57014.
-            query_timeout: Option<Duration> =
-                inherited("general.query_timeout", "\"10m\""),
-                duration_with_unit(), Live, Works;
-            /// How long a transaction in this pool may take, before the client's session is
-            /// ended with 25P04.
-            transaction_timeout: Option<Duration> =
-                inherited("general.transaction_timeout", "\"30m\""),
-                duration_with_unit(), Live, Works;
             /// Whether what a client changed is undone before the next client gets the server
             /// connection. False is for clients that change nothing. An open transaction is
             /// rolled back in any case.
             cleanup_server_connections: bool = is("true"), Kind::Bool, Live, Works;
             /// Whether each parameter change that PostgreSQL reports to a client is logged.
             log_client_parameter_status_changes: bool = is("false"), Kind::Bool, Live, Works;
-        }
-        group "Prepared statements" {
-            /// How many statements this pool lets the pooler remember, before statements that
-            /// no client has prepared any more are forgotten. The memory is shared by all
-            /// pools.
-            prepared_statements_cache_size: usize =
-                inherited("general.prepared_statements_cache_size", "8192"),
-                integer(0, MANY), Live, Works;
-            /// How many statements are kept prepared on one server connection of this pool.
-            server_prepared_statements_cache_size: Option<usize> =
-                inherited("general.server_prepared_statements_cache_size", "1024"),
-                integer(0, MANY), Live, Works;
         }
         group "Limit for all users together" {
             /// How many server connections all users of this pool may have together. At the
@@ -96,40 +53,23 @@ keys! {
             /// larger one of this and min_pool_size counts.
             min_guaranteed_pool_size: usize = is("0"), integer(0, MANY), Live, Works;
         }
-        group "TLS to PostgreSQL" {
-            /// Whether this pool's server connections use TLS: disable, allow, prefer, require,
-            /// verify-ca or verify-full.
-            server_tls_mode: ServerTlsMode = inherited("general.server_tls_mode", "\"allow\""),
-                Kind::OneOf(ServerTlsMode::WORDS), NewServers, Works;
-            /// The authorities that PostgreSQL's certificate must be signed by (PEM), for this
-            /// pool.
-            server_tls_ca_cert: Option<PathBuf> =
-                inherited("general.server_tls_ca_cert", "\"/etc/pg_doorman/postgres-ca.crt\""),
-                Kind::Path, NewServers, Works;
-            /// The certificates that the authorities of server_tls_ca_cert have revoked (PEM),
-            /// for this pool.
-            server_tls_crl: Option<PathBuf> =
-                inherited("general.server_tls_crl", "\"/etc/pg_doorman/postgres.crl\""),
-                Kind::Path, NewServers, Works;
-            /// The certificate that this pool shows to PostgreSQL if it asks, followed by its
-            /// chain (PEM).
-            server_tls_certificate: Option<PathBuf> =
-                inherited("general.server_tls_certificate", "\"/etc/pg_doorman/client.crt\""),
-                Kind::Path, NewServers, Works;
-            /// The private key of server_tls_certificate, without a passphrase (PEM), for this
-            /// pool.
-            server_tls_private_key: Option<PathBuf> =
-                inherited("general.server_tls_private_key", "\"/etc/pg_doorman/client.key\""),
-                Kind::Path, NewServers, Works;
-            /// The oldest TLS version that this pool offers to PostgreSQL.
-            server_tls_min_version: TlsVersion =
-                inherited("general.server_tls_min_version", "\"TLSv1.2\""),
-                Kind::OneOf(TlsVersion::WORDS), NewServers, Works;
-            /// The cipher suites that this pool offers to PostgreSQL, best first, by OpenSSL's
-            /// names.
-            server_tls_cipher_suites: Option<Vec<String>> =
-                inherited("general.server_tls_cipher_suites", SUITES),
-                Kind::List, NewServers, Works;
+        inherits "general" {
+            connect_timeout: Duration;
+            idle_timeout: Option<Duration>;
+            server_lifetime: Option<Duration>;
+            client_idle_timeout: Option<Duration>;
+            idle_transaction_timeout: Option<Duration>;
+            query_timeout: Option<Duration>;
+            transaction_timeout: Option<Duration>;
+            prepared_statements_cache_size: usize;
+            server_prepared_statements_cache_size: Option<usize>;
+            server_tls_mode: ServerTlsMode;
+            server_tls_ca_cert: Option<PathBuf>;
+            server_tls_crl: Option<PathBuf>;
+            server_tls_certificate: Option<PathBuf>;
+            server_tls_private_key: Option<PathBuf>;
+            server_tls_min_version: TlsVersion;
+            server_tls_cipher_suites: Option<Vec<String>>;
         }
     }
     besides {

@@ -16,10 +16,6 @@ keys! {
             pool_size: usize = required("40"), integer(1, MANY), Live, Works;
             /// How many server connections of this user are kept open.
             min_pool_size: usize = is("0"), integer(0, MANY), Live, Works;
-            /// How long a client of this user keeps its server connection: transaction, until
-            /// its transaction ends; session, until it leaves.
-            pool_mode: PoolMode = inherited("pools.NAME.pool_mode", "\"transaction\""),
-                Kind::OneOf(PoolMode::WORDS), Live, Works;
             /// The name that the pooler logs in with at PostgreSQL, instead of username.
             server_username: Option<String> = unset("username", "\"app\""),
                 Kind::Name, NewServers, Works;
@@ -27,32 +23,17 @@ keys! {
             server_password: Option<Secret> =
                 unset("what the client proved is passed on", "\"secret\""),
                 Kind::Secret, NewServers, Works;
-            /// How old a server connection of this user may get, give or take a fifth.
-            server_lifetime: Option<Duration> = inherited("pools.NAME.server_lifetime", "\"20m\""),
-                duration_or_off(), Live, Works;
-            /// How long a client of this user without a server connection may send nothing,
-            /// before its session is ended with 57P05.
-            client_idle_timeout: Option<Duration> =
-                inherited("pools.NAME.client_idle_timeout", "\"1h\""),
-                duration_with_unit(), Live, Works;
-            /// How long a client of this user may send nothing in a transaction, before its
-            /// session is ended with 25P03.
-            idle_transaction_timeout: Option<Duration> =
-                inherited("pools.NAME.idle_transaction_timeout", "\"5m\""),
-                duration_with_unit(), Live, Works;
-            /// How long a query of this user may take, before it is canceled and the client's
-            /// session is ended with 57014.
-            query_timeout: Option<Duration> =
-                inherited("pools.NAME.query_timeout", "\"10m\""),
-                duration_with_unit(), Live, Works;
-            /// How long a transaction of this user may take, before the client's session is
-            /// ended with 25P04.
-            transaction_timeout: Option<Duration> =
-                inherited("pools.NAME.transaction_timeout", "\"30m\""),
-                duration_with_unit(), Live, Works;
             /// The PAM service that checks the password.
             auth_pam_service: Option<String> = unset("no PAM", "\"pg_doorman\""),
                 Kind::Name, Live, NotYet("PAM");
+        }
+        inherits "pools.NAME" {
+            pool_mode: PoolMode;
+            server_lifetime: Option<Duration>;
+            client_idle_timeout: Option<Duration>;
+            idle_transaction_timeout: Option<Duration>;
+            query_timeout: Option<Duration>;
+            transaction_timeout: Option<Duration>;
         }
     }
     besides {}
