@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::commands::Command;
 use super::show;
-use super::table::{Table, Type};
+use super::table::Table;
 use crate::pool::pool::Pool;
 use crate::session::client::Client;
 use crate::session::console::{Answer, Console, Rights};
@@ -59,7 +59,7 @@ impl AdminConsole {
     fn carry_out(&self, command: Command, out: &mut Vec<u8>) -> Result<Answer, ConsoleError> {
         match command {
             Command::Show(what) if what == "log_level" => {
-                let mut table = Table::new(&[("log_level", Type::Text)]);
+                let mut table = Table::new("log_level");
                 table.row(vec![self.process.log_filter()]);
                 table.write(out, "SHOW");
             }
@@ -108,7 +108,7 @@ impl AdminConsole {
             }
             Command::Shutdown => {
                 self.process.shut_down();
-                let mut table = Table::new(&[("success", Type::Text)]);
+                let mut table = Table::new("success");
                 table.row(vec!["t".to_owned()]);
                 table.write(out, "SHUTDOWN");
             }

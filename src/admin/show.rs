@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::table::Table;
-use super::table::Type::{Int4, Numeric, Text};
 use crate::config;
 use crate::pool::pool::{Pool, Snapshot};
 use crate::pool::pool_config::PoolConfig;
@@ -44,7 +43,7 @@ pub fn show(shared: &Shared, what: &str) -> Option<Table> {
 }
 
 fn help(_: &Shared) -> Table {
-    let mut table = Table::new(&[("item", Text)]);
+    let mut table = Table::new("item");
     let shows: Vec<String> = SHOWS[1..]
         .iter()
         .map(|(word, _)| word.to_ascii_uppercase())
@@ -65,12 +64,7 @@ fn help(_: &Shared) -> Table {
 }
 
 fn config(shared: &Shared) -> Table {
-    let mut table = Table::new(&[
-        ("key", Text),
-        ("value", Text),
-        ("default", Text),
-        ("changeable", Text),
-    ]);
+    let mut table = Table::new("key value default changeable");
     for row in config::show(&shared.settings()) {
         let changeable = if row.changeable { "yes" } else { "no" };
         table.row(vec![row.key, row.value, row.default, changeable.to_owned()]);
@@ -79,19 +73,10 @@ fn config(shared: &Shared) -> Table {
 }
 
 fn databases(shared: &Shared) -> Table {
-    let mut table = Table::new(&[
-        ("name", Text),
-        ("host", Text),
-        ("port", Text),
-        ("database", Text),
-        ("force_user", Text),
-        ("pool_size", Int4),
-        ("min_pool_size", Int4),
-        ("reserve_pool", Int4),
-        ("pool_mode", Text),
-        ("max_connections", Int4),
-        ("current_connections", Int4),
-    ]);
+    let mut table = Table::new(
+        "name host port database force_user int4: pool_size min_pool_size reserve_pool text: \
+         pool_mode int4: max_connections current_connections",
+    );
     for pool in shared.pools.all() {
         let now = pool.snapshot();
         let config = &now.config;
@@ -144,26 +129,11 @@ fn clients_of(sessions: &[Arc<Handle>], pool: &Pool) -> Clients {
 }
 
 fn pools(shared: &Shared) -> Table {
-    let mut table = Table::new(&[
-        ("database", Text),
-        ("user", Text),
-        ("pool_mode", Text),
-        ("cl_idle", Numeric),
-        ("cl_active", Numeric),
-        ("cl_waiting", Numeric),
-        ("cl_cancel_req", Numeric),
-        ("sv_active", Numeric),
-        ("sv_idle", Numeric),
-        ("sv_used", Numeric),
-        ("sv_login", Numeric),
-        ("pool_size", Numeric),
-        ("maxwait", Numeric),
-        ("maxwait_us", Numeric),
-        ("avg_xact_time", Numeric),
-        ("paused", Text),
-        ("fallback_active", Text),
-        ("oldest_active_age_ms", Numeric),
-    ]);
+    let mut table = Table::new(
+        "database user pool_mode numeric: cl_idle cl_active cl_waiting cl_cancel_req \
+         sv_active sv_idle sv_used sv_login pool_size maxwait maxwait_us avg_xact_time text: \
+         paused fallback_active numeric: oldest_active_age_ms",
+    );
     let sessions = shared.sessions.all();
     for pool in shared.pools.all() {
         let now = pool.snapshot();
@@ -195,22 +165,10 @@ fn pools(shared: &Shared) -> Table {
 }
 
 fn clients(shared: &Shared) -> Table {
-    let mut table = Table::new(&[
-        ("client_id", Text),
-        ("database", Text),
-        ("user", Text),
-        ("application_name", Text),
-        ("addr", Text),
-        ("tls", Text),
-        ("state", Text),
-        ("wait", Text),
-        ("transaction_count", Numeric),
-        ("query_count", Numeric),
-        ("error_count", Numeric),
-        ("age_seconds", Numeric),
-        ("tls_version", Text),
-        ("tls_cipher", Text),
-    ]);
+    let mut table = Table::new(
+        "client_id database user application_name addr tls state wait numeric: \
+         transaction_count query_count error_count age_seconds text: tls_version tls_cipher",
+    );
     for handle in shared.sessions.all() {
         let (state, wait) = match handle.activity() {
             Activity::Active => ("active", "idle"),
@@ -246,26 +204,11 @@ fn tls_suite(tls: Option<&Negotiated>) -> String {
 }
 
 fn servers(shared: &Shared) -> Table {
-    let mut table = Table::new(&[
-        ("server_id", Text),
-        ("server_process_id", Text),
-        ("database_name", Text),
-        ("user", Text),
-        ("application_name", Text),
-        ("tls", Text),
-        ("state", Text),
-        ("wait", Text),
-        ("transaction_count", Numeric),
-        ("query_count", Numeric),
-        ("bytes_sent", Numeric),
-        ("bytes_received", Numeric),
-        ("age_seconds", Numeric),
-        ("prepare_cache_hit", Numeric),
-        ("prepare_cache_miss", Numeric),
-        ("prepare_cache_size", Numeric),
-        ("tls_version", Text),
-        ("tls_cipher", Text),
-    ]);
+    let mut table = Table::new(
+        "server_id server_process_id database_name user application_name tls state wait \
+         numeric: transaction_count query_count bytes_sent bytes_received age_seconds \
+         prepare_cache_hit prepare_cache_miss prepare_cache_size text: tls_version tls_cipher",
+    );
     let mut row = |key: &BackendKey, database: &str, user: &str, name: &[u8], state: &str| {
         let tally = &key.tally;
         let mut values = vec![
@@ -317,13 +260,7 @@ fn servers(shared: &Shared) -> Table {
 }
 
 fn connections(shared: &Shared) -> Table {
-    let mut table = Table::new(&[
-        ("total", Numeric),
-        ("errors", Numeric),
-        ("tls", Numeric),
-        ("plain", Numeric),
-        ("cancel", Numeric),
-    ]);
+    let mut table = Table::new("numeric: total errors tls plain cancel");
     let accept_counters = &shared.accept_counters;
     let [total, tls, plain, cancel] = [
         &accept_counters.total,
@@ -342,26 +279,12 @@ fn connections(shared: &Shared) -> Table {
 }
 
 fn stats(shared: &Shared) -> Table {
-    let mut table = Table::new(&[
-        ("database", Text),
-        ("user", Text),
-        ("total_xact_count", Numeric),
-        ("total_query_count", Numeric),
-        ("total_received", Numeric),
-        ("total_sent", Numeric),
-        ("total_xact_time", Numeric),
-        ("total_query_time", Numeric),
-        ("total_wait_time", Numeric),
-        ("total_errors", Numeric),
-        ("avg_xact_count", Numeric),
-        ("avg_query_count", Numeric),
-        ("avg_recv", Numeric),
-        ("avg_sent", Numeric),
-        ("avg_errors", Numeric),
-        ("avg_xact_time", Numeric),
-        ("avg_query_time", Numeric),
-        ("avg_wait_time", Numeric),
-    ]);
+    let mut table = Table::new(
+        "database user numeric: total_xact_count total_query_count total_received total_sent \
+         total_xact_time total_query_time total_wait_time total_errors avg_xact_count \
+         avg_query_count avg_recv avg_sent avg_errors avg_xact_time avg_query_time \
+         avg_wait_time",
+    );
     for pool in shared.pools.all() {
         let Snapshot { totals, .. } = pool.snapshot();
         let (all, recent): (Counters, Counters) = (totals.all, totals.recent);
@@ -391,13 +314,13 @@ fn stats(shared: &Shared) -> Table {
 }
 
 fn version(_: &Shared) -> Table {
-    let mut table = Table::new(&[("version", Text)]);
+    let mut table = Table::new("version");
     table.row(vec![format!("PgDoorman {}", env!("CARGO_PKG_VERSION"))]);
     table
 }
 
 fn users(shared: &Shared) -> Table {
-    let mut table = Table::new(&[("name", Text), ("pool_mode", Text)]);
+    let mut table = Table::new("name pool_mode");
     for pool in shared.pools.all() {
         let config: Arc<PoolConfig> = pool.config();
         table.row(vec![pool.user.clone(), config.mode.word().to_owned()]);
@@ -406,7 +329,7 @@ fn users(shared: &Shared) -> Table {
 }
 
 fn lists(shared: &Shared) -> Table {
-    let mut table = Table::new(&[("list", Text), ("items", Int4)]);
+    let mut table = Table::new("list int4: items");
     let pools = shared.pools.all();
     let sessions = shared.sessions.all();
     let (mut free, mut used) = (0, 0);
@@ -442,16 +365,10 @@ fn lists(shared: &Shared) -> Table {
 
 /// The databases whose users share a number of connections (`max_db_connections`).
 fn pool_coordinator(shared: &Shared) -> Table {
-    let mut table = Table::new(&[
-        ("database", Text),
-        ("max_db_conn", Numeric),
-        ("current", Numeric),
-        ("reserve_size", Numeric),
-        ("reserve_used", Numeric),
-        ("evictions", Numeric),
-        ("reserve_acq", Numeric),
-        ("exhaustions", Numeric),
-    ]);
+    let mut table = Table::new(
+        "database numeric: max_db_conn current reserve_size reserve_used evictions \
+         reserve_acq exhaustions",
+    );
     let pools = shared.pools.all();
     // Those of one database stand together.
     for users in pools.chunk_by(|one, next| one.database == next.database) {

@@ -2,39 +2,30 @@
 
 use crate::wire::backend;
 
-/// The types of columns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Type {
-    /// `text`.
-    Text,
-    /// `numeric`.
-    Numeric,
-    /// `int4`.
-    Int4,
-}
-
-impl Type {
-    fn oid(self) -> u32 {
-        match self {
-            Type::Text => 25,
-            Type::Numeric => 1700,
-            Type::Int4 => 23,
-        }
-    }
-}
-
-/// A table: columns with their types, and rows of text.
+/// A table: columns with the OIDs of their types, and rows of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    columns: Vec<(&'static str, Type)>,
+    columns: Vec<(&'static str, u32)>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A table without rows.
-    pub fn new(columns: &[(&'static str, Type)]) -> Table {
+    /// A table without rows: the names of its columns, with blanks between them. Columns behind `int4:`, `numeric:` or
+    /// `text:` have this type, those before any of them `text`.
+    pub fn new(columns: &'static str) -> Table {
+        const TEXT: u32 = 25;
+        let mut kind = TEXT;
+        let mut all = Vec::new();
+        for word in columns.split_whitespace() {
+            match word {
+                "text:" => kind = TEXT,
+                "int4:" => kind = 23,
+                "numeric:" => kind = 1700,
+                name => all.push((name, kind)),
+            }
+        }
         Table {
-            columns: columns.to_vec(),
+            columns: all,
             rows: Vec::new(),
         }
     }
@@ -47,12 +38,7 @@ impl Table {
 
     /// Appends the table's messages, CommandComplete with `tag` included.
     pub fn write(&self, out: &mut Vec<u8>, tag: &str) {
-        let columns: Vec<_> = self
-            .columns
-            .iter()
-            .map(|(name, kind)| (*name, kind.oid()))
-            .collect();
-        backend::row_description(out, &columns);
+        backend::row_description(out, &self.columns);
         for row in &self.rows {
             backend::data_row(out, row);
         }

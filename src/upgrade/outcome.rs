@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::table::{Table, Type};
+use crate::admin::table::Table;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::error::{Severity, error_response};
 use crate::wire::sqlstate;
@@ -37,11 +37,7 @@ pub fn reply(outcome: &Result<Outcome, String>) -> Vec<u8> {
     let mut out = Vec::new();
     match outcome {
         Ok(outcome) => {
-            let mut table = Table::new(&[
-                ("success", Type::Text),
-                ("sessions_moved", Type::Numeric),
-                ("longest_held_ms", Type::Numeric),
-            ]);
+            let mut table = Table::new("success numeric: sessions_moved longest_held_ms");
             table.row(vec![
                 "t".to_owned(),
                 outcome.moved.to_string(),
