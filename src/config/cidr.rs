@@ -5,14 +5,13 @@
 //! addresses (an IPv4 address mapped into IPv6 counts as the IPv4 address).
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 /// An IPv4 or IPv6 network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    address: IpAddr,
-    prefix: u8,
-}
+pub struct Cidr(IpNet);
 
 impl Cidr {
     /// Reads `10.0.0.0/8`, `::1/128`, or a bare address, which is a network of
@@ -21,27 +20,14 @@ impl Cidr {
     /// # Errors
     /// The reason as a sentence.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let wrong = || {
+        let bare = || text.parse::<IpAddr>().map(IpNet::from);
+        let network = text.parse().or_else(|_| bare());
+        network.map(Cidr).map_err(|_| {
             format!(
                 "{} is not an address or network",
                 super::problem::quote(text)
             )
-        };
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let prefix = match prefix {
-            None => width(address),
-            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits
-                .parse()
-                .ok()
-                .filter(|p| *p <= width(address))
-                .ok_or_else(wrong)?,
-            Some(_) => return Err(wrong()),
-        };
-        Ok(Cidr { address, prefix })
+        })
     }
 
     /// Joins an address and a mask such as `255.255.255.0`.
@@ -52,56 +38,26 @@ impl Cidr {
         let wrong = |text| format!("{} is not an address", super::problem::quote(text));
         let address: IpAddr = address.parse().map_err(|_| wrong(address))?;
         let parsed: IpAddr = mask.parse().map_err(|_| wrong(mask))?;
-        let (ones, zeros) = match (address, parsed) {
-            (IpAddr::V4(_), IpAddr::V4(mask)) => (
-                mask.to_bits().leading_ones(),
-                mask.to_bits().trailing_zeros(),
-            ),
-            (IpAddr::V6(_), IpAddr::V6(mask)) => (
-                mask.to_bits().leading_ones(),
-                mask.to_bits().trailing_zeros(),
-            ),
-            _ => return Err("address and mask are of different families".into()),
-        };
-        match u8::try_from(ones) {
-            Ok(prefix) if ones + zeros == u32::from(width(address)) => Ok(Cidr { address, prefix }),
-            _ => Err(format!(
+        if address.is_ipv4() != parsed.is_ipv4() {
+            return Err("address and mask are of different families".into());
+        }
+        IpNet::with_netmask(address, parsed).map(Cidr).map_err(|_| {
+            format!(
                 "{} is not a mask of leading ones",
                 super::problem::quote(mask)
-            )),
-        }
+            )
+        })
     }
 
     /// Whether an address is in this network.
     pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
-                let mask = u32::MAX
-                    .checked_shl(32 - u32::from(self.prefix))
-                    .unwrap_or(0);
-                (ours.to_bits() ^ theirs.to_bits()) & mask == 0
-            }
-            (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
-                let mask = u128::MAX
-                    .checked_shl(128 - u32::from(self.prefix))
-                    .unwrap_or(0);
-                (ours.to_bits() ^ theirs.to_bits()) & mask == 0
-            }
-            _ => false,
-        }
+        self.0.contains(&address.to_canonical())
     }
 }
 
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
-
-fn width(address: IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(_) => Ipv4Addr::BITS as u8,
-        IpAddr::V6(_) => Ipv6Addr::BITS as u8,
+        self.0.fmt(f)
     }
 }
 

@@ -4,20 +4,22 @@
 //! neighbours. The invariant: a suggestion is close enough that a reader takes
 //! it for the same word; silence is better than a wild guess.
 
+use strsim::osa_distance;
+
 /// The nearest of `known` to `word`, if any is near enough.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word: Vec<char> = word.to_ascii_lowercase().chars().take(MAX_LENGTH).collect();
+    let word: String = word.to_ascii_lowercase().chars().take(MAX_LENGTH).collect();
+    let length = word.chars().count();
     known
         .into_iter()
         .filter_map(|name| {
-            let letters: Vec<char> = name.chars().collect();
-            let allowed = 1 + letters.len().min(word.len()) / 4;
+            let allowed = 1 + name.len().min(length) / 4;
             // Cheap, and it keeps an absurdly long key from costing time.
-            if letters.len().abs_diff(word.len()) > allowed {
+            if name.len().abs_diff(length) > allowed {
                 return None;
             }
-            let distance = distance(&word, &letters);
-            (distance <= allowed && distance < letters.len()).then_some((distance, name))
+            let distance = osa_distance(&word, name);
+            (distance <= allowed && distance < name.len()).then_some((distance, name))
         })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
@@ -25,24 +27,6 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 
 /// Longer words than this have no near neighbour among our keys.
 const MAX_LENGTH: usize = 128;
-
-fn distance(a: &[char], b: &[char]) -> usize {
-    let mut before = vec![0; b.len() + 1];
-    let mut above: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let same = usize::from(a[i - 1] != b[j - 1]);
-            let mut best = (above[j] + 1).min(row[j - 1] + 1).min(above[j - 1] + same);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(before[j - 2] + 1);
-            }
-            row.push(best);
-        }
-        before = std::mem::replace(&mut above, row);
-    }
-    above[b.len()]
-}
 
 #[cfg(test)]
 mod tests {
