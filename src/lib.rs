@@ -19,7 +19,7 @@
 //! | [`net`] | sockets, the one place a thread waits, buffers, descriptors passed to another process | [`net::wait`], [`net::stream`] |
 //! | [`config`] | the TOML file, as typed and as meant; one definition for each setting | [`config::load`] |
 //! | [`auth`] | SCRAM, MD5, verifiers, host-based rules | [`auth::challenge`] |
-//! | [`mod@log`] | which log records are written, in which form, and where | [`log::logging`](crate::log::logging) |
+//! | [`mod@log`] | which log records are written, in which form, and where | [`log::logging`] |
 //! | [`server`] | one connection to PostgreSQL: log in, what is set and prepared on it, what was left on it, cancel | [`server::backend`], [`server::dirty`] |
 //! | [`pool`] | which client gets which server connection, and when; the limit of a database | [`pool::pool`] |
 //! | [`relay`] | the session's value, and the protocol's state machine: no sockets, threads, clocks or locks | [`relay::session`], [`relay::requests`] |

@@ -3,7 +3,7 @@
 //!
 //! It says what was asked for and does nothing about it. Each option can also come from the
 //! environment where one is named; the command line wins. `NO_COLOR` is not among them, since
-//! any value of it counts: see [`super::logging::colour_wanted`].
+//! any value of it counts: see [`crate::log::logging::colour_wanted`].
 //!
 //! Invariant: help and version end with status 0, what cannot be understood with status 2, and
 //! neither has any other effect.

@@ -1,6 +1,6 @@
 //! The log file, and where a daemon logs if nobody says.
 //!
-//! The file is appended to. [`reopen`] opens it anew, so that logrotate can move the old one away. It does not
+//! The file is appended to. `reopen` opens it anew, so that logrotate can move the old one away. It does not
 //! rotate files itself, and writes no records: see `stderr`.
 //!
 //! Invariant: a file that cannot be opened anew leaves the old one in use.

@@ -6,10 +6,10 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`logging`] | where records go |
-//! | [`file`] | the log file, and where a daemon logs by default |
+//! | [`mod@file`] | the log file, and where a daemon logs by default |
 //! | [`run_directory`] | `/run/pg_doorman` |
 //! | [`filter`] | which records are written |
-//! | [`format`] | what a record looks like |
+//! | [`mod@format`] | what a record looks like |
 //! | `stderr` | writing to standard error without waiting long |
 //! | `syslog` | writing to syslog |
 

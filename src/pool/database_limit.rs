@@ -2,7 +2,7 @@
 //!
 //! Every server connection has a permit. When all permits are in use, the pool whose first client has waited longest
 //! gets the next one, and an idle connection of another user is closed for it. A pool that is refused a permit goes on;
-//! the janitor's thread calls [`grant`], which looks at all pools of a database and holds the lock of one at a time.
+//! the janitor's thread calls `grant`, which looks at all pools of a database and holds the lock of one at a time.
 //!
 //! Invariant: as many permits are in use as there are connections, to this database and in this process, that are open,
 //! being opened, or still to come from another process.

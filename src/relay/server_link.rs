@@ -1,7 +1,7 @@
 //! A server connection while a session has it, with all that is known of the conversation on it.
 //!
 //! Plain data, part of a [`Session`](crate::relay::session::Session). The rules are in [`relay`](crate::relay).
-//! Invariant: `conversation` changes only by [`ServerLink::converse`].
+//! Invariant: `conversation` changes only by `ServerLink::converse`.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -162,12 +162,12 @@ impl DirtyState {
         vec![parts.join(";")]
     }
 
-    /// Whether [`DirtyState::undo`] makes PostgreSQL forget all prepared statements.
+    /// Whether [`DirtyState::reset_sql`] makes PostgreSQL forget all prepared statements.
     pub fn forgets_statements(self) -> bool {
         self.has(DirtyState::EVERYTHING) || self.has(DirtyState::STATEMENTS)
     }
 
-    /// Whether [`DirtyState::undo`] resets the settings to those of the connection's start.
+    /// Whether [`DirtyState::reset_sql`] resets the settings to those of the connection's start.
     pub fn resets_settings(self) -> bool {
         self.has(DirtyState::EVERYTHING) || self.has(DirtyState::SETTINGS)
     }

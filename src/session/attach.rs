@@ -1,7 +1,7 @@
 //! Checkout and check-in: how a session gets a server connection and gives it back.
 //!
 //! A connection comes at once or from the queue, is tried and set up, and is replaced if it is dead. It goes back clean
-//! or is closed. Invariant: the session's [`Checkout`](crate::session::checkout::Claim) keeps what there is to give back.
+//! or is closed. Invariant: the session's [`Checkout`](crate::session::checkout::Checkout) keeps what there is to give back.
 
 use std::sync::Arc;
 use std::time::Duration;

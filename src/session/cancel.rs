@@ -45,7 +45,7 @@ pub fn cancel(shared: &Shared, key: &CancelKey) -> bool {
     }
 }
 
-/// [`cancel`], or passes the request on to the process that may have the session.
+/// [`cancel()`], or passes the request on to the process that may have the session.
 pub fn cancel_anywhere(shared: &Shared, key: CancelKey) {
     if !cancel(shared, &key) {
         cancel_elsewhere(shared, key);

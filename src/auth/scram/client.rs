@@ -64,7 +64,7 @@ enum State {
 }
 
 impl ClientExchange {
-    /// A login by password. The server says how often it is hashed, up to [`MAX_ITERATIONS`].
+    /// A login by password. The server says how often it is hashed, up to `MAX_ITERATIONS`.
     ///
     /// # Errors
     /// [`CryptoError`] when there is no entropy.

@@ -103,7 +103,7 @@ impl SessionReceiver {
         }
     }
 
-    /// Takes everything; see [`InheritedState::receive`](crate::upgrade::successor::Heir::receive).
+    /// Takes everything; see [`InheritedState::receive`](crate::upgrade::successor::InheritedState::receive).
     pub(super) fn work(
         mut self,
         hello: &Hello,
