@@ -71,7 +71,7 @@ mod tls_files;
 mod tls_modes;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::Path;
 

@@ -166,14 +166,28 @@ fn parse_one(bytes: &[u8], file: &Arc<Path>, report: &mut Report) -> Table {
     };
     let lines = Lines::of(text, file);
     let (root, errors) = DeTable::parse_recoverable(text);
+    let mut failed = false;
     for error in errors {
         // `message` is made of fixed words; `Display` would quote the line.
         let place = error
             .span()
             .map_or_else(|| Place::whole(file), |s| lines.column(s.start));
         report.fail(&place, "", error.message());
+        failed = true;
+    }
+    if failed && is_pgbouncers(text) {
+        report.fail(&Place::whole(file), "", PGBOUNCERS);
     }
     lines.table(root.get_ref())
+}
+
+const PGBOUNCERS: &str = "this is a configuration of PgBouncer; pg_doorman reads TOML, with a table [pools.NAME] for \
+     each database and [general] for what [pgbouncer] says";
+
+/// Whether a text that is not TOML is an INI file of PgBouncer.
+fn is_pgbouncers(text: &str) -> bool {
+    text.lines()
+        .any(|line| matches!(line.trim(), "[databases]" | "[pgbouncer]"))
 }
 
 fn includes(root: &Table, report: &mut Report) -> Vec<(String, Place)> {

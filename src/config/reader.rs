@@ -193,7 +193,11 @@ pub(super) fn unknown(name: &str, definitions: &[Definition]) -> String {
         .map(|(table, _)| *table)
         .collect();
     let hint = foreign::hint(name);
+    // `host` in a pool is the server's, though [general] has a key of that name.
+    let server = format!("server_{name}");
+    let is_servers = definitions.iter().any(|known| known.name == server);
     match near {
+        _ if is_servers => format!("unknown key, ignored; did you mean `{server}`?"),
         _ if hint.is_some() => {
             let hint = hint.unwrap_or_default();
             format!("unknown key, ignored; {hint}")

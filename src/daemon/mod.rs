@@ -35,6 +35,8 @@ pub mod daemonise;
 pub mod descriptors;
 pub mod instances;
 pub mod main_loop;
+#[cfg(test)]
+mod manual;
 pub mod notify;
 pub mod pid_keeper;
 pub mod pidfile;

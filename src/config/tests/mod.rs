@@ -1,7 +1,7 @@
 //! Tests of the whole, from a text to settings: what the keys mean.
 
 mod definitions;
-mod reference;
+pub(crate) mod reference;
 mod tls;
 mod told;
 

@@ -143,29 +143,15 @@ fn entry(out: &mut String, table: &str, key: &Definition) {
     out.push('\n');
     // Backticks are for rustdoc.
     comment(out, &key.doc.replace('`', ""));
-    let (default, value) = match key.preset {
-        Preset::Is(value) => (format!("Default: {value}."), value),
-        Preset::Unset { means, example } => (format!("Default: {means}."), example),
-        Preset::Required { example } => ("Required.".into(), example),
-        Preset::Inherited { from, example } => (format!("Default: that of {from}."), example),
+    for fact in facts(key) {
+        comment(out, &fact);
+    }
+    let value = match key.preset {
+        Preset::Is(value)
+        | Preset::Unset { example: value, .. }
+        | Preset::Required { example: value }
+        | Preset::Inherited { example: value, .. } => value,
     };
-    let mut written = written(&key.kind);
-    if key.doc.contains(" 0: ") {
-        // The text says better what 0 means.
-        written = written.replace("; 0 means off", "");
-    }
-    comment(
-        out,
-        &format!(
-            "{}. {default} Changes with: {}.",
-            capital(&written),
-            takes_effect(key.reload)
-        ),
-    );
-    if let Effect::NotYet(what) = key.effect {
-        let text = format!("No effect yet: {what} is not in this version.");
-        comment(out, &text);
-    }
     let _ = match EXAMPLE
         .iter()
         .find(|(t, k, _)| *t == table && *k == key.name)
@@ -173,6 +159,29 @@ fn entry(out: &mut String, table: &str, key: &Definition) {
         Some((_, _, value)) => writeln!(out, "{} = {value}", key.name),
         None => writeln!(out, "#{} = {value}", key.name),
     };
+}
+
+/// What is said of a setting beneath its text: how it is written, its default, when a change takes effect, and
+/// whether it has any.
+pub(crate) fn facts(key: &Definition) -> Vec<String> {
+    let default = match key.preset {
+        Preset::Is(value) => format!("Default: {value}."),
+        Preset::Unset { means, .. } => format!("Default: {means}."),
+        Preset::Required { .. } => "Required.".into(),
+        Preset::Inherited { from, .. } => format!("Default: that of {from}."),
+    };
+    let mut written = written(&key.kind);
+    if key.doc.contains(" 0: ") {
+        // The text says better what 0 means.
+        written = written.replace("; 0 means off", "");
+    }
+    let (written, takes_effect) = (capital(&written), takes_effect(key.reload));
+    let first = format!("{written}. {default} Changes with: {takes_effect}.");
+    let effect = match key.effect {
+        Effect::Works => None,
+        Effect::NotYet(what) => Some(format!("No effect yet: {what} is not in this version.")),
+    };
+    std::iter::once(first).chain(effect).collect()
 }
 
 /// The settings without effect, which stand in the reference as names only.
@@ -183,10 +192,16 @@ fn without_effect(out: &mut String) {
         So is the table [talos]: there is no Talos authentication here.";
     comment(out, about);
     let _ = writeln!(out, "{rule}");
-    for (reason, names) in WITHOUT_EFFECT {
+    for line in names_without_effect() {
         out.push('\n');
-        comment(out, &format!("{}: {reason}.", names.join(", ")));
+        comment(out, &line);
     }
+}
+
+/// The names of settings without effect, and why they have none.
+pub(crate) fn names_without_effect() -> impl Iterator<Item = String> {
+    let line = |(reason, names): &(&str, &[&str])| format!("{}: {reason}.", names.join(", "));
+    WITHOUT_EFFECT.iter().map(line)
 }
 
 /// What may be written.

@@ -293,6 +293,17 @@ fn settings_of_pgbouncer_are_told_by_what_takes_their_place() {
     ] {
         assert!(told(line).contains(hint), "{line}: {}", told(line));
     }
+    let pool = SMALL.replace("#POOL", "host = 'db'\nport = 5432\ndatabase = 'x'");
+    let pool = warnings(&read(&pool).unwrap()).join("; ");
+    for key in ["server_host", "server_port", "server_database"] {
+        assert!(pool.contains(&format!("did you mean `{key}`?")), "{pool}");
+    }
+    let ini = "[databases]\napp = host=db port=5432\n[pgbouncer]\nlisten_addr = *\n";
+    assert!(
+        read(ini)
+            .unwrap_err()
+            .contains("a configuration of PgBouncer")
+    );
     assert_eq!(told("query_wait_timeout = 120000"), "");
     assert_eq!(told("query_wait_timeout = '120ms'"), "");
     let settings = read(&format!("{SMALL}[databases]\napp = 'host=db'\n")).unwrap();
