@@ -84,6 +84,10 @@ def test_the_unit_is_well_formed(tmp_path):
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True)
     complaints = [line for line in done.stderr.splitlines() if "pg_doorman" in line]
     assert not complaints, complaints
+    # What an upgrade needs, and what the other way round would break it.
+    settings = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    assert settings["Type"] == "notify" and settings["NotifyAccess"] == "main"
+    assert not {"ProcSubset", "KillMode", "PIDFile", "GuessMainPID"} & set(settings)
 
 
 # A daemon
@@ -462,6 +466,98 @@ def test_the_init_script_stops_what_has_no_program_any_more(init_script):
     assert init_script("status")[0] == 0 and init_script.pid() == pid
     assert init_script("stop")[0] == 0 and not init_script.one.processes()
     assert init_script("status")[0] == 3
+
+
+# Supervisors
+
+class Runit:
+    """contrib/runit, under runsv."""
+
+    files, log, tool = "runit", "log/main/current", "runsv"
+
+    def __init__(self, service):
+        self.service = service
+
+    def command(self):
+        return ["runsv", self.service]
+
+    def pid(self):
+        return int((self.service / "supervise/pid").read_text() or 0)
+
+    def control(self, signal):
+        word = {"HUP": "hup", "USR2": "2", "TERM": "down"}[signal]
+        return subprocess.run(["sv", word, self.service], capture_output=True, text=True)
+
+    def is_down(self):
+        return (self.service / "supervise/stat").read_text().startswith("down")
+
+
+class S6(Runit):
+    """contrib/s6, under s6-svscan, which starts the log's writer too."""
+
+    files, log, tool = "s6", "log/main/current", "s6-svscan"
+
+    def command(self):
+        return ["s6-svscan", self.service.parent]
+
+    def _status(self, field):
+        done = subprocess.run(["s6-svstat", "-o", field, self.service], capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def pid(self):
+        return max(int(self._status("pid") or 0), 0)
+
+    def control(self, signal):
+        option = {"HUP": "-h", "USR2": "-2", "TERM": "-d"}[signal]
+        return subprocess.run(["s6-svc", option, self.service], capture_output=True, text=True)
+
+    def is_down(self):
+        return self._status("up") == "false"
+
+
+@pytest.mark.parametrize("kind", [Runit, S6])
+def test_under_a_supervisor(kind, doorman, tmp_path):
+    """Its own tools start, reload, upgrade and stop the pooler, whose process id stays."""
+    if os.getuid() or not shutil.which(kind.tool):
+        pytest.skip(f"needs root and {kind.tool}")
+    program = tmp_path / "pg_doorman"
+    shutil.copy(binary(), program)
+    one = doorman(program=program, upgrade={"timeout": "3s", "validate_timeout": "3s"})
+    one.stop()
+    service = tmp_path / "services" / "pg_doorman"
+    shutil.copytree(CHECKOUT / "contrib" / kind.files, service)
+    (service / "log/main").mkdir()
+    (service / "conf").write_text(f"PROGRAM={program} CONFIG={one.path} RUN_AS=root DIRECTORY={tmp_path} LOGS=./main\n")
+    it, log = kind(service), service / kind.log
+    supervisor = subprocess.Popen(it.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: log.exists() and "Accepting connections" in log.read_text())
+        keeper, raw = it.pid(), one.raw()
+        assert alive(keeper)
+        for _ in range(2):
+            old = behind(keeper)
+            assert it.control("USR2").returncode == 0
+            another_behind(keeper, old)
+            assert raw.value("select 1") == "1" and it.pid() == keeper
+        done = subprocess.run([program, "upgrade", "--pid", str(it.pid())], capture_output=True, text=True)
+        assert done.returncode == 0 and "upgrade complete" in done.stdout
+        one.config["pools"]["shop"]["users"][0]["pool_size"] = 2
+        one.write()
+        assert it.control("HUP").returncode == 0
+        wait_until(lambda: int(one.pool()["pool_size"]) == 2)
+        serves = behind(keeper)
+        program.unlink()
+        assert it.control("USR2").returncode == 0
+        wait_until(lambda: "UPGRADE ABANDONED" in log.read_text())
+        assert behind(keeper) == serves and raw.value("select 1") == "1"
+        assert it.control("TERM").returncode == 0
+        wait_until(lambda: it.is_down() and not one.processes())
+    finally:
+        it.control("TERM")
+        wait_until(lambda: not one.processes(), what="nobody serves")
+        # It ends what it supervises, and the log's writer with it.
+        supervisor.terminate()
+        supervisor.wait(10)
 
 
 # The log of a daemon
