@@ -109,6 +109,8 @@ pub(super) struct MainLoop {
     pub(super) control: Arc<Control>,
     /// SHUTDOWN was asked for during an upgrade.
     pub(super) shutdown_wanted: bool,
+    /// SIGUSR2 came before the predecessor had ended.
+    pub(super) upgrade_wanted: bool,
     /// The successor's process id.
     pub(super) successor: Arc<AtomicU32>,
     /// Its pid file.
@@ -214,6 +216,11 @@ impl MainLoop {
                         self.drain();
                         break;
                     }
+                    if std::mem::take(&mut self.upgrade_wanted)
+                        && self.may_upgrade("SIGUSR2 before").is_ok()
+                    {
+                        self.start_upgrade();
+                    }
                 }
                 other => self.handle_signal(other),
             }
@@ -242,6 +249,12 @@ impl MainLoop {
                 let _ = self.reload();
             }
             // Old init scripts and containers send SIGINT where SIGUSR2 is meant.
+            Event::Signal(signal @ (Signal::SIGUSR2 | Signal::SIGINT))
+                if self.upgrade == Upgrade::TakingOver =>
+            {
+                log::info!("Got {signal}: upgrading as soon as the predecessor has ended");
+                self.upgrade_wanted = true;
+            }
             Event::Signal(signal @ (Signal::SIGUSR2 | Signal::SIGINT)) => {
                 if self.may_upgrade(signal.as_str()).is_ok() {
                     self.start_upgrade();

@@ -248,6 +248,7 @@ pub(super) fn start_process(start: Start) -> Result<MainLoop, StartError> {
         requester: Arc::default(),
         control: Arc::default(),
         shutdown_wanted: false,
+        upgrade_wanted: false,
         successor: Arc::default(),
         successors_pid_file: Arc::default(),
         notify,

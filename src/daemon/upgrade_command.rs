@@ -110,6 +110,8 @@ fn await_outcome(instance: &Instance, before: &Status) -> Result<Outcome, String
             }
             UpgradeState::Stopping => return Err(stopping(pid)),
             _ if has_ended => return Err(ended(pid)),
+            // It begins when its predecessor has ended.
+            UpgradeState::TakingOver => {}
             _ if !has_begun && heeding <= MonotonicTime::now() => {
                 return Err(format!(
                     "process {pid} has not heeded SIGUSR2 for {HEEDING:?}; is it stopped, or under a debugger?"

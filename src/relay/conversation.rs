@@ -185,7 +185,7 @@ impl Session {
     }
 
     /// Has PostgreSQL send what it keeps back.
-    pub(super) fn ask_for_replies(&mut self, out: &mut Output) {
+    pub fn ask_for_replies(&mut self, out: &mut Output) {
         let Some(link) = &mut self.link else { return };
         let executes = |front: &Expected| front.reply == Reply::Execute;
         let kept_back = match link.conversation() {

@@ -15,9 +15,11 @@ use super::output::Output;
 use super::replies::Desync;
 use super::requests::MAX_EXPECTED;
 use super::session::{ServerLink, Session};
+use super::statements::close_message;
 use crate::server::prepared::NOBODYS;
+use crate::wire::error::ErrorFields;
 use crate::wire::frame::Header;
-use crate::wire::{frontend, write};
+use crate::wire::{frontend, sqlstate};
 
 impl Session {
     /// CopyData, CopyDone or CopyFail is passed on.
@@ -157,10 +159,16 @@ impl Session {
 
     /// A copy in has failed: what was sent behind it is put in the order in which replies may come. The
     /// request itself is still the head.
-    pub(super) fn copy_in_fails(&mut self) {
-        let Some(link) = &mut self.link else { return };
+    ///
+    /// # Errors
+    /// [`Desync`]: a request was sent behind Syncs in the same batch, and has not broken the copy. PostgreSQL runs it or
+    /// discards it, by whether it had read those, and nothing tells which.
+    pub(super) fn copy_in_fails(&mut self, error: &ErrorFields) -> Result<(), Desync> {
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
         if !matches!(link.conversation(), Conversation::CopyingIn { .. }) {
-            return;
+            return Ok(());
         }
         let executed = link.expected.front().map(|head| head.reply) == Some(Reply::Execute);
         let (mut at, mut uncertain) = (1, 0);
@@ -182,6 +190,12 @@ impl Session {
         }
         // A request behind them tells by its own reply how many of them were ignored.
         let reported_to_client = uncertain == 0 || link.expected.get(at + 1).is_some();
+        let broken = error.is_fatal() || error.code == sqlstate::PROTOCOL_VIOLATION;
+        if executed && uncertain > 0 && reported_to_client && !broken {
+            return Err(Desync(
+                "a copy failed while a request was sent behind it".into(),
+            ));
+        }
         let behind = link.behind_what_was_sent();
         link.converse(match reported_to_client {
             true => behind,
@@ -190,6 +204,7 @@ impl Session {
                 skips: executed,
             },
         });
+        Ok(())
     }
 
     /// Asks for the mark behind uncertain Syncs, if that is due and no message of the client's is cut by it.
@@ -218,10 +233,7 @@ impl Session {
                 .insert(behind, Expected::swallow(Reply::Ready));
         }
         out.server.write(|own| {
-            write::message(own, frontend::CLOSE, |body| {
-                body.push(b'S');
-                write::c_string(body, NOBODYS.as_bytes());
-            });
+            close_message(own, NOBODYS);
             frontend::bare(own, frontend::SYNC);
         });
         self.expect(Expected::swallow(Reply::Close), out);
@@ -245,6 +257,14 @@ impl Session {
 }
 
 impl ServerLink {
+    /// Whether PostgreSQL may be copying in when it reads what is sent next. It has to see each message then, for one
+    /// that does not belong to the copy breaks it.
+    pub(super) fn may_copy_in_next(&self) -> bool {
+        let mut sent = self.expected.iter().rev();
+        let last = sent.find(|one| !matches!(one.reply, Reply::Ready | Reply::CopyEnd));
+        last.is_some_and(|one| matches!(one.reply, Reply::UntilReady { .. } | Reply::Execute))
+    }
+
     /// The Syncs at this place in the queue were ignored.
     pub(super) fn forget_uncertain(&mut self, at: usize) {
         let ignored = self.expected.remove(at);

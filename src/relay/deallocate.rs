@@ -1,6 +1,7 @@
 //! DEALLOCATE in SQL: it speaks of a statement by the client's name, and the server knows it by another.
 //!
-//! A single DEALLOCATE is understood, in a Query and in a statement, there when it is bound; one among several
+//! A single DEALLOCATE is understood, in a Query and in a statement, there when it is bound. In an open batch only
+//! PostgreSQL can answer a Query; it deallocates a statement that the pooler has made for that. One among several
 //! statements of a Query finds no statement that follows its client. No client reaches another's statement by the
 //! name it has on servers.
 
@@ -10,10 +11,13 @@ use aho_corasick::AhoCorasick;
 
 use super::conversation::Conversation;
 use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
+use super::in_flight::Open;
+use super::link_setup::POOLERS;
 use super::names::key;
 use super::output::Output;
 use super::requests::Step;
 use super::session::{ServerLink, Session};
+use super::statements::{close_message, parse_message};
 use crate::server::prepared::{NOBODYS, PREFIX, Statement};
 use crate::server::sql_deallocate::{self, Target};
 use crate::wire::backend::{self, TransactionStatus};
@@ -59,14 +63,17 @@ impl Session {
         if !self.rules.follow_statements || self.refusing {
             return None;
         }
-        let busy = |link: &ServerLink| link.conversation() != Conversation::Between;
-        if self.link.as_ref().is_some_and(busy) {
-            return None;
-        }
         let without_server = self.status_without_server();
         let text = rest.get(HEADER..head.whole())?;
-        let meant = deallocated(text).or_else(|| internal_name(text).map(Target::One));
-        match meant? {
+        let meant = deallocated(text).or_else(|| internal_name(text).map(Target::One))?;
+        let open = |link: &ServerLink| link.conversation() != Conversation::Between;
+        if self.link.as_ref().is_some_and(open) {
+            let Target::One(name) = meant else {
+                return None;
+            };
+            return self.deallocate_in_batch(name, head, at, rest, out);
+        }
+        match meant {
             // Where no server is in a transaction there are no others than those that follow.
             Target::All if self.link.is_none() && without_server != TransactionStatus::Failed => {
                 self.statements.clear();
@@ -108,21 +115,73 @@ impl Session {
                 } else if self.link.is_none() {
                     return None;
                 } else {
-                    // The transaction must fail: the server is asked for one that nobody has.
-                    out.server.write(|own| {
-                        frontend::query(own, &format!("DEALLOCATE \"{NOBODYS}\""));
-                    });
-                    let undo = Undo {
-                        refusal: Some(refusal),
-                        ..Undo::default()
-                    };
-                    let reply = Reply::UntilReady {
-                        transaction_local: false,
-                    };
-                    self.expect(Expected::undoing(reply, Deliver::Forward, undo), out);
+                    self.deallocate_nobodys(refusal, out);
                 }
             }
             Target::One(_) => return None,
+        }
+        Some(self.begin(head, at, rest, true, out))
+    }
+
+    /// A DEALLOCATE of what no client may have fails, and its transaction with it: the server is asked for a statement
+    /// that nobody has.
+    fn deallocate_nobodys(&mut self, refusal: Refusal, out: &mut Output) {
+        let undo = Undo {
+            name: self.drop_unnamed(),
+            refusal: Some(refusal),
+            ..Undo::default()
+        };
+        out.server.write(|own| {
+            frontend::query(own, &format!("DEALLOCATE \"{NOBODYS}\""));
+        });
+        let reply = Reply::UntilReady {
+            transaction_local: false,
+        };
+        self.expect(Expected::undoing(reply, Deliver::Forward, undo), out);
+    }
+
+    /// A DEALLOCATE in an open batch, which the server may yet skip: it gets one that succeeds or fails as the
+    /// client's would, of a statement of the pooler's own.
+    fn deallocate_in_batch(
+        &mut self,
+        name: Vec<u8>,
+        head: Header,
+        at: usize,
+        rest: &[u8],
+        out: &mut Output,
+    ) -> Option<Step> {
+        if self.must_wait_for(Some(&name), None) {
+            return Some(Step::MustWait);
+        }
+        if let Some(link) = &mut self.link {
+            link.replay_buffer.give_up();
+            link.last_request = frontend::QUERY;
+        }
+        if self.statements.contains_key(&name) {
+            out.server.write(|own| {
+                close_message(own, POOLERS);
+                // An empty text is parsed in a failed transaction too.
+                parse_message(own, POOLERS.as_bytes(), &[0; 3]);
+                frontend::query(own, &format!("DEALLOCATE \"{POOLERS}\""));
+            });
+            self.expect(Expected::swallow(Reply::Close), out);
+            self.expect(Expected::swallow(Reply::Parse), out);
+            if let Some(link) = &mut self.link {
+                link.in_flight.add(Open::Name(&name));
+            }
+            let undo = Undo {
+                name: self.drop_unnamed(),
+                deallocates: Some((name, None)),
+                ..Undo::default()
+            };
+            let reply = Reply::UntilReady {
+                transaction_local: false,
+            };
+            self.expect(Expected::undoing(reply, Deliver::Forward, undo), out);
+        } else if is_poolers_own(&name) {
+            self.deallocate_nobodys(does_not_exist(&name), out);
+        } else {
+            return None;
         }
         Some(self.begin(head, at, rest, true, out))
     }

@@ -54,4 +54,13 @@ impl Session {
             begun && link.expected.is_empty()
         })
     }
+
+    /// Whether PostgreSQL may have done all that the client has asked for in an open batch. It keeps its replies back
+    /// up to a Sync or Flush, so that only a Flush tells.
+    pub fn may_await_client(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| {
+            let open = link.conversation() == Conversation::InBatch;
+            open && !link.expected.is_empty() && !link.flushed && self.client.frame.left == 0
+        })
+    }
 }

@@ -54,7 +54,7 @@ impl Session {
                     .into(),
             ));
         }
-        self.copy_in_fails();
+        self.copy_in_fails(&fields)?;
         self.take_back(fields.is_fatal())?;
         self.ask_for_mark(out);
         if self.takes_up_again(stale, doubts, statements, out) {

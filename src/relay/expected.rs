@@ -96,9 +96,9 @@ pub struct Undo {
     /// What the Query changes, if it succeeds, of the settings that texts are read under.
     #[serde(default)]
     pub changes: Changes,
-    /// What the request deallocates if it succeeds: the client's name, and the number.
+    /// What the request deallocates if it succeeds: the client's name, and the number if the server loses it too.
     #[serde(default)]
-    pub deallocates: Option<(Vec<u8>, u64)>,
+    pub deallocates: Option<(Vec<u8>, Option<u64>)>,
     /// What the client is told if the request fails at its turn.
     #[serde(default)]
     pub refusal: Option<Refusal>,

@@ -35,7 +35,7 @@ const FOLLOWED: [&str; 5] = [
 const SEARCH_PATH: &str = "search_path";
 
 /// The name of a statement of the pooler's own while it runs, and of its portal.
-const POOLERS: &str = "DOORMAN_own";
+pub(super) const POOLERS: &str = "DOORMAN_own";
 
 /// The setting that decides how the others' bytes are read.
 const CLIENT_ENCODING: &str = "client_encoding";

@@ -11,11 +11,13 @@ use std::sync::Arc;
 use super::deallocate::does_not_exist;
 use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
 use super::in_flight::Open;
+use super::link_setup::POOLERS;
 use super::names::{check_definition, key};
 use super::output::Output;
 use super::requests::{Step, Violation};
 use super::session::{ServerLink, Session};
 use super::shared_statements::SharedStatements;
+use super::statements::{close_message, parse_message};
 use crate::server::dirty::{self, DirtyState, Scan};
 use crate::server::prepared::Statement;
 use crate::wire::backend::TransactionStatus;
@@ -110,13 +112,7 @@ impl Session {
             self.refuse_taken(said, definition, out);
             return Ok(Step::Took(head.whole()));
         }
-        let under = self.reads_under(statements);
-        let mut statement = statements.intern(definition, &under, self.rules.prepared_cache);
-        let failed = |link: &ServerLink| link.backend.status == TransactionStatus::Failed;
-        if self.link.as_ref().is_some_and(failed) {
-            // PostgreSQL refuses it there, or has another complaint.
-            statement = Arc::new(statements.apart(&statement, &under));
-        }
+        let statement = self.meaning(definition, statements);
         if self.must_wait_for(None, Some(&statement)) {
             return Ok(Step::MustWait);
         }
@@ -136,9 +132,13 @@ impl Session {
         let Some(link) = &mut self.link else {
             return Ok(Step::NeedsServer);
         };
+        let must_see = link.may_copy_in_next();
         let deliver = if link.backend.has_statement(&statement, limit) {
             link.replay_buffer.answers_from_memory(statement.number);
-            Deliver::Produce
+            match must_see {
+                true => Deliver::Forward,
+                false => Deliver::Produce,
+            }
         } else {
             undo.not_prepared = Some(statement.number);
             let server_name = statement.server_name();
@@ -154,8 +154,30 @@ impl Session {
             Deliver::Forward
         };
         link.in_flight.add(Open::Name(name));
+        let for_show = undo.not_prepared.is_none() && must_see;
+        if for_show {
+            out.server.write(|own| {
+                parse_message(own, POOLERS.as_bytes(), &[0; 3]);
+                close_message(own, POOLERS);
+            });
+        }
         self.expect(Expected::undoing(Reply::Parse, deliver, undo), out);
+        if for_show {
+            self.expect(Expected::swallow(Reply::Close), out);
+        }
         Ok(Step::Took(head.whole()))
+    }
+
+    /// The statement with this definition, as a named Parse means it now.
+    fn meaning(&mut self, definition: &[u8], statements: &dyn SharedStatements) -> Arc<Statement> {
+        let under = self.reads_under(statements);
+        let statement = statements.intern(definition, &under, self.rules.prepared_cache);
+        let failed = |link: &ServerLink| link.backend.status == TransactionStatus::Failed;
+        match self.link.as_ref().is_some_and(failed) {
+            // PostgreSQL refuses it there, or has another complaint.
+            true => Arc::new(statements.apart(&statement, &under)),
+            false => statement,
+        }
     }
 
     /// A Parse without a name: it goes to the server as it is, and is remembered for a Bind that comes without

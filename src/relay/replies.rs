@@ -339,7 +339,9 @@ impl Session {
             let undo = link.expected.front_mut().and_then(|one| one.undo.as_mut());
             match undo.and_then(|undo| undo.deallocates.take()) {
                 Some((name, number)) => {
-                    link.backend.prepared.forget(number);
+                    if let Some(number) = number {
+                        link.backend.prepared.forget(number);
+                    }
                     self.statements.remove(&name);
                 }
                 // In a query of several statements, by whatever name.

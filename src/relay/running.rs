@@ -4,6 +4,8 @@
 //! [`conversation`](crate::relay::conversation). Invariant: nothing is sent behind a request that may change how a later
 //! one is understood, before the reply to it has come.
 
+use std::sync::Arc;
+
 use super::conversation::Conversation;
 use super::expected::{Expected, Reply, Undo};
 use super::in_flight::Open;
@@ -14,6 +16,7 @@ use super::session::Session;
 use super::shared_statements::SharedStatements;
 use crate::server::dirty::{self, DirtyState, Scan};
 use crate::server::parse_settings::{self, Changes};
+use crate::server::prepared::Statement;
 use crate::wire::frame::{self, HEADER, Header};
 use crate::wire::frontend;
 
@@ -76,16 +79,11 @@ impl Session {
             return Step::NeedsServer;
         };
         let bar = bar || link.going_back.is_open();
-        // PostgreSQL drops the unnamed statement when a Query comes.
-        let unnamed = self.statements.remove(&b""[..]);
-        let dropped = unnamed.is_some() || link.in_flight.unnamed_is_open();
-        if dropped {
-            link.in_flight.add(Open::Name(b""));
-        }
+        let name = self.drop_unnamed();
         let mut expected = Expected::forward(Reply::UntilReady { transaction_local });
-        if changes.are_any() || dropped {
+        if changes.are_any() || name.is_some() {
             expected.undo = Some(Box::new(Undo {
-                name: dropped.then(|| (Vec::new(), unnamed)),
+                name,
                 changes,
                 ..Undo::default()
             }));
@@ -93,6 +91,18 @@ impl Session {
         self.expect(expected, out);
         self.bar_if(bar);
         self.begin(head, at, rest, false, out)
+    }
+
+    /// PostgreSQL drops the unnamed statement when a Query comes. Returns what is taken back if it does not come to
+    /// that.
+    pub(super) fn drop_unnamed(&mut self) -> Option<(Vec<u8>, Option<Arc<Statement>>)> {
+        let unnamed = self.statements.remove(&b""[..]);
+        let link = self.link.as_mut()?;
+        let dropped = unnamed.is_some() || link.in_flight.unnamed_is_open();
+        dropped.then(|| {
+            link.in_flight.add(Open::Name(b""));
+            (Vec::new(), unnamed)
+        })
     }
 
     pub(super) fn function_call(
@@ -150,7 +160,7 @@ impl Session {
         let about = portal.and_then(|(p, _)| link.portals_deallocating.remove(key(p)));
         if about.is_some() {
             expected.undo = Some(Box::new(Undo {
-                deallocates: about,
+                deallocates: about.map(|(name, number)| (name, Some(number))),
                 ..Undo::default()
             }));
         }

@@ -17,7 +17,7 @@ use super::in_flight::Open;
 use super::names::{Names, NamesIn, key, names_in};
 use super::output::Output;
 use super::requests::{Step, Violation};
-use super::session::Session;
+use super::session::{ServerLink, Session};
 use super::shared_statements::SharedStatements;
 use super::stale_plan;
 use crate::server::dirty::DirtyState;
@@ -40,12 +40,8 @@ impl Session {
             leaving.push(number);
         }
         for number in leaving {
-            out.server.write(|own| {
-                write::message(own, frontend::CLOSE, |body| {
-                    body.push(b'S');
-                    write::c_string(body, format!("{PREFIX}{number}").as_bytes());
-                });
-            });
+            out.server
+                .write(|own| close_message(own, &format!("{PREFIX}{number}")));
             let undo = Undo {
                 not_closed: Some(number),
                 ..Undo::default()
@@ -308,8 +304,7 @@ impl Session {
         };
         if let Some(said) = names.statement.filter(is_anothers) {
             if head.kind == frontend::CLOSE {
-                let closed = Expected::undoing(reply, Deliver::Produce, Undo::default());
-                self.expect(closed, out);
+                self.close_nothing(Undo::default(), out);
             } else {
                 self.refuse_in_batch(does_not_exist(said), out);
             }
@@ -334,6 +329,15 @@ impl Session {
         statements: &dyn SharedStatements,
         out: &mut Output,
     ) -> Usable {
+        let lacks = |link: &ServerLink| match meant.is_unnamed() {
+            true => !link.unnamed_parsed,
+            false => !link.backend.prepared.has(meant.number),
+        };
+        let breaks = |link: &ServerLink| link.may_copy_in_next() && lacks(link);
+        if self.link.as_ref().is_some_and(breaks) {
+            // Should that be a copy, the client's own message breaks it, not a Parse.
+            return Usable::MustWait;
+        }
         // Almost no text speaks of deallocating.
         let deallocates = kind == frontend::BIND && meant.dirty.has(DirtyState::FORGETTING);
         let about = match deallocates {
@@ -406,6 +410,18 @@ impl Session {
         Ok(Step::Took(end))
     }
 
+    /// Answers a Close that closes nothing on the server, or has the server answer it if it must see one.
+    fn close_nothing(&mut self, undo: Undo, out: &mut Output) {
+        let must_see = self.link.as_ref().is_some_and(ServerLink::may_copy_in_next);
+        let deliver = if must_see {
+            out.server.write(|own| close_message(own, NOBODYS));
+            Deliver::Forward
+        } else {
+            Deliver::Produce
+        };
+        self.expect(Expected::undoing(Reply::Close, deliver, undo), out);
+    }
+
     /// A Close of what the client has under `name`. The statement stays on the server, for others.
     fn close_statement(&mut self, name: &[u8], out: &mut Output) {
         let meant = self.statements.remove(name);
@@ -418,8 +434,7 @@ impl Session {
             name: Some((name.to_vec(), meant)),
             ..Undo::default()
         };
-        let closed = Expected::undoing(Reply::Close, Deliver::Produce, undo);
-        self.expect(closed, out);
+        self.close_nothing(undo, out);
     }
 }
 
@@ -442,6 +457,14 @@ fn reply_to(kind: u8) -> Reply {
         frontend::DESCRIBE => Reply::Describe,
         _ => Reply::Close,
     }
+}
+
+/// Appends a Close of the statement with this name.
+pub(super) fn close_message(out: &mut Vec<u8>, name: &str) {
+    write::message(out, frontend::CLOSE, |body| {
+        body.push(b'S');
+        write::c_string(body, name.as_bytes());
+    });
 }
 
 pub(super) fn parse_message(out: &mut Vec<u8>, name: &[u8], definition: &[u8]) {

@@ -127,8 +127,23 @@ impl Parameters {
     }
 }
 
-/// Appends `text` as a string constant that means the same whatever `standard_conforming_strings` is.
+/// Whether `literal` can write this text as a constant. A backslash beside bytes beyond ASCII may be half of a
+/// character, in SJIS and others, and nothing that is done to it is right in all encodings.
+pub fn is_constant(text: &[u8]) -> bool {
+    text.is_ascii() || !text.contains(&b'\\')
+}
+
+/// Appends `text` as an expression that means the same whatever `standard_conforming_strings` and the client's
+/// encoding are: a string constant, if it can be one.
 pub fn literal(sql: &mut Vec<u8>, text: &[u8]) {
+    if !is_constant(text) {
+        sql.extend_from_slice(b"pg_catalog.convert_from(pg_catalog.decode('");
+        for byte in text {
+            sql.extend_from_slice(format!("{byte:02x}").as_bytes());
+        }
+        sql.extend_from_slice(b"','hex'),pg_catalog.current_setting('client_encoding'))");
+        return;
+    }
     if text.contains(&b'\\') {
         sql.extend_from_slice(b" E");
     }
@@ -195,6 +210,20 @@ mod tests {
             b"SELECT pg_catalog.set_config('DateStyle','ISO, DMY',false)"
         );
         assert!(set_statement(wanted.differing_from(&wanted).map(|(n, v)| (n, Some(v)))).is_none());
+    }
+
+    #[test]
+    fn half_a_character_is_no_backslash() {
+        // In SJIS, a name in double quotes of one character.
+        let value = parameters(&[]);
+        let mut path = value;
+        path.set("search_path", b"\"\x95\x5c\"");
+        let sql = set_statement(path.iter().map(|(n, v)| (n, Some(v)))).unwrap();
+        assert_eq!(
+            String::from_utf8(sql).unwrap(),
+            "SELECT pg_catalog.set_config('search_path',pg_catalog.convert_from(pg_catalog.decode('22955c22',\
+             'hex'),pg_catalog.current_setting('client_encoding')),false)"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! In a direct session RESET goes back to what the startup packet asked for. Here the packet was another's, so these
 //! settings are made once more. Invariant: a setting that is not at a default any more keeps its value.
 
-use super::parameters::{Parameters, literal};
+use super::parameters::{Parameters, is_constant, literal};
 
 /// Settings whose value is a list of identifiers, which SET would take for one.
 const LISTS: [&str; 2] = ["search_path", "temp_tablespaces"];
@@ -52,7 +52,9 @@ impl Restore {
         let identity = startup_settings.identity();
         let identity = identity.filter(|(name, _)| self.names.iter().any(|one| one == name));
         for (name, value) in plain.chain(identity) {
-            let parts = if !LISTS.contains(&name) {
+            let parts = if !is_constant(value) {
+                None
+            } else if !LISTS.contains(&name) {
                 Some(vec![value.to_vec()])
             } else {
                 identifiers(value).filter(|_| self.in_block)

@@ -33,6 +33,8 @@ pub(crate) enum Limit {
     Stalled,
     /// The client has closed its side, and what it asked for must be over.
     ClientGone,
+    /// The client leaves a batch open, and it is to be known whether PostgreSQL has done with it.
+    OpenBatch,
     /// One of the limits that the operator sets for a pool.
     Timeout(Timeout),
 }
@@ -111,6 +113,10 @@ impl Driver {
             Limit::Hosts => self.look_at_hosts(length),
             Limit::HugeRow => Err(CloseReason::StoodStill(length)),
             Limit::Stalled => Err(CloseReason::Stalled(length)),
+            Limit::OpenBatch => {
+                self.session.ask_for_replies(&mut self.out);
+                self.deliver(&[])
+            }
             Limit::ClientGone => Err(CloseReason::ClosedForLong(length)),
             Limit::Timeout(timeout) => Err(CloseReason::TimedOut(timeout, length)),
         }
@@ -213,8 +219,12 @@ impl Driver {
                 } else {
                     timed(Timeout::Query, link.query_since, limits.query)
                 };
-                let both = [transaction, other].into_iter().flatten();
-                both.min_by_key(|(end, ..)| *end)
+                let open = limits
+                    .idle_transaction
+                    .filter(|_| session.may_await_client());
+                let open = open.map(|length| (idle.after(length), Limit::OpenBatch, length));
+                let all = [transaction, other, open].into_iter().flatten();
+                all.min_by_key(|(end, ..)| *end)
             }
             _ => None,
         }

@@ -480,3 +480,29 @@ def test_a_stray_copy_done_does_not_keep_settings_from_going_back(doorman, mode,
         client.ask(*resets, copy_done(), copy_done(), copy_data(b"1"), query("select 1"))
         client.read_until("Z")
         assert client.value("show timezone") == "Asia/Tokyo"
+
+
+# Not Flush and Query in one write: by the replies that come it cannot be told which of them has failed.
+BEHIND_A_TIMEOUT = [[query("select 5")], [CALL], [execute()], [execute(), flush(), query("select 5")],
+                    [parse("select 6"), bind(), execute()], [flush(), flush()], [sync(), query("select 5")], []]
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_a_statements_time_is_up_in_an_open_batch(doorman, pg, mode):
+    """PostgreSQL notices with the next message. Its error is of that one, or of none."""
+    count = len(BEHIND_A_TIMEOUT)
+    pooler = doorman(mode=mode, size=count)
+    pairs = [(direct(pg), pooler.raw(options="-c statement_timeout=1500")) for _ in range(count)]
+    for straight, raw in pairs:
+        straight.ask(query("set statement_timeout = 1500"))
+        for one in (straight, raw):
+            one.send(parse("select 1"), bind(), flush())
+    for pair in pairs:
+        for one in pair:
+            assert kinds([one.read(), one.read()]) == "12"
+    pg.admin("select pg_sleep(1.6)")
+    for behind, (straight, raw) in zip(BEHIND_A_TIMEOUT, pairs):
+        for one in (straight, raw):
+            one.send(*behind)
+    for behind, (straight, raw) in zip(BEHIND_A_TIMEOUT, pairs):
+        assert replies(raw) == replies(straight), behind

@@ -221,6 +221,8 @@ DOING = {
     "deferred block": ("idle_transaction_timeout", [query("begin")], 1),
     "failed block": ("idle_transaction_timeout", [query("begin"), query("selec")], 2),
     "batch without sync": ("idle_transaction_timeout", [parse("select 1"), bind(), execute(), flush()], 0),
+    "batch without flush": ("idle_transaction_timeout", [parse("select 1"), bind(), execute()], 0),
+    "block without flush": ("idle_transaction_timeout", [query("begin"), parse("select 1"), bind()], 1),
     "copy": ("idle_transaction_timeout", [query("copy busy from stdin")], 0),
     "long query": ("transaction_timeout", [query("select pg_sleep(60)")], 0),
     "idle": ("client_idle_timeout", [], 0),
@@ -251,6 +253,16 @@ def test_what_takes_too_long_ends(doorman, pg, busy, mode, what, where):
     with one.connect() as connection:
         assert connection.execute("select count(*) from busy").fetchone() == (0,)
     wait_until(lambda: not one.open_transactions(), what="nothing is open any more")
+
+
+def test_a_batch_that_runs_is_not_idle(doorman, pg):
+    one = doorman(size=1, general={"idle_transaction_timeout": "300ms"})
+    raw = one.raw()
+    raw.send(parse("select pg_sleep(3)"), bind(), execute())
+    wait_until(lambda: active(pg, "pg_sleep"), what="it runs")
+    assert stays(lambda: active(pg, "pg_sleep"), 1)
+    raw.send(sync())
+    assert kinds(raw.read_until("Z")) == "12DCZ"
 
 
 def test_a_pools_limit_may_be_lifted_for_a_user(doorman):

@@ -186,3 +186,18 @@ def test_who_is_logging_in_does_not_hold_an_upgrade_up(doorman):
     (pid,) = one.processes()
     one.process = Successor(pid)
     assert quick.value("select 3") == "3"
+
+
+def test_an_upgrade_asked_of_the_next_process_begins_when_this_one_has_ended(half_way):
+    one, holds, moved = half_way()
+    second = successor(one)
+    os.kill(second, signal.SIGUSR2)
+    one.wait_log("as soon as the predecessor has ended")
+    holds.send(query("commit"))
+    assert error(holds.read_until("E")).code == "58006"
+    first = one.process.pid
+    wait_until(lambda: len(alone := set(one.processes())) == 1 and not alone & {first, second},
+               what="a third process serves alone")
+    one.process = Successor(*one.processes())
+    assert moved.value("select 1") == "1"
+    assert one.serves()

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from wire import Raw, bind, error, execute, function_call, parse, query, rows, sync
+from wire import Raw, bind, error, execute, function_call, kinds, parse, query, rows, sync
 
 # What another client looks at: as whom it runs, and what a session can change.
 PROBE = """select current_user, session_user, current_setting('role'), current_setting('timezone'),
@@ -279,3 +279,45 @@ def test_a_role_by_alter_role_stays(doorman, pg):
             assert one.raw().value("select current_user") == "team", step
     finally:
         pg.admin("alter role app reset role")
+
+
+# Half of the character is a backslash in SJIS.
+TABLE = "\N{CJK UNIFIED IDEOGRAPH-8868}"
+
+
+@pytest.fixture
+def half_backslash(pg):
+    names = [TABLE, TABLE + "'"]
+    for name in names:
+        pg.admin(f'create schema "{name}"; create table "{name}".here as select 42 as a; '
+                 f'grant usage on schema "{name}" to public; grant select on "{name}".here to public', database="shop")
+    yield names
+    for name in names:
+        pg.admin(f'drop schema "{name}" cascade', database="shop")
+
+
+def in_sjis(name):
+    return f'"{name}"'.encode("shift_jis")
+
+
+def simple(sql):
+    return b"Q" + struct.pack("!i", len(sql) + 5) + sql + b"\0"
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_path_whose_bytes_have_half_a_backslash(doorman, half_backslash, mode, number):
+    path = in_sjis(half_backslash[number])
+    one = doorman(mode=mode, size=2 if mode == "session" else 1)
+    other = one.raw()
+    by_set, at_startup = one.raw(client_encoding="SJIS"), None
+    assert kinds(by_set.ask(simple(b"set search_path = " + path))) == "CZ"
+    assert other.value("select current_setting('client_encoding')") == "UTF8"
+    assert by_set.value("select a from here") == "42"
+    if mode == "session":
+        by_set.close()
+    at_startup = one.raw(client_encoding="SJIS", search_path=path)
+    assert at_startup.value("select a from here") == "42"
+    for sql in ["reset search_path", "begin", "reset search_path", "select 1", "commit", "reset all"]:
+        assert "E" not in kinds(at_startup.ask(query(sql)))
+        assert at_startup.value("select a from here") == "42", sql

@@ -348,3 +348,17 @@ fn a_request_that_the_pooler_would_answer_itself_breaks_a_copy_too() {
     between.server(&[&complains]);
     between.client_gets(&[&complains]);
 }
+
+/// PostgreSQL runs the second batch or discards it, by whether it had read the Sync before the copy failed.
+#[test]
+fn a_copy_that_is_cancelled_in_front_of_another_batch_loses_the_connection() {
+    let mut between = known(&["copy t from stdin", "select 1"]);
+    between.client(&[&bind("0"), &execute(), &sync()]);
+    between.client(&[&bind("1"), &execute(), &sync()]);
+    between.server(&[&bound(), &copy_in()]);
+    assert!(
+        between
+            .try_server(&error("57014", "canceling statement due to user request"))
+            .is_err()
+    );
+}

@@ -233,6 +233,37 @@ pub fn sequences() -> Vec<(&'static str, Vec<Step>)> {
         let left = vec![Step::Leave(0, Leave::Terminate(broken))];
         add("a broken COPY and Terminate", left);
     }
+    let closes = |name: &str| Front::Close(b'S', name.into());
+    let deallocate = || q("deallocate s1");
+    for before in ["select 1", "begin", "begin; selec"] {
+        let steps = vec![
+            send(0, vec![q(before)]),
+            send(0, vec![p("s1", "select 1"), deallocate()]),
+            send(0, vec![b("s1"), e(), S]),
+            send(0, vec![p("s1", "select 2"), S]),
+            send(0, vec![p("", "select 3"), deallocate(), b(""), e(), S]),
+            send(0, vec![p("s1", "select 4"), b("s1"), e(), S]),
+            send(
+                0,
+                vec![p("s2", "selec 5"), deallocate(), S, b("s1"), e(), S],
+            ),
+            send(0, vec![p("", "select 6"), deallocate(), deallocate(), S]),
+            send(0, vec![q("rollback")]),
+        ];
+        add("a DEALLOCATE in an open batch", steps);
+    }
+    for answered in [closes("s1"), closes(""), p("s2", "select 1"), deallocate()] {
+        for between in [vec![], vec![S], vec![S, d("6\tsix\n")]] {
+            let copy = [&[q("copy t from stdin")][..], &between, &[answered.clone()]].concat();
+            let steps = vec![
+                send(0, vec![p("s1", "select 1"), p("s2", "select 1"), S]),
+                send(0, vec![closes("s2"), S]),
+                send(0, [&copy[..], &[d("7\tseven\n"), C]].concat()),
+                send(1, vec![q("select count(*) from c0.t")]),
+            ];
+            add("a COPY broken by what needs no server", steps);
+        }
+    }
     add(
         "a query and Terminate",
         vec![Step::Leave(
