@@ -165,6 +165,9 @@ impl<'a> Arena<'a> {
         else {
             return Ok(());
         };
+        if waits_behind_traces(pool, client) {
+            return Ok(());
+        }
         let mut bytes = Vec::new();
         client.conversation.read();
         for (at, message) in messages.iter().enumerate() {
@@ -326,6 +329,12 @@ impl<'a> Arena<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether what this client sends now would be of one write with something that ends with the transaction: it has not
+/// been answered yet, and the server connection may be kept for what follows (`excluded`).
+pub fn waits_behind_traces(pool: &Pool, client: &Client) -> bool {
+    !pool.session && client.dirty && client.conversation.at_rest() && !client.satisfied()
 }
 
 /// The direct side at the end of a transaction, where the pooler ends what the manual says.

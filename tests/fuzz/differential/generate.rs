@@ -131,6 +131,16 @@ impl Generator {
     fn packet(&mut self, place: Place, number: usize) -> Vec<Front> {
         let mut all = Vec::new();
         match place {
+            Place::CopyingIn if self.rng.percent(10) => {
+                let message = match self.rng.below(5) {
+                    0 => self.call(number),
+                    1 => {
+                        Front::Query(texts::any(&mut self.rng, &self.taste, number, self.session).0)
+                    }
+                    _ => self.piece(number),
+                };
+                all.push(message);
+            }
             Place::CopyingIn => self.copy_data(&mut all),
             Place::Skipping if self.rng.percent(50) => all.push(Front::Sync),
             Place::Batch if self.rng.percent(40) => all.push(Front::Sync),
@@ -166,7 +176,17 @@ impl Generator {
             }
             85..=88 => all.push(self.call(number)),
             89..=93 => all.push(Front::Sync),
-            94..=96 => {
+            94 => {
+                // Rows of a COPY are on their way when the next message is sent.
+                all.push(Front::Query("copy t to stdout".into()));
+                let message = match self.rng.below(6) {
+                    0 => self.call(number),
+                    1 => self.stray(),
+                    _ => self.piece(number),
+                };
+                all.push(message);
+            }
+            95..=96 => {
                 // COPY with Syncs on their way.
                 let text = texts::copy(&mut self.rng, number);
                 if self.rng.percent(50) {

@@ -222,7 +222,40 @@ pub fn sequences() -> Vec<(&'static str, Vec<Step>)> {
     );
     let wrong = [Front::Describe(b'Y', "s0".into()), S];
     add("a kind that is none", vec![send(0, wrong.to_vec())]);
-    for message in [p("", "select 1"), b("s0"), timezone(), q("select 1")] {
+    let closes = |name: &str| Front::Close(b'S', name.into());
+    let in_a_copy = [
+        p("", "select 1"),
+        b("s0"),
+        b(""),
+        Front::Describe(b'S', "s0".into()),
+        Front::Describe(b'P', String::new()),
+        e(),
+        closes("s0"),
+        Front::Close(b'P', String::new()),
+        timezone(),
+        q("select 1"),
+    ];
+    let others = [
+        S,
+        Front::Flush,
+        d("1\tx\n"),
+        C,
+        Front::Fail("enough".into()),
+    ];
+    for message in in_a_copy.iter().chain(&others) {
+        for copy in [
+            "copy t to stdout",
+            "copy (select generate_series(1, 3000)) to stdout",
+        ] {
+            let steps = vec![
+                send(0, vec![q(copy), message.clone(), S]),
+                send(1, vec![q("select 111")]),
+                send(0, vec![p("", copy), b(""), e(), message.clone(), S]),
+            ];
+            add("a message while a COPY sends rows", steps);
+        }
+    }
+    for message in in_a_copy {
         let broken = vec![q("begin; copy t from stdin"), message.clone()];
         add("a broken COPY", vec![send(0, broken.clone())]);
         let apart = vec![
@@ -233,7 +266,6 @@ pub fn sequences() -> Vec<(&'static str, Vec<Step>)> {
         let left = vec![Step::Leave(0, Leave::Terminate(broken))];
         add("a broken COPY and Terminate", left);
     }
-    let closes = |name: &str| Front::Close(b'S', name.into());
     let deallocate = || q("deallocate s1");
     for before in ["select 1", "begin", "begin; selec"] {
         let steps = vec![

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::arena::{Arena, Client, DIRECT, settle};
+use crate::arena::{Arena, Client, DIRECT, settle, waits_behind_traces};
 use crate::connection::{Address, Connection};
 use crate::conversation::Place;
 use crate::excluded;
@@ -70,6 +70,8 @@ impl Arena<'_> {
         let Some(client) = self.clients[number].as_mut() else {
             return Ok(());
         };
+        let waits = waits_behind_traces(self.pool, client);
+        let messages = if waits { &[][..] } else { messages };
         let mut all: Vec<u8> = Vec::new();
         for (at, message) in messages.iter().enumerate() {
             let before = at.checked_sub(1).map(|at| &messages[at]);

@@ -2,9 +2,11 @@
 //! pooler, and whatever differs is a fault.
 //!
 //! `cargo run --example fuzz -- [--seed N] [--sequences N] [--seconds N] [--keep-going] [--limit SECONDS]
-//! [--pool NAME] [--only-random]`
+//! [--pool NAME] [--only-random] [--all-pools]`
 //!
-//! Each sequence has a seed: `--seed N --sequences 1` plays that one alone. It starts a PostgreSQL and a pooler
+//! First come the known sequences, each in one pool or, with `--all-pools`, in all of them. Their time counts.
+//!
+//! `--pool session` plays only the sequences of pools whose names begin so. Each sequence has a seed: `--seed N --sequences 1` plays that one alone. It starts a PostgreSQL and a pooler
 //! ($PG_DOORMAN, or the release build) in a temporary directory and removes them.
 
 mod arena;
@@ -51,6 +53,7 @@ struct Options {
     program: String,
     pool: Option<String>,
     known: bool,
+    all_pools: bool,
 }
 
 impl Options {
@@ -67,6 +70,7 @@ impl Options {
             program,
             pool: None,
             known: true,
+            all_pools: false,
         };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
@@ -86,6 +90,7 @@ impl Options {
                 "--seconds" => options.time = Duration::from_secs(number()?),
                 "--limit" => options.limit = Duration::from_secs(number()?),
                 "--only-random" => options.known = false,
+                "--all-pools" => options.all_pools = true,
                 "--keep-going" => options.keep_going = true,
                 _ => return Err(format!("unknown option {word}")),
             }
@@ -242,8 +247,13 @@ impl Fuzzer {
     /// Plays the sequences that once found a fault. Returns whether all is well.
     fn known(&mut self) -> Result<bool, String> {
         let (all, mut well) = (known::sequences(), true);
-        for pool in &POOLS {
-            for (name, steps) in &all {
+        for (turn, pool) in POOLS.iter().enumerate() {
+            // Each at its turn, so that sequences of one kind come to different pools.
+            let in_pool = |number: usize| self.options.all_pools || number % POOLS.len() == turn;
+            let chosen: Vec<_> = (all.iter().enumerate())
+                .filter(|(number, _)| in_pool(*number))
+                .collect();
+            for (_, (name, steps)) in chosen {
                 self.postgres.reset()?;
                 let mut arena = Arena::new(
                     &mut self.postgres,
@@ -268,17 +278,21 @@ impl Fuzzer {
                 self.restart()?;
             }
         }
-        println!("{} known sequences in {} pools", all.len(), POOLS.len());
+        let pools = match self.options.all_pools {
+            true => "all pools",
+            false => "one pool each",
+        };
+        println!("{} known sequences in {pools}", all.len());
         Ok(well)
     }
 
     fn run(&mut self) -> Result<bool, String> {
         let mut kinds: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         let mut played = 0;
+        let start = Instant::now();
         if self.options.known && !self.known()? && !self.options.keep_going {
             return Ok(false);
         }
-        let start = Instant::now();
         println!("first seed: {}", self.options.seed);
         while played < self.options.sequences && start.elapsed() < self.options.time {
             let seed = self.options.seed + played;
@@ -287,7 +301,7 @@ impl Fuzzer {
                 .options
                 .pool
                 .as_ref()
-                .is_some_and(|pool| POOLS[Generator::new(seed).1].name != pool)
+                .is_some_and(|pool| !POOLS[Generator::new(seed).1].name.starts_with(pool))
             {
                 continue;
             }
@@ -322,7 +336,7 @@ impl Fuzzer {
             println!("  {what}: {why}");
         }
         println!(
-            "{played} sequences in {:.0} s, {} kinds of faults",
+            "{played} random sequences in {:.0} s, {} kinds of faults",
             start.elapsed().as_secs_f64(),
             kinds.len()
         );
