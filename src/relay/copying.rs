@@ -262,7 +262,7 @@ impl ServerLink {
     pub(super) fn may_copy_in_next(&self) -> bool {
         let mut sent = self.expected.iter().rev();
         let last = sent.find(|one| !matches!(one.reply, Reply::Ready | Reply::CopyEnd));
-        last.is_some_and(|one| matches!(one.reply, Reply::UntilReady { .. } | Reply::Execute))
+        last.is_some_and(|one| one.may_open)
     }
 
     /// The Syncs at this place in the queue were ignored.

@@ -142,6 +142,9 @@ pub struct Expected {
     /// The statement whose rows it describes, if that is to be noted.
     #[serde(default)]
     pub describes: Option<Arc<Statement>>,
+    /// Running it may open a COPY FROM STDIN or a transaction block.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub may_open: bool,
     /// The client's own name of the statement, if it has one and it is not in `undo`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub called: Option<Box<[u8]>>,
@@ -185,6 +188,7 @@ impl Expected {
             statement: None,
             uncertain: 0,
             describes: None,
+            may_open: false,
             called: None,
         }
     }
@@ -198,6 +202,7 @@ impl Expected {
             statement: None,
             uncertain: 0,
             describes: None,
+            may_open: false,
             called: None,
         }
     }
@@ -219,6 +224,7 @@ impl Expected {
             statement: None,
             uncertain: 0,
             describes: None,
+            may_open: false,
             called: None,
         }
     }

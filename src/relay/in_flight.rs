@@ -87,6 +87,11 @@ impl InFlight {
         self.answered = (self.answered + 1).min(self.sent);
     }
 
+    /// Whether a batch is under way that has been sent to its end.
+    pub fn is_any_under_way(&self) -> bool {
+        self.answered < self.sent
+    }
+
     /// Holds up all requests until nothing is under way.
     pub fn hold_up(&mut self) {
         self.holds_up = true;

@@ -28,6 +28,9 @@ use crate::wire::{frontend, write};
 /// The longest Parse that is taken as a whole, in bytes; a statement's text has to be stored.
 pub const MAX_STATEMENT: usize = 256 * 1024 * 1024;
 
+/// So many of the replies that are due are looked at for a request that may begin a transaction.
+const LOOKED_AT: usize = 64;
+
 impl Session {
     /// A Parse where statements do not follow their client: it passes as it is.
     pub(super) fn parse_unfollowed(
@@ -79,7 +82,7 @@ impl Session {
         let replaced = self.statements.get(&b""[..]).filter(|_| replaces);
         let replaced = replaced.map_or(0, |one| one.definition.len());
         if self.is_too_much(head.body.saturating_sub(replaced)) {
-            self.refuse_in_batch(self.too_much(), out);
+            self.refuse_in_batch(head.kind, self.too_much(), out);
             return Ok(self.begin(head, at, rest, true, out));
         }
         if head.body > MAX_STATEMENT {
@@ -97,7 +100,7 @@ impl Session {
         };
         let name = key(said);
         if let Err(name) = self.deallocated_by(definition) {
-            self.refuse_in_batch(does_not_exist(&name), out);
+            self.refuse_in_batch(head.kind, does_not_exist(&name), out);
             return Ok(Step::Took(head.whole()));
         }
         if name.is_empty() {
@@ -118,7 +121,7 @@ impl Session {
         }
         self.close_surplus(out);
         if self.statements.len() >= self.named_limit() {
-            self.refuse_in_batch(self.too_many_statements(), out);
+            self.refuse_in_batch(head.kind, self.too_many_statements(), out);
             return Ok(Step::Took(head.whole()));
         }
         let before = self
@@ -132,7 +135,10 @@ impl Session {
         let Some(link) = &mut self.link else {
             return Ok(Step::NeedsServer);
         };
-        let must_see = link.may_copy_in_next();
+        // What is under way may fail, and a transaction with it; or it may copy in.
+        let may_fail = link.backend.in_transaction()
+            || (link.expected.iter().take(LOOKED_AT)).any(|one| one.may_open);
+        let must_see = link.may_copy_in_next() || (may_fail && link.in_flight.is_any_under_way());
         let deliver = if link.backend.has_statement(&statement, limit) {
             link.replay_buffer.answers_from_memory(statement.number);
             match must_see {
@@ -157,7 +163,7 @@ impl Session {
         let for_show = undo.not_prepared.is_none() && must_see;
         if for_show {
             out.server.write(|own| {
-                parse_message(own, POOLERS.as_bytes(), &[0; 3]);
+                parse_message(own, POOLERS.as_bytes(), stand_in(definition));
                 close_message(own, POOLERS);
             });
         }
@@ -213,6 +219,7 @@ impl Session {
             String::from_utf8_lossy(name)
         );
         self.refuse_in_batch(
+            frontend::PARSE,
             Refusal {
                 code: sqlstate::DUPLICATE_STATEMENT.to_owned(),
                 words,
@@ -220,5 +227,20 @@ impl Session {
             },
             out,
         );
+    }
+}
+
+/// The definition of a statement that PostgreSQL parses or refuses as it would this one, which it has parsed before:
+/// in a failed transaction it parses nothing but what may end that.
+fn stand_in(definition: &[u8]) -> &'static [u8] {
+    let text = definition.trim_ascii_start();
+    let begins = |word: &&str| {
+        let first = text.get(..word.len());
+        first.is_some_and(|first| first.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    let ends = ["rollback", "commit", "end", "abort", "prepare", ";", "\0"];
+    match ends.iter().any(begins) {
+        true => b"\0\0\0",
+        false => b"SELECT 1\0\0\0",
     }
 }

@@ -81,6 +81,7 @@ impl Session {
         let bar = bar || link.going_back.is_open();
         let name = self.drop_unnamed();
         let mut expected = Expected::forward(Reply::UntilReady { transaction_local });
+        expected.may_open = !whole || found.has(DirtyState::OPENING);
         if changes.are_any() || name.is_some() {
             expected.undo = Some(Box::new(Undo {
                 name,
@@ -156,6 +157,7 @@ impl Session {
         // What comes next in the batch depends on whether this has run.
         let bar = changes || link.bound_effects.may(DirtyState::FORGETTING);
         let mut expected = Expected::forward(Reply::Execute);
+        expected.may_open = link.bound_effects.may(DirtyState::OPENING);
         let portal = rest.get(HEADER..).and_then(frame::c_string);
         let about = portal.and_then(|(p, _)| link.portals_deallocating.remove(key(p)));
         if about.is_some() {

@@ -74,13 +74,17 @@ impl Session {
 
     /// Refuses a request inside a batch. The server is sent one in its place that must fail, so that the
     /// batch and its transaction go on as after any error; the client gets these words at the right place.
-    pub(super) fn refuse_in_batch(&mut self, refusal: Refusal, out: &mut Output) {
-        out.server.write(|own| {
-            write::message(own, frontend::BIND, |body| {
+    pub(super) fn refuse_in_batch(&mut self, kind: u8, refusal: Refusal, out: &mut Output) {
+        out.server.write(|own| match kind {
+            frontend::DESCRIBE => write::message(own, kind, |body| {
+                body.push(b'S');
+                write::c_string(body, NOBODYS.as_bytes());
+            }),
+            _ => write::message(own, frontend::BIND, |body| {
                 write::c_string(body, b"");
                 write::c_string(body, NOBODYS.as_bytes());
                 body.extend_from_slice(&[0; 6]);
-            });
+            }),
         });
         let undo = Undo {
             refusal: Some(refusal),
@@ -279,7 +283,7 @@ impl Session {
             Usable::MustWait => Ok(Step::MustWait),
             Usable::Not(refusal) => {
                 self.close_surplus(out);
-                self.refuse_in_batch(refusal, out);
+                self.refuse_in_batch(head.kind, refusal, out);
                 Ok(self.begin(head, at, rest, true, out))
             }
         }
@@ -306,7 +310,7 @@ impl Session {
             if head.kind == frontend::CLOSE {
                 self.close_nothing(Undo::default(), out);
             } else {
-                self.refuse_in_batch(does_not_exist(said), out);
+                self.refuse_in_batch(head.kind, does_not_exist(said), out);
             }
             return self.begin(head, at, rest, true, out);
         }

@@ -44,6 +44,8 @@ impl DirtyState {
     pub const READING: DirtyState = DirtyState(1 << 10);
     /// The text may define something of which no tag tells: SELECT INTO, CREATE TABLE AS, within EXPLAIN too.
     pub const DEFINING: DirtyState = DirtyState(1 << 11);
+    /// Running it may open a COPY FROM STDIN or a transaction block.
+    pub const OPENING: DirtyState = DirtyState(1 << 12);
     /// Could be anything.
     pub const EVERYTHING: DirtyState = DirtyState(1 << 7);
 
@@ -82,6 +84,7 @@ impl DirtyState {
         harmless.add(DirtyState::FORGETTING);
         harmless.add(DirtyState::READING);
         harmless.add(DirtyState::DEFINING);
+        harmless.add(DirtyState::OPENING);
         self.0 & !harmless.0 == 0 && !self.holds_cursors()
     }
 
@@ -200,7 +203,7 @@ pub const RESET_IDENTITY: &str = "SET SESSION AUTHORIZATION DEFAULT;RESET ROLE";
 
 /// Words in a statement's text and what they are taken for where it is not read closer. One that may change a setting
 /// in a way of which its tag does not tell has one of these that mean RESETTING.
-const WORDS: [(&str, DirtyState); 16] = [
+const WORDS: [(&str, DirtyState); 20] = [
     ("set_config", DirtyState::SETTING_ANYTHING),
     // A view by which settings can be changed: UPDATE pg_settings.
     ("pg_settings", DirtyState::SETTING_ANYTHING),
@@ -224,6 +227,11 @@ const WORDS: [(&str, DirtyState); 16] = [
     ("deallocate", DirtyState::FORGETTING),
     ("create", DirtyState::DEFINING),
     ("into", DirtyState::DEFINING),
+    // PostgreSQL takes both words for both directions.
+    ("stdin", DirtyState::OPENING),
+    ("stdout", DirtyState::OPENING),
+    ("begin", DirtyState::OPENING),
+    ("start", DirtyState::OPENING),
 ];
 
 /// Longer texts are not read closer, in bytes.

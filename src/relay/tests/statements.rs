@@ -199,7 +199,11 @@ fn anothers_statement_is_not_reached_by_the_name_it_has_on_the_server() {
         parse("", "deallocate \"DOORMAN_0\""),
     ] {
         other.client(&[&request, &sync()]);
-        other.server_gets(&[&refused(), &sync()]);
+        let asked = match request == describe("DOORMAN_0") {
+            true => describe("DOORMAN_refuses"),
+            false => refused(),
+        };
+        other.server_gets(&[&asked, &sync()]);
         other.server(&[&failure, &ready()]);
         other.client_gets(&[&not_there("DOORMAN_0"), &ready()]);
     }

@@ -170,11 +170,12 @@ impl<'a> Arena<'a> {
         }
         let mut bytes = Vec::new();
         client.conversation.read();
+        let mut before = None;
         for (at, message) in messages.iter().enumerate() {
-            let before = at.checked_sub(1).map(|at| &messages[at]);
             if excluded::is_left_out(pool, client, before, message) {
                 continue;
             }
+            before = Some(message);
             self.coverage
                 .note(message.kind(), client.conversation.place());
             client.conversation.sent(message);

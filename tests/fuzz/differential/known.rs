@@ -222,6 +222,22 @@ pub fn sequences() -> Vec<(&'static str, Vec<Step>)> {
     );
     let wrong = [Front::Describe(b'Y', "s0".into()), S];
     add("a kind that is none", vec![send(0, wrong.to_vec())]);
+    for text in ["select 1", "rollback", ""] {
+        let parses = || vec![p("s1", text), S];
+        let fails = || vec![p("", "selec"), S];
+        let forgets = vec![Front::Close(b'S', "s1".into()), S];
+        let steps = vec![
+            send(0, parses()),
+            send(0, forgets.clone()),
+            send(0, vec![q("begin"), p("s2", "select 1"), S]),
+            send(0, [fails(), parses(), vec![S]].concat()),
+            send(0, vec![q("rollback")]),
+            send(0, forgets),
+            send(0, [vec![q("begin; selec")], parses()].concat()),
+            send(0, vec![q("rollback")]),
+        ];
+        add("a Parse behind a batch that fails in a block", steps);
+    }
     let closes = |name: &str| Front::Close(b'S', name.into());
     let in_a_copy = [
         p("", "select 1"),
@@ -284,9 +300,21 @@ pub fn sequences() -> Vec<(&'static str, Vec<Step>)> {
         ];
         add("a DEALLOCATE in an open batch", steps);
     }
-    for answered in [closes("s1"), closes(""), p("s2", "select 1"), deallocate()] {
+    let describes = Front::Describe(b'S', String::new());
+    for answered in [
+        describes,
+        closes("s1"),
+        closes(""),
+        p("s2", "select 1"),
+        deallocate(),
+    ] {
         for between in [vec![], vec![S], vec![S, d("6\tsix\n")]] {
-            let copy = [&[q("copy t from stdin")][..], &between, &[answered.clone()]].concat();
+            let copy = [
+                &[q("copy t from stdin")][..],
+                &between,
+                std::slice::from_ref(&answered),
+            ]
+            .concat();
             let steps = vec![
                 send(0, vec![p("s1", "select 1"), p("s2", "select 1"), S]),
                 send(0, vec![closes("s2"), S]),

@@ -73,11 +73,12 @@ impl Arena<'_> {
         let waits = waits_behind_traces(self.pool, client);
         let messages = if waits { &[][..] } else { messages };
         let mut all: Vec<u8> = Vec::new();
-        for (at, message) in messages.iter().enumerate() {
-            let before = at.checked_sub(1).map(|at| &messages[at]);
+        let mut before = None;
+        for message in messages {
             if excluded::is_left_out(self.pool, client, before, message) {
                 continue;
             }
+            before = Some(message);
             all.extend(message.bytes());
             self.coverage
                 .note(message.kind(), client.conversation.place());
