@@ -64,6 +64,13 @@ impl BoundEffects {
         }
     }
 
+    /// All that executing a portal may do.
+    pub fn all(&self) -> DirtyState {
+        let mut all = self.unnamed;
+        all.add(self.named);
+        all
+    }
+
     /// Whether executing a portal may have this effect.
     pub fn may(&self, effect: DirtyState) -> bool {
         self.unnamed.has(effect) || self.named.has(effect)

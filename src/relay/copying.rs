@@ -16,6 +16,7 @@ use super::replies::Desync;
 use super::requests::MAX_EXPECTED;
 use super::session::{ServerLink, Session};
 use super::statements::close_message;
+use crate::server::dirty::DirtyState;
 use crate::server::prepared::NOBODYS;
 use crate::wire::error::ErrorFields;
 use crate::wire::frame::Header;
@@ -262,7 +263,7 @@ impl ServerLink {
     pub(super) fn may_copy_in_next(&self) -> bool {
         let mut sent = self.expected.iter().rev();
         let last = sent.find(|one| !matches!(one.reply, Reply::Ready | Reply::CopyEnd));
-        last.is_some_and(|one| one.may_open)
+        last.is_some_and(|one| one.effects.has(DirtyState::COPYING_IN))
     }
 
     /// The Syncs at this place in the queue were ignored.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::session::is_default;
+use crate::server::dirty::DirtyState;
 use crate::server::parse_settings::Changes;
 use crate::server::prepared::Statement;
 
@@ -142,9 +143,9 @@ pub struct Expected {
     /// The statement whose rows it describes, if that is to be noted.
     #[serde(default)]
     pub describes: Option<Arc<Statement>>,
-    /// Running it may open a COPY FROM STDIN or a transaction block.
+    /// What running it may do, as far as what comes behind depends on it.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub may_open: bool,
+    pub effects: DirtyState,
     /// The client's own name of the statement, if it has one and it is not in `undo`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub called: Option<Box<[u8]>>,
@@ -188,7 +189,7 @@ impl Expected {
             statement: None,
             uncertain: 0,
             describes: None,
-            may_open: false,
+            effects: DirtyState::NONE,
             called: None,
         }
     }
@@ -202,7 +203,7 @@ impl Expected {
             statement: None,
             uncertain: 0,
             describes: None,
-            may_open: false,
+            effects: DirtyState::NONE,
             called: None,
         }
     }
@@ -224,7 +225,7 @@ impl Expected {
             statement: None,
             uncertain: 0,
             describes: None,
-            may_open: false,
+            effects: DirtyState::NONE,
             called: None,
         }
     }

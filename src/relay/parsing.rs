@@ -137,7 +137,8 @@ impl Session {
         };
         // What is under way may fail, and a transaction with it; or it may copy in.
         let may_fail = link.backend.in_transaction()
-            || (link.expected.iter().take(LOOKED_AT)).any(|one| one.may_open);
+            || (link.expected.iter().take(LOOKED_AT))
+                .any(|one| one.effects.has(DirtyState::BEGINNING));
         let must_see = link.may_copy_in_next() || (may_fail && link.in_flight.is_any_under_way());
         let deliver = if link.backend.has_statement(&statement, limit) {
             link.replay_buffer.answers_from_memory(statement.number);
@@ -160,18 +161,23 @@ impl Session {
             Deliver::Forward
         };
         link.in_flight.add(Open::Name(name));
-        let for_show = undo.not_prepared.is_none() && must_see;
-        if for_show {
-            out.server.write(|own| {
-                parse_message(own, POOLERS.as_bytes(), stand_in(definition));
-                close_message(own, POOLERS);
-            });
-        }
-        self.expect(Expected::undoing(Reply::Parse, deliver, undo), out);
-        if for_show {
-            self.expect(Expected::swallow(Reply::Close), out);
+        let stands_in = undo.not_prepared.is_none() && must_see;
+        let parsed = Expected::undoing(Reply::Parse, deliver, undo);
+        match stands_in {
+            true => self.parse_stand_in(definition, parsed, out),
+            false => self.expect(parsed, out),
         }
         Ok(Step::Took(head.whole()))
+    }
+
+    /// Has PostgreSQL answer a Parse of what it has already, by one that it answers alike.
+    fn parse_stand_in(&mut self, definition: &[u8], parsed: Expected, out: &mut Output) {
+        out.server.write(|own| {
+            parse_message(own, POOLERS.as_bytes(), stand_in(definition));
+            close_message(own, POOLERS);
+        });
+        self.expect(parsed, out);
+        self.expect(Expected::swallow(Reply::Close), out);
     }
 
     /// The statement with this definition, as a named Parse means it now.

@@ -81,7 +81,10 @@ impl Session {
         let bar = bar || link.going_back.is_open();
         let name = self.drop_unnamed();
         let mut expected = Expected::forward(Reply::UntilReady { transaction_local });
-        expected.may_open = !whole || found.has(DirtyState::OPENING);
+        expected.effects = found;
+        if !whole {
+            expected.effects.add(DirtyState::COPYING_IN);
+        }
         if changes.are_any() || name.is_some() {
             expected.undo = Some(Box::new(Undo {
                 name,
@@ -157,7 +160,7 @@ impl Session {
         // What comes next in the batch depends on whether this has run.
         let bar = changes || link.bound_effects.may(DirtyState::FORGETTING);
         let mut expected = Expected::forward(Reply::Execute);
-        expected.may_open = link.bound_effects.may(DirtyState::OPENING);
+        expected.effects = link.bound_effects.all();
         let portal = rest.get(HEADER..).and_then(frame::c_string);
         let about = portal.and_then(|(p, _)| link.portals_deallocating.remove(key(p)));
         if about.is_some() {

@@ -335,7 +335,7 @@ impl Session {
     ) -> Usable {
         let lacks = |link: &ServerLink| match meant.is_unnamed() {
             true => !link.unnamed_parsed,
-            false => !link.backend.prepared.has(meant.number),
+            false => !link.backend.prepared.stands(meant.number),
         };
         let breaks = |link: &ServerLink| link.may_copy_in_next() && lacks(link);
         if self.link.as_ref().is_some_and(breaks) {

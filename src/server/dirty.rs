@@ -44,8 +44,10 @@ impl DirtyState {
     pub const READING: DirtyState = DirtyState(1 << 10);
     /// The text may define something of which no tag tells: SELECT INTO, CREATE TABLE AS, within EXPLAIN too.
     pub const DEFINING: DirtyState = DirtyState(1 << 11);
-    /// Running it may open a COPY FROM STDIN or a transaction block.
-    pub const OPENING: DirtyState = DirtyState(1 << 12);
+    /// Running it may be a COPY FROM STDIN.
+    pub const COPYING_IN: DirtyState = DirtyState(1 << 12);
+    /// Running it may begin a transaction block.
+    pub const BEGINNING: DirtyState = DirtyState(1 << 13);
     /// Could be anything.
     pub const EVERYTHING: DirtyState = DirtyState(1 << 7);
 
@@ -84,7 +86,8 @@ impl DirtyState {
         harmless.add(DirtyState::FORGETTING);
         harmless.add(DirtyState::READING);
         harmless.add(DirtyState::DEFINING);
-        harmless.add(DirtyState::OPENING);
+        harmless.add(DirtyState::COPYING_IN);
+        harmless.add(DirtyState::BEGINNING);
         self.0 & !harmless.0 == 0 && !self.holds_cursors()
     }
 
@@ -228,10 +231,10 @@ const WORDS: [(&str, DirtyState); 20] = [
     ("create", DirtyState::DEFINING),
     ("into", DirtyState::DEFINING),
     // PostgreSQL takes both words for both directions.
-    ("stdin", DirtyState::OPENING),
-    ("stdout", DirtyState::OPENING),
-    ("begin", DirtyState::OPENING),
-    ("start", DirtyState::OPENING),
+    ("stdin", DirtyState::COPYING_IN),
+    ("stdout", DirtyState::COPYING_IN),
+    ("begin", DirtyState::BEGINNING),
+    ("start", DirtyState::BEGINNING),
 ];
 
 /// Longer texts are not read closer, in bytes.
