@@ -21,7 +21,7 @@ use pg_doorman::net::encrypted::Encrypted;
 use pg_doorman::net::fd_channel::FdChannel;
 use pg_doorman::net::stream::SocketOptions;
 use pg_doorman::pool::pool::{Pool, Request};
-use pg_doorman::pool::pool_config::{Login, Mode, PoolConfig, Timeouts};
+use pg_doorman::pool::pool_config::{Login, Mode, Origin, PoolConfig, Timeouts};
 use pg_doorman::pool::totals::Counters;
 use pg_doorman::pool::waiter::Waiter;
 use pg_doorman::relay::output::{Output, Pieces};
@@ -491,6 +491,7 @@ fn log_one_in(listener: &TcpListener) -> io::Result<TcpStream> {
 
 fn config(port: u16) -> PoolConfig {
     PoolConfig {
+        origin: Origin::Configured,
         size: 1,
         min_size: 0,
         mode: Mode::Transaction,

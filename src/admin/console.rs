@@ -83,6 +83,7 @@ impl AdminConsole {
                     pool.pause();
                     log::info!("PAUSE: paused pool {}@{}", pool.user, pool.database);
                 })?;
+                self.release_own();
                 self.shared.pass_order_on(Order::Pause(name));
                 return Ok(Answer::Underway);
             }
@@ -103,6 +104,7 @@ impl AdminConsole {
                         pool.database
                     );
                 })?;
+                self.release_own();
                 self.shared.pass_order_on(Order::Reconnect(name));
                 backend::command_complete(out, "RECONNECT");
             }
@@ -160,6 +162,13 @@ impl AdminConsole {
             backend::command_complete(out, "PAUSE");
         }
         open > 0
+    }
+
+    /// Closes the connections of `auth_query` that lie idle. They are made again when they are needed.
+    fn release_own(&self) {
+        for pool in self.shared.pools.own() {
+            pool.release();
+        }
     }
 
     /// Does something to the pools of one database, or to all.

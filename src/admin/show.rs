@@ -19,7 +19,7 @@ use crate::tls::suite::Negotiated;
 type Show = fn(&Shared) -> Table;
 
 /// The words after SHOW, with what they show.
-const SHOWS: [(&str, Show); 12] = [
+const SHOWS: [(&str, Show); 13] = [
     ("help", help),
     ("config", config),
     ("databases", databases),
@@ -32,6 +32,7 @@ const SHOWS: [(&str, Show); 12] = [
     ("users", users),
     ("lists", lists),
     ("pool_coordinator", pool_coordinator),
+    ("auth_query", auth_query),
 ];
 
 /// The table for `SHOW what` (lower case); `None` if there is no such thing.
@@ -395,6 +396,35 @@ fn pool_coordinator(shared: &Shared) -> Table {
         ];
         values.extend(counts.map(|n| n.to_string()));
         table.row(values);
+    }
+    table
+}
+
+fn auth_query(shared: &Shared) -> Table {
+    let mut table = Table::new(
+        "database numeric: cache_entries cache_hits cache_misses cache_refetches cache_rate_limited \
+         auth_success auth_failure executor_queries executor_errors dynamic_pools_current \
+         dynamic_pools_created dynamic_pools_destroyed",
+    );
+    for (name, lookup) in shared.lookups.all() {
+        let counts = &lookup.counts;
+        let counted = [
+            &counts.hits,
+            &counts.misses,
+            &counts.refetches,
+            &counts.rate_limited,
+            &counts.successes,
+            &counts.failures,
+            &counts.queries,
+            &counts.errors,
+        ];
+        let (current, pools) = shared.pools.found(&name);
+        let mut row = vec![name, lookup.remembered().to_string()];
+        row.extend(counted.map(|count| count.load(Ordering::Relaxed).to_string()));
+        row.push(current.to_string());
+        row.push(pools.created.to_string());
+        row.push(pools.destroyed.to_string());
+        table.row(row);
     }
     table
 }

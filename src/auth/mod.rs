@@ -11,6 +11,7 @@
 //! | [`certificate`] | the name in a client's certificate |
 //! | [`hba`] | which rule decides about a client, and what it says |
 //! | [`challenge`] | rule and verifier together: what the client is asked for |
+//! | [`found`] | what `auth_query` has found, and how long that is believed |
 //! | [`crypto`] | the few primitives of OpenSSL all of this stands on |
 //!
 //! Everything here takes bytes and gives bytes. Whatever goes wrong, the
@@ -22,6 +23,7 @@ pub mod certificate;
 pub mod challenge;
 pub mod credentials;
 pub mod crypto;
+pub mod found;
 pub mod hba;
 pub mod keys;
 pub mod md5;

@@ -6,7 +6,7 @@
 use super::login::Login;
 use super::login_error::{LoginError, say};
 use crate::auth::challenge::Challenge;
-use crate::auth::{self, ClientKey, Mechanism, Outcome, ServerExchange};
+use crate::auth::{self, ClientKey, Mechanism, Outcome, ServerExchange, Verifier};
 use crate::net::exchange::Exchange;
 use crate::server::messages;
 use crate::wire::frame::c_string;
@@ -17,13 +17,15 @@ const MAX_PASSWORD: usize = 64 * 1024;
 
 impl Login<'_> {
     /// Lets the client prove who it is, and says it is in. Returns the key it proved to have, if the
-    /// method shows one.
+    /// method shows one. After a wrong password `look_again` says whether another one is stored meanwhile. SCRAM
+    /// cannot use that, because the client has used the salt of the old one.
     pub(super) fn prove(
         &self,
         wire: &mut Exchange<'_>,
         user: &str,
         challenge: Challenge,
         will_fail: Option<String>,
+        look_again: &dyn Fn() -> Option<Verifier>,
     ) -> Result<Option<ClientKey>, LoginError> {
         let doomed = |otherwise: &str| refused(user, will_fail.as_deref().unwrap_or(otherwise));
         let mut answer = Vec::new();
@@ -35,7 +37,13 @@ impl Login<'_> {
                 let response = self.password_message(wire)?;
                 let response = response.strip_suffix(b"\0").unwrap_or(&response);
                 let right = challenge.check(response).unwrap_or(false);
-                if !right {
+                let is_new = || match look_again() {
+                    Some(Verifier::Md5(new)) => {
+                        auth::md5::check(&new, challenge.salt(), response).unwrap_or(false)
+                    }
+                    Some(Verifier::Scram(_) | Verifier::None) | None => false,
+                };
+                if !right && !is_new() {
                     return Err(doomed("the password is wrong"));
                 }
                 None
@@ -47,6 +55,7 @@ impl Login<'_> {
                     client_key,
                 } = outcome
                 else {
+                    look_again();
                     return Err(doomed("the password is wrong"));
                 };
                 backend::authentication_sasl_final(&mut answer, &server_final);

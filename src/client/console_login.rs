@@ -142,7 +142,7 @@ impl Login<'_> {
             }
             other => other.to_string(),
         });
-        self.prove(exchange, user, login.challenge, why)?;
+        self.prove(exchange, user, login.challenge, why, &|| None)?;
         Ok(rights)
     }
 }

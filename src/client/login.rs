@@ -11,14 +11,14 @@ use std::sync::atomic::Ordering;
 use super::authenticate::refused;
 use super::client_settings;
 use super::client_threads::ClientThreads;
+use super::known_user::KnownUser;
 use super::login_error::{LoginError, say};
 use super::login_permit::LoginPermit;
 use super::new_connection::NewConnection;
 use crate::auth::certificate::PeerCertificate;
-use crate::auth::challenge::Kind;
 use crate::auth::crypto;
 use crate::auth::hba::{self, Transport};
-use crate::auth::{self, Verifier};
+use crate::auth::{self, ClientKey};
 use crate::config::Settings;
 use crate::net::address::Address;
 use crate::net::clock::MonotonicTime;
@@ -272,7 +272,7 @@ impl Login<'_> {
         }
         // The rules come first: who is kept out by them learns nothing of what databases there are.
         let verdict = self.verdict(&startup)?;
-        let Some(configured) = self.settings.pools.get(&startup.database) else {
+        let Some(configured) = self.settings.serving(&startup.database) else {
             return Err(say(
                 sqlstate::INVALID_CATALOG_NAME,
                 format!(
@@ -281,28 +281,12 @@ impl Login<'_> {
                 ),
             ));
         };
-        let verifier = configured
-            .user(&startup.user)
-            .map(|user| Verifier::from(&user.password));
-        let kinds = configured.users.iter();
-        let kinds = kinds.filter_map(|user| Kind::of_password(&user.password));
-        let login = auth::login(
-            &verdict,
-            &startup.user,
-            verifier.as_ref(),
-            kinds,
-            &self.shared.mock,
-        )
-        .map_err(|error| say(sqlstate::INTERNAL_ERROR, error.to_string()))?
-        .ok_or_else(|| refused(&startup.user, "no rule lets it in"))?;
-        let will_fail = login.will_fail.map(|will_fail| will_fail.to_string());
-        let proved = self.prove(exchange, &startup.user, login.challenge, will_fail)?;
+        let known = self.known_user(configured, &startup.user, exchange.deadline)?;
+        let proved = self.authenticate(exchange, &verdict, &startup.user, &known);
+        known.note_outcome(proved.is_ok());
+        let proved = proved?;
         let client_permit = self.admit(false)?;
-        let pool = self
-            .shared
-            .pools
-            .find(&startup.database, &startup.user)
-            .ok_or_else(|| refused(&startup.user, "there is no such user"))?;
+        let pool = self.pool_of(&startup, &known)?;
         if let Some(key) = proved {
             pool.note_proved_key(key);
         }
@@ -314,13 +298,19 @@ impl Login<'_> {
             .iter()
             .map(|(name, _)| name.clone())
             .collect();
-        let effect = client_settings::resolve(startup.settings, &pool, &waiter, &interrupted)?;
+        let effect =
+            client_settings::resolve(startup.settings.clone(), &pool, &waiter, &interrupted);
+        drop(waiter);
+        let effect = match effect {
+            Ok(effect) => effect,
+            Err(why) => return Err(known.not_connected(why, pool)),
+        };
         let startup_settings = effect.startup_settings(&names);
         let entry = self.enter(ClientInfo {
             id: self.id,
             secret: secret.clone(),
-            database: startup.database.clone(),
-            user: startup.user.clone(),
+            database: pool.database.clone(),
+            user: pool.user.clone(),
             application_name: application_name(&effect.reported),
             address: self.address.clone(),
             connected_at: self.connected_at,
@@ -331,8 +321,8 @@ impl Login<'_> {
         let mut session = Session::new(
             self.id,
             secret,
-            startup.database,
-            startup.user,
+            pool.database.clone(),
+            pool.user.clone(),
             self.address.clone(),
             self.connected_at,
             (&*pool.config()).into(),
@@ -346,6 +336,25 @@ impl Login<'_> {
             entry,
             client_permit,
             at: LoggedInTo::Pool(pool, Box::new(session)),
+        })
+    }
+
+    /// Asks the client for what the rules demand. Returns the key it has proved to have, if the method shows one.
+    fn authenticate(
+        &self,
+        exchange: &mut Exchange<'_>,
+        verdict: &hba::Verdict,
+        user: &str,
+        known: &KnownUser<'_>,
+    ) -> Result<Option<ClientKey>, LoginError> {
+        let verifier = known.verifier();
+        let kinds = known.kinds.iter().copied();
+        let login = auth::login(verdict, user, verifier.as_ref(), kinds, &self.shared.mock)
+            .map_err(|error| say(sqlstate::INTERNAL_ERROR, error.to_string()))?
+            .ok_or_else(|| refused(user, "no rule lets it in"))?;
+        let will_fail = login.will_fail.map(|will_fail| will_fail.to_string());
+        self.prove(exchange, user, login.challenge, will_fail, &|| {
+            known.look_again()
         })
     }
 

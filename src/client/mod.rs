@@ -17,6 +17,7 @@
 //! | `client_tls` | TLS with clients |
 //! | `startup` | the TLS handshake and the first packet, in the connection's thread |
 //! | [`login`] | from the first packet to a session |
+//! | `known_user` | what a login knows of its user, and the pool it leads to |
 //! | `authenticate` | the messages of MD5 and SCRAM |
 //! | `client_settings` | what PostgreSQL makes of the settings in a startup packet |
 //! | `console_login` | a login to the console |
@@ -34,6 +35,7 @@ pub mod client_threads;
 mod client_tls;
 mod console_login;
 mod crowd;
+mod known_user;
 pub mod login;
 mod login_error;
 mod login_permit;

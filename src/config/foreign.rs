@@ -31,10 +31,7 @@ const NAMES: &[(&[&str], &str)] = &[
     (&["listen_addr"], "write `host` in [general]"),
     (&["listen_port"], "write `port` in [general]"),
     (&["max_client_conn"], "write `max_connections` in [general]"),
-    (
-        &["default_pool_size"],
-        "write `pool_size` for each user in [[pools.NAME.users]]",
-    ),
+    (&["default_pool_size"], "write `pool_size` in [general]"),
     (
         &["server_idle_timeout"],
         "write `idle_timeout`, with a unit (\"600s\")",
@@ -64,6 +61,14 @@ const NAMES: &[(&[&str], &str)] = &[
     (
         &["auth_file"],
         "write `username` and `password` of each user in [[pools.NAME.users]]",
+    ),
+    (
+        &["auth_user"],
+        "write `user` in [general.auth_query] or [pools.NAME.auth_query]",
+    ),
+    (
+        &["auth_dbname"],
+        "write `database` in [general.auth_query] or [pools.NAME.auth_query]",
     ),
     (
         &["admin_users"],

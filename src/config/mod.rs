@@ -93,7 +93,7 @@ pub use password::Password;
 pub use problem::{Error, ErrorKind, Place, Problem, Warning};
 pub use secret::Secret;
 pub use setting::{ClientTlsMode, PoolMode, ServerTlsMode, TlsVersion};
-pub use settings::Settings;
+pub use settings::{ANY_DATABASE, Settings};
 pub use show::{Row, show};
 pub use tls::{
     Authorities, ClientCertificates, ClientTls, Identity, PemFile, PrivateKey, Protocols,

@@ -27,6 +27,9 @@ use super::reader::{self, Reader};
 use super::startup::{self, Parameters};
 use super::tls_modes;
 
+/// The name of the pool that serves every database without a pool of its own.
+pub const ANY_DATABASE: &str = "*";
+
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -42,6 +45,22 @@ pub struct Settings {
     pub upgrade: Upgrade,
     /// What to tell the operator, in the order of the file.
     pub warnings: Vec<Warning>,
+}
+
+impl Settings {
+    /// The pool that serves this database: its own, or that of any database.
+    pub fn serving(&self, database: &str) -> Option<&Pool> {
+        (self.pools.get(database))
+            .filter(|pool| !pool.is_for_any_database())
+            .or_else(|| self.pools.get(ANY_DATABASE))
+    }
+}
+
+impl Pool {
+    /// Whether it serves every database without a pool of its own.
+    pub fn is_for_any_database(&self) -> bool {
+        self.name == ANY_DATABASE
+    }
 }
 
 const TOP: [&str; 7] = [
@@ -71,13 +90,23 @@ pub(super) fn build(document: &Document, path: &Path, report: &mut Report) -> Se
             self::general(&empty, &document.top, &mut Report::default())
         }
     };
+    let shared = document
+        .root
+        .get("general")
+        .and_then(|node| match &node.tree {
+            Tree::Table(table) => table.get("auth_query"),
+            _ => None,
+        });
     let mut pools = BTreeMap::new();
     match table(document, "pools", report) {
         Some((tables, _)) => {
             for (name, node) in tables {
                 let path = format!("pools.{}", word(name));
                 if let Some(table) = as_table(node, &path, report) {
-                    pools.insert(name.clone(), pool(name, table, node, &general, report));
+                    pools.insert(
+                        name.clone(),
+                        pool(name, table, node, &general, shared, report),
+                    );
                 }
             }
         }
@@ -238,12 +267,20 @@ fn general(table: &Table, place: &Place, report: &mut Report) -> General {
     general
 }
 
-fn pool(name: &str, table: &Table, node: &Node, general: &General, report: &mut Report) -> Pool {
+/// `shared` is `[general.auth_query]`.
+fn pool(
+    name: &str,
+    table: &Table,
+    node: &Node,
+    general: &General,
+    shared: Option<&Node>,
+    report: &mut Report,
+) -> Pool {
     let path = format!("pools.{}", word(name));
     let mut reader = Reader::new(table, Pool::KEYS, path.as_str(), &node.place, report);
     let mut pool = Pool::read(&mut reader, general);
     pool.name = name.into();
-    if pool.server_database.is_empty() {
+    if pool.server_database.is_empty() && name != ANY_DATABASE {
         pool.server_database = name.into();
     }
     pool.query_wait_timeout = match general.query_wait_timeout {
@@ -272,18 +309,41 @@ fn pool(name: &str, table: &Table, node: &Node, general: &General, report: &mut 
     pool.server_tls = tls_modes::servers_of_pool(&mut reader, &pool, general);
     let own = startup::read(&mut reader);
     pool.startup_parameters = startup::merge(&mut reader, &general.startup_parameters, own);
-    if let Some(node) = reader.node("auth_query") {
-        pool.auth_query = auth_query(&path, node, &pool, reader.report);
-    }
     if let Some(node) = reader.node("users") {
         pool.users = users(&path, node, &pool, reader.report);
     }
-    if pool.users.is_empty() && !reader.has("users") {
-        let text = "has no users, so nobody can log in; write a table [[pools.NAME.users]]";
+    pool.auth_query = match (reader.node("auth_query"), shared) {
+        (Some(node), _) => auth_query(&path, node, &pool, reader.report),
+        (None, Some(node)) => auth_query("general", node, &pool, reader.report),
+        (None, None) => None,
+    };
+    if pool.users.is_empty() && pool.auth_query.is_none() && !reader.has("users") {
+        let text = "has no users and no auth_query, so nobody can log in; write a table \
+                    [[pools.NAME.users]] or [pools.NAME.auth_query]";
         reader.report.warn(&node.place, &path, text);
+    }
+    if name == ANY_DATABASE {
+        any_database(&mut reader, &pool);
     }
     limits(&mut reader, &pool, general);
     pool
+}
+
+/// What has to hold for the pool that serves every database without one of its own.
+fn any_database(reader: &mut Reader<'_>, pool: &Pool) {
+    match &pool.auth_query {
+        Some(found) if found.database.is_empty() => reader.fail(
+            "auth_query",
+            "needs `database`: a name that a client made up is no database to run the query in",
+        ),
+        Some(_) | None => {}
+    }
+    if pool.users.iter().any(|user| user.min_pool_size > 0) {
+        reader.warn(
+            "users",
+            "min_pool_size counts from a user's first login to each database on",
+        );
+    }
 }
 
 /// Why a `server_host` can never be resolved, if it cannot.
@@ -347,8 +407,7 @@ fn auth_query(pool_path: &str, node: &Node, pool: &Pool, report: &mut Report) ->
     let mut reader = Reader::new(table, AuthQuery::KEYS, path, &node.place, report);
     let mut auth_query = AuthQuery::read(&mut reader, pool);
     if auth_query.database.is_empty() {
-        // The name, not server_database: so it has always been.
-        auth_query.database = pool.name.clone();
+        auth_query.database = pool.server_database.clone();
     }
     if auth_query.server_password.is_some() && auth_query.server_user.is_none() {
         reader.fail("server_password", "needs server_user");

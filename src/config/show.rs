@@ -6,6 +6,7 @@
 use super::cidr::Cidr;
 use super::definition::{Definition, Reload};
 use super::hba::Hba;
+use super::keys::auth_query::AuthQuery;
 use super::keys::general::General;
 use super::keys::pool::Pool;
 use super::keys::upgrade::Upgrade;
@@ -50,6 +51,10 @@ pub fn show(settings: &Settings) -> Vec<Row> {
             .map(|user| user.username.as_str())
             .collect();
         rows.push(live(&format!("{path}users"), users.join(", ")));
+        if let Some(auth_query) = &pool.auth_query {
+            let path = format!("{path}auth_query.");
+            add(&mut rows, &path, AuthQuery::KEYS, auth_query.rows());
+        }
         for user in &pool.users {
             let path = format!("pools.{name}.users.{}.", user.username);
             add(&mut rows, &path, User::KEYS, user.rows());

@@ -386,7 +386,8 @@ impl MainLoop {
                 self.client_threads.take_in([*requester]);
             }
         }
-        for pool in self.shared.pools.all() {
+        let pools = self.shared.pools.all();
+        for pool in pools.into_iter().chain(self.shared.pools.own()) {
             pool.close();
         }
         if let Some(file) = &self.pid_file {

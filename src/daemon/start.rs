@@ -25,7 +25,7 @@ use crate::net::address::Address;
 use crate::net::listener::{Listener, Sharing};
 use crate::net::unix_listener::{SocketFile, bind_unix};
 use crate::net::{limits, thread, wait};
-use crate::pool::janitor::Janitor;
+use crate::pool::janitor::{Janitor, Rule};
 use crate::session::shared::Shared;
 use crate::upgrade::launch::Origin;
 use crate::upgrade::successor::InheritedState;
@@ -284,10 +284,11 @@ fn start_janitor(shared: &Arc<Shared>) -> io::Result<Janitor> {
         pools,
         Box::new(move || {
             let general = &shared.settings().general;
-            (
-                general.retain_connections_time,
-                general.retain_connections_max,
-            )
+            Rule {
+                cycle: general.retain_connections_time,
+                at_most: general.retain_connections_max,
+                autodb_idle_timeout: general.autodb_idle_timeout,
+            }
         }),
     )
 }

@@ -9,6 +9,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::select;
 
 use super::database_limit;
+use super::found::Unused;
 use super::pools::Pools;
 use super::totals::PERIOD;
 use crate::net::clock::MonotonicTime;
@@ -27,8 +28,19 @@ pub struct Janitor {
     _home: Sender<()>,
 }
 
-/// What the janitor goes by: how often it closes connections, and how many at most over all pools.
-pub type Rules = dyn Fn() -> (Duration, Option<usize>) + Send;
+/// What the janitor goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// How often it closes connections.
+    pub cycle: Duration,
+    /// How many at most over all pools.
+    pub at_most: Option<usize>,
+    /// How long a database that the configuration does not name may be unused.
+    pub autodb_idle_timeout: Option<Duration>,
+}
+
+/// What says so.
+pub type Rules = dyn Fn() -> Rule + Send;
 
 impl Janitor {
     /// Starts the janitor; it asks for its rules at each round.
@@ -54,14 +66,21 @@ fn work(pools: &Pools, rules: &Rules, home: &Receiver<()>) {
     let mut first = 0;
     loop {
         let now = MonotonicTime::now();
+        let rule = (next_round <= now).then(rules);
+        if let Some(rule) = rule {
+            pools.sweep(Unused {
+                user: rule.cycle,
+                database: rule.autodb_idle_timeout,
+            });
+        }
         let mut all = pools.all();
-        if next_round <= now {
+        all.extend(pools.own());
+        if let Some(rule) = rule {
             next_round = now.after(ROUND);
             let mut quota = 0;
-            let (cycle, at_most) = rules();
-            if now.since(last_cycle) >= cycle {
+            if now.since(last_cycle) >= rule.cycle {
                 last_cycle = now;
-                quota = at_most.unwrap_or(usize::MAX);
+                quota = rule.at_most.unwrap_or(usize::MAX);
             }
             if !all.is_empty() {
                 // Another pool is first each time, or the same one would use up the quota for ever.

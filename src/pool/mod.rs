@@ -8,6 +8,7 @@
 //! | [`pools`] | all pools, by database and user |
 //! | [`pool_configs`] | from the settings to the configuration of each pool |
 //! | [`pool_config`] | how one pool is run; replaced as a whole at a reload |
+//! | [`found`] | pools that the configuration does not name |
 //! | [`pool`] | one pool: its connections, and the queue for them |
 //! | `state` | what is behind a pool's lock |
 //! | [`waiter`] | a thread that waits for a connection |
@@ -24,6 +25,7 @@
 pub mod check_query;
 pub mod connector;
 mod failures;
+pub mod found;
 mod handover;
 pub mod janitor;
 mod maintenance;

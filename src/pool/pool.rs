@@ -104,6 +104,8 @@ pub struct Pool {
     /// The seats of the database.
     pub(super) permits: Arc<DatabasePermits>,
     pub(super) state: Mutex<State>,
+    /// Since when nobody has used it, in microseconds, if the configuration does not name it; 0 if it is used.
+    pub(super) unused_since: AtomicU64,
 }
 
 impl Pool {
@@ -123,6 +125,7 @@ impl Pool {
             version: AtomicU64::new(1),
             permits: Arc::clone(&permits),
             state: Mutex::new(State::new(config, permits)),
+            unused_since: AtomicU64::new(0),
         })
     }
 

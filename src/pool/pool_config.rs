@@ -44,6 +44,23 @@ pub enum Login {
 }
 
 impl Login {
+    /// Whether connections made with the other are as good. A password that a role has changed ends none of its
+    /// connections, as in PostgreSQL.
+    fn is_same_role(&self, other: &Login) -> bool {
+        match (self, other) {
+            (Login::PassThrough { user, .. }, Login::PassThrough { user: own, .. }) => user == own,
+            _ => self == other,
+        }
+    }
+
+    /// What is known of the user's password, if that is all the pooler has to log in with.
+    pub fn verifier(&self) -> Option<&Verifier> {
+        match self {
+            Login::Given(_) => None,
+            Login::PassThrough { verifier, .. } => Some(verifier),
+        }
+    }
+
     /// The credentials, given the key that a client has proved, if one has.
     pub fn credentials(&self, proved: Option<&ClientKey>) -> ServerCredentials {
         match self {
@@ -93,9 +110,22 @@ pub struct Timeouts {
     pub transaction: Option<Duration>,
 }
 
+/// Why there is a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The configuration names its database and its user.
+    Configured,
+    /// The configuration names its database. The user was found elsewhere, and has logged in.
+    FoundUser,
+    /// The configuration does not name its database, to which a client has logged in.
+    AnyDatabase,
+}
+
 /// How one pool is to be run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoolConfig {
+    /// Why there is the pool.
+    pub origin: Origin,
     /// Server connections at most.
     pub size: usize,
     /// Server connections that are kept warm.
@@ -206,7 +236,7 @@ impl PoolConfig {
         self.host == other.host
             && self.port == other.port
             && self.server_database == other.server_database
-            && self.login == other.login
+            && self.login.is_same_role(&other.login)
             && self.startup_parameters == other.startup_parameters
             && self.application_name == other.application_name
             && self.encryption == other.encryption

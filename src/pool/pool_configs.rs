@@ -1,11 +1,12 @@
-//! From the settings to the plans of all pools.
+//! From the settings to the plans of all pools: those that the configuration names, and those of users and
+//! databases that are found when a client logs in.
 
 use std::collections::BTreeMap;
 
-use super::pool_config::{DatabaseLimit, Login, Mode, PoolConfig, Timeouts};
+use super::pool_config::{DatabaseLimit, Login, Mode, Origin, PoolConfig, Timeouts};
 use super::pools::Key;
 use crate::auth::{Password, ServerCredentials, ServerSecret, Verifier};
-use crate::config::{General, Pool, PoolMode, Settings, User};
+use crate::config::{self, AuthQuery, General, Pool, PoolMode, Settings, User};
 use crate::net::stream::SocketOptions;
 use crate::server::server_tls::Encryption;
 
@@ -38,6 +39,9 @@ pub fn pool_configs(settings: &Settings) -> BTreeMap<Key, PoolConfig> {
     let sockets = server_sockets(&settings.general);
     let mut pool_configs = BTreeMap::new();
     for (database, pool) in &settings.pools {
+        if pool.is_for_any_database() {
+            continue;
+        }
         let encryption = Encryption::new(&pool.server_tls);
         for user in &pool.users {
             let key = (database.clone(), user.username.clone());
@@ -47,6 +51,89 @@ pub fn pool_configs(settings: &Settings) -> BTreeMap<Key, PoolConfig> {
         }
     }
     pool_configs
+}
+
+/// The pool for a user or a database that the configuration does not name, whose client has proved who it is.
+/// `verifier` is what was found of its password. `None` if the configuration names both, or knows no way to the
+/// user.
+pub fn found(
+    settings: &Settings,
+    database: &str,
+    user: &str,
+    verifier: Option<&Verifier>,
+) -> Option<(Key, PoolConfig)> {
+    let pool = settings.serving(database)?;
+    let any = pool.is_for_any_database();
+    let (user, login) = match (pool.user(user), &pool.auth_query) {
+        (Some(_), _) if !any => return None,
+        (Some(user), _) => (user.clone(), login(pool, user)),
+        (None, Some(query)) => {
+            let found = found_user(pool, query, user);
+            let login = match &query.server_user {
+                Some(_) => login(pool, &found),
+                None => Login::PassThrough {
+                    user: user.to_owned(),
+                    verifier: verifier?.clone(),
+                },
+            };
+            (found, login)
+        }
+        (None, None) => return None,
+    };
+    let general = &settings.general;
+    let encryption = Encryption::new(&pool.server_tls);
+    let mut config = config(general, pool, &user, encryption, server_sockets(general));
+    config.login = login;
+    config.origin = Origin::FoundUser;
+    if any {
+        config.origin = Origin::AnyDatabase;
+        if config.server_database.is_empty() {
+            config.server_database = database.to_owned();
+        }
+    }
+    Some(((database.to_owned(), user.username), config))
+}
+
+/// A user that the query has found, as the configuration would name it.
+fn found_user(pool: &Pool, query: &AuthQuery, name: &str) -> User {
+    let name = query.server_user.as_deref().unwrap_or(name);
+    User {
+        username: name.to_owned(),
+        password: config::Password::Empty,
+        pool_size: query.pool_size,
+        min_pool_size: query.min_pool_size,
+        pool_mode: pool.pool_mode,
+        server_username: query.server_user.clone(),
+        server_password: query.server_password.clone(),
+        server_lifetime: pool.server_lifetime,
+        client_idle_timeout: pool.client_idle_timeout,
+        idle_transaction_timeout: pool.idle_transaction_timeout,
+        query_timeout: pool.query_timeout,
+        transaction_timeout: pool.transaction_timeout,
+        auth_pam_service: None,
+    }
+}
+
+/// The pool of the connections that an `auth_query` runs on.
+pub fn of_query(settings: &Settings, pool: &Pool, query: &AuthQuery) -> PoolConfig {
+    let general = &settings.general;
+    let mut user = found_user(pool, query, &query.user);
+    user.pool_mode = PoolMode::Session;
+    user.pool_size = query.workers;
+    user.min_pool_size = 0;
+    let encryption = Encryption::new(&pool.server_tls);
+    let mut config = config(general, pool, &user, encryption, server_sockets(general));
+    config.login = Login::Given(ServerCredentials {
+        user: query.user.clone(),
+        secret: match query.password.expose() {
+            "" => ServerSecret::None,
+            password => ServerSecret::Password(Password::new(password.to_owned())),
+        },
+    });
+    config.server_database = query.database.clone();
+    // They come on top: a login must not wait for the clients that have all the connections.
+    config.database_limit = None;
+    config
 }
 
 fn config(
@@ -61,6 +148,7 @@ fn config(
         PoolMode::Session => Mode::Session,
     };
     PoolConfig {
+        origin: Origin::Configured,
         size: user.pool_size,
         min_size: user.min_pool_size,
         mode,
@@ -96,7 +184,7 @@ fn config(
         host: pool.server_host.clone(),
         port: pool.server_port,
         server_database: pool.server_database.clone(),
-        login: login(user),
+        login: login(pool, user),
         startup_parameters: pool.startup_parameters.clone(),
         application_name: pool.application_name.clone(),
         connect_timeout: pool.connect_timeout,
@@ -107,8 +195,14 @@ fn config(
     }
 }
 
-fn login(user: &User) -> Login {
-    match &user.server_password {
+fn login(pool: &Pool, user: &User) -> Login {
+    // The role that all found users share may be a user itself.
+    let shared = pool
+        .auth_query
+        .as_ref()
+        .filter(|query| query.server_user.as_deref() == Some(user.server_name()));
+    let shared = shared.and_then(|query| query.server_password.as_ref());
+    match user.server_password.as_ref().or(shared) {
         Some(password) => Login::Given(ServerCredentials {
             user: user.server_name().to_owned(),
             secret: ServerSecret::Password(Password::new(password.expose().to_owned())),

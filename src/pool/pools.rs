@@ -1,13 +1,14 @@
 //! All pools, by database and user.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, RwLock};
 
 use super::database_limit::DatabasePermits;
+use super::found::FoundCounts;
 use super::pool::Pool;
 use super::pool_config::PoolConfig;
 
@@ -17,13 +18,20 @@ pub type Key = (String, String);
 /// All pools.
 #[derive(Debug)]
 pub struct Pools {
-    pools: RwLock<BTreeMap<Key, Arc<Pool>>>,
+    pub(super) pools: RwLock<BTreeMap<Key, Arc<Pool>>>,
+    /// The pools of connections that the pooler uses itself. They end when nobody else has them.
+    own: Mutex<Vec<Weak<Pool>>>,
     /// The seats of each database; they stay when a database goes and comes back.
-    permits: Mutex<BTreeMap<String, Arc<DatabasePermits>>>,
+    pub(super) permits: Mutex<BTreeMap<String, Arc<DatabasePermits>>>,
     notify: Sender<()>,
     /// Rings when somebody should look who needs a seat.
     pub(super) rung: Receiver<()>,
-    numbers: Arc<AtomicU64>,
+    pub(super) numbers: Arc<AtomicU64>,
+    /// How many pools that the configuration does not name were made and removed, by the name of the pool in the
+    /// configuration that serves them.
+    pub(super) found_counts: Mutex<BTreeMap<String, FoundCounts>>,
+    /// Sessions come from another process: no pool is removed because nobody uses it.
+    pub(super) expects: AtomicBool,
 }
 
 impl Default for Pools {
@@ -31,10 +39,13 @@ impl Default for Pools {
         let (notify, rung) = bounded(1);
         Pools {
             pools: RwLock::default(),
+            own: Mutex::default(),
             permits: Mutex::default(),
             notify,
             rung,
             numbers: Arc::default(),
+            found_counts: Mutex::default(),
+            expects: AtomicBool::new(false),
         }
     }
 }
@@ -56,8 +67,14 @@ impl Pools {
         self.numbers.fetch_max(number, Ordering::Relaxed);
     }
 
+    /// Sessions come from another process, and what they come to must be there.
+    pub fn expect_more(&self) {
+        self.expects.store(true, Ordering::Release);
+    }
+
     /// Nothing more comes from another process.
     pub fn expect_no_more(&self) {
+        self.expects.store(false, Ordering::Release);
         for pool in self.all() {
             pool.expect_no_more();
         }
@@ -68,7 +85,23 @@ impl Pools {
         self.pools.read().values().cloned().collect()
     }
 
-    fn permits(&self, database: &str) -> Arc<DatabasePermits> {
+    /// A pool of connections that the pooler uses itself. It has no place among those of clients, and its limit is
+    /// its own.
+    pub fn new_own(&self, database: &str, user: &str, config: PoolConfig) -> Arc<Pool> {
+        let permits = DatabasePermits::new(self.notify.clone());
+        let pool = Pool::new(database, user, config, Arc::clone(&self.numbers), permits);
+        let mut own = self.own.lock();
+        own.retain(|pool| pool.strong_count() > 0);
+        own.push(Arc::downgrade(&pool));
+        pool
+    }
+
+    /// The pools of connections that the pooler uses itself.
+    pub fn own(&self) -> Vec<Arc<Pool>> {
+        self.own.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(super) fn permits(&self, database: &str) -> Arc<DatabasePermits> {
         let mut all = self.permits.lock();
         let permits = all
             .entry(database.to_owned())
@@ -77,13 +110,24 @@ impl Pools {
     }
 
     /// Makes the pools as `pool_configs` say: new ones are added, those that are not in it are closed, the
-    /// others go on by the new plan with the connections they have.
-    pub fn apply(&self, pool_configs: BTreeMap<Key, PoolConfig>) {
+    /// others go on by the new plan with the connections they have. `found` gives the plan of a pool that is not
+    /// among the plans because the configuration does not name its user or its database; without one it is closed.
+    pub fn apply(
+        &self,
+        mut pool_configs: BTreeMap<Key, PoolConfig>,
+        found: impl Fn(&Key, &PoolConfig) -> Option<PoolConfig>,
+    ) {
         let mut removed = Vec::new();
         let mut pools = self.pools.write();
         pools.retain(|key, pool| {
-            let stays = pool_configs.contains_key(key);
-            if !stays {
+            if pool_configs.contains_key(key) {
+                return true;
+            }
+            let config = found(key, &pool.config());
+            let stays = config.is_some();
+            if let Some(config) = config {
+                pool_configs.insert(key.clone(), config);
+            } else {
                 removed.push(Arc::clone(pool));
             }
             stays

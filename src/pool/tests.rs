@@ -25,7 +25,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::database_limit::DatabasePermits;
 use super::pool::{NoConnection, Pool, Request, Snapshot};
-use super::pool_config::{Login, Mode, PoolConfig, Timeouts};
+use super::pool_config::{Login, Mode, Origin, PoolConfig, Timeouts};
 use super::totals::Counters;
 use super::waiter::Waiter;
 use crate::auth::{ServerCredentials, ServerSecret};
@@ -199,6 +199,7 @@ impl Shared {
 
 pub(crate) fn config(server: &Server, size: usize) -> PoolConfig {
     PoolConfig {
+        origin: Origin::Configured,
         size,
         min_size: 0,
         mode: Mode::Transaction,

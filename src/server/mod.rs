@@ -9,6 +9,7 @@
 //! | [`target`] | where connections of a pool lead, and as which user |
 //! | [`login`] | connecting and logging in |
 //! | [`server_tls`] | TLS to PostgreSQL |
+//! | [`ask`] | a question of the pooler's own, with a parameter |
 //! | [`messages`] | whole messages in turns, as in a login |
 //! | [`cancel`] | sending a CancelRequest |
 //! | [`parameters`] | settings by name |
@@ -22,6 +23,7 @@
 //! | [`dirty`] | what a client leaves on a connection, and the statement that undoes it |
 //! | [`restore`] | a client's startup settings, made again behind a RESET |
 
+pub mod ask;
 pub mod backend;
 pub mod cancel;
 pub mod constants;

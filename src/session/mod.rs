@@ -17,6 +17,7 @@
 //! | [`memory`] | how much memory the clients' unfinished messages take together |
 //! | [`orders`] | commands and CancelRequests that both processes of a hand-over carry out |
 //! | [`cancel`] | what a CancelRequest does |
+//! | [`user_lookup`] | users looked up in PostgreSQL, by `auth_query` |
 //!
 //! A session with its thread:
 //!
@@ -62,3 +63,4 @@ pub mod registry;
 pub mod shared;
 pub mod statement_registry;
 pub mod suspend;
+pub mod user_lookup;

@@ -17,11 +17,12 @@ use super::memory::MemoryShare;
 use super::orders::{Errand, Order};
 use super::registry::{Activity, CancelKey, Handle, Registry, signals};
 use super::statement_registry::StatementRegistry;
+use super::user_lookup::Lookups;
 use crate::auth::MockSecret;
 use crate::config::Settings;
 use crate::net::thread;
 use crate::net::wait;
-use crate::pool::pool_configs::pool_configs;
+use crate::pool::pool_configs;
 use crate::pool::pools::Pools;
 
 /// Places for console sessions beyond `max_connections`.
@@ -61,6 +62,8 @@ pub struct Shared {
     settings: RwLock<Arc<Settings>>,
     /// All pools.
     pub pools: Arc<Pools>,
+    /// Users that the configuration does not name.
+    pub lookups: Lookups,
     /// All prepared statements.
     pub statements: StatementRegistry,
     /// All sessions.
@@ -158,10 +161,13 @@ impl Shared {
     /// A house with these settings, its pools empty.
     pub fn new(settings: Settings, mock: MockSecret) -> Arc<Shared> {
         let pools = Arc::new(Pools::default());
-        pools.apply(pool_configs(&settings));
+        pools.apply(pool_configs::pool_configs(&settings), |_, _| None);
+        let lookups = Lookups::default();
+        lookups.apply(&settings, &pools);
         Arc::new(Shared {
             settings: RwLock::new(Arc::new(settings)),
             pools,
+            lookups,
             statements: StatementRegistry::default(),
             sessions: Arc::default(),
             mock,
@@ -188,15 +194,20 @@ impl Shared {
 
     /// Puts other settings in force, for sessions that live as for those to come.
     pub fn change_settings(&self, settings: Settings) {
-        let pool_configs = pool_configs(&settings);
-        *self.settings.write() = Arc::new(settings);
+        let pool_configs = pool_configs::pool_configs(&settings);
+        let settings = Arc::new(settings);
+        *self.settings.write() = Arc::clone(&settings);
+        self.lookups.apply(&settings, &self.pools);
         let timeouts = |handle: &Handle| {
             let pool = self.pools.find(&handle.info.database, &handle.info.user);
             pool.map(|pool| pool.config().timeouts)
         };
         let sessions = self.sessions.all();
         let before: Vec<_> = sessions.iter().map(|handle| timeouts(handle)).collect();
-        self.pools.apply(pool_configs);
+        self.pools.apply(pool_configs, |(database, user), config| {
+            let found = pool_configs::found(&settings, database, user, config.login.verifier());
+            found.map(|(_, config)| config)
+        });
         for (handle, before) in sessions.iter().zip(before) {
             if timeouts(handle) != before {
                 // What it waits for may have another time now.

@@ -25,7 +25,7 @@ use serde_bytes::ByteBuf;
 use zeroize::Zeroizing;
 
 use super::outcome::Outcome;
-use crate::auth::{ClientKey, MockSecret};
+use crate::auth::{ClientKey, MockSecret, Verifier};
 use crate::client::new_connection::Opening;
 use crate::net::address::Address;
 use crate::net::clock::MonotonicTime;
@@ -93,6 +93,8 @@ pub enum Message {
     AcceptedIdle(u64),
     /// Some of the prepared statements.
     Statements(Vec<Arc<Statement>>),
+    /// Some of the users that `auth_query` has found.
+    Found(FoundUsers),
     /// What a pool has done since its state was told.
     Work(Box<PoolWork>),
     /// A CancelRequest for a session that is not at the one who says this.
@@ -109,7 +111,7 @@ pub enum Message {
 }
 
 /// The names of the messages. A message with another name is passed over, whatever it says.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 23] = [
     "Ready",
     "Hello",
     "Listener",
@@ -127,6 +129,7 @@ const NAMES: [&str; 22] = [
     "Refused",
     "AcceptedIdle",
     "Statements",
+    "Found",
     "Work",
     "Cancel",
     "Order",
@@ -225,6 +228,27 @@ pub struct Pool {
     /// Where its connections lead.
     #[serde(default)]
     pub leads_to: String,
+    /// What was found of its user, if the configuration does not name the user or the database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<FoundPool>,
+}
+
+/// A pool that the configuration does not name.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FoundPool {
+    /// What is stored of the user's password, if the pooler logs in to PostgreSQL with what clients prove.
+    #[serde(default)]
+    pub verifier: Option<Verifier>,
+}
+
+/// Users that `auth_query` has found.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FoundUsers {
+    /// The pool's name in the configuration.
+    pub pool: String,
+    /// The users, what is stored of their passwords, and when that was asked for.
+    #[serde(default)]
+    pub users: Vec<(String, Verifier, MonotonicTime)>,
 }
 
 /// What a pool has done since its state was told.

@@ -3,6 +3,7 @@
 
 mod apart;
 mod conduct;
+mod found;
 mod rollback;
 mod send;
 
@@ -139,6 +140,8 @@ struct HandOver<'a> {
     again: VecDeque<(u64, MonotonicTime)>,
     /// What the pools had done when their state was told.
     told_work: Vec<(Arc<pool::Pool>, Counters)>,
+    /// The pools whose state was given, by their addresses, and whether with a key that a client has proved.
+    given_pools: HashMap<usize, bool>,
     /// CancelRequests for sessions that are not here, or on their way, and orders.
     errands: Receiver<Errand>,
     /// Those among them whose session has not been sent.
@@ -218,6 +221,7 @@ pub fn hand_over(
         started: child.id(),
         grandchild: None,
         again: VecDeque::new(),
+        given_pools: HashMap::new(),
         told_work: Vec::new(),
         errands,
         early_cancels: Vec::new(),

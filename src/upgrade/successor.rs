@@ -2,6 +2,7 @@
 //! the sessions (`successor/taking.rs`).
 
 mod apart;
+mod found;
 mod receive;
 
 use std::io;
@@ -37,6 +38,7 @@ pub struct InheritedState {
     hello: Hello,
     statements: Vec<Arc<Statement>>,
     pools: Vec<messages::Pool>,
+    found: Vec<messages::FoundUsers>,
     idle: Vec<(messages::Idle, OwnedFd)>,
     /// The listening sockets.
     pub listeners: Vec<Listener>,
@@ -72,8 +74,9 @@ impl InheritedState {
         messages::queue(&mut channel, &ready, Vec::new())?;
         let deadline = MonotonicTime::now().after(PATIENCE);
         let mut opened = false;
-        let (mut hello, mut statements, mut pools, mut idle, mut listeners) = (
+        let (mut hello, mut statements, mut pools, mut found, mut idle, mut listeners) = (
             None::<Hello>,
+            Vec::new(),
             Vec::new(),
             Vec::new(),
             Vec::new(),
@@ -91,6 +94,7 @@ impl InheritedState {
                     Message::Hello(it) => hello = Some(*it),
                     Message::Statements(some) => statements.extend(some),
                     Message::Pool(pool) => pools.push(*pool),
+                    Message::Found(users) => found.push(users),
                     Message::Idle(connection) => {
                         let fd = descriptors.pop();
                         idle.push((*connection, fd.ok_or_else(|| wrong("no descriptor"))?));
@@ -127,6 +131,7 @@ impl InheritedState {
             hello,
             statements,
             pools,
+            found,
             idle,
             listeners,
         })
@@ -159,16 +164,12 @@ impl InheritedState {
         for (count, before) in counts.into_iter().zip(hello.accept_counters) {
             count.store(before, Ordering::Relaxed);
         }
+        shared.pools.expect_more();
         for told in &self.pools {
-            if let Some(pool) = shared.pools.find(&told.database, &told.user) {
-                pool.inherit(
-                    told.totals.clone(),
-                    told.paused,
-                    told.proved.clone(),
-                    told.connections,
-                    told.leads_to == pool.config().leads_to(),
-                );
-            }
+            found::take_pool(&shared, told);
+        }
+        for users in &self.found {
+            found::take_users(&shared, users);
         }
         shared
     }

@@ -146,7 +146,7 @@ def test_an_address_that_is_gone_does_not_hinder_an_upgrade(doorman):
 def test_a_pool_without_users_is_told(config):
     text = GOOD[:GOOD.index("[[pools.shop.users]]")]
     done = run("-t", config(text))
-    assert done.returncode == 0 and "pools.shop: has no users, so nobody can log in" in done.stderr
+    assert done.returncode == 0 and "pools.shop: has no users and no auth_query, so nobody can log in" in done.stderr
 
 
 def test_settings_without_effect_are_counted(config):

@@ -98,6 +98,20 @@ keys! {
             /// slowly is not ended.
             proxy_copy_data_timeout: Duration = is("\"15s\""), duration(), Live, Works;
         }
+        group "Pools" {
+            /// How many server connections a user may have in one pool. Users that auth_query
+            /// finds share them if it has a server_user.
+            pool_size: usize = is("40"), integer(1, MANY), Live, Works;
+            /// How long a client keeps its server connection: transaction, until its
+            /// transaction ends; session, until it leaves.
+            pool_mode: PoolMode = is("\"transaction\""), Kind::OneOf(PoolMode::WORDS), Live, Works;
+            /// How long a database that `[pools."*"]` serves may be without clients before its
+            /// pools are removed and their server connections closed. 0: never.
+            autodb_idle_timeout: Option<Duration> = is("\"1h\""), duration_or_off(), Live, Works;
+            /// How many databases `[pools."*"]` may serve at a time. A login to one more gets
+            /// error 53300.
+            autodb_max_databases: usize = is("1000"), integer(1, MANY), Live, Works;
+        }
         group "Server connections" {
             /// How often server connections past their idle_timeout or server_lifetime are
             /// closed, and missing ones of min_pool_size opened.
@@ -286,6 +300,10 @@ keys! {
             /// together with it.
             hba = unset("from everywhere", "[\"10.0.0.0/8\"]"),
                 Kind::Own("a list of networks"), NewClients, Works;
+            /// A query that finds the passwords of users that are not in this file, for all
+            /// pools without an auth_query table of their own: a table `[general.auth_query]`.
+            auth_query = unset("only the users of this file", "{}"),
+                Kind::Own("a table"), Live, Works;
         }
         group "TLS for clients" {
             /// Further certificates, for clients that ask for a server by one of the names in

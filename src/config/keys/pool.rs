@@ -20,9 +20,6 @@ keys! {
             application_name: String = is("\"pg_doorman\""), Kind::Text, NewServers, Works;
         }
         group "How connections are shared" {
-            /// How long a client keeps its server connection: transaction, until its
-            /// transaction ends; session, until it leaves.
-            pool_mode: PoolMode = is("\"transaction\""), Kind::OneOf(PoolMode::WORDS), Live, Works;
             /// Whether what a client changed is undone before the next client gets the server
             /// connection. False is for clients that change nothing. An open transaction is
             /// rolled back in any case.
@@ -54,6 +51,8 @@ keys! {
             min_guaranteed_pool_size: usize = is("0"), integer(0, MANY), Live, Works;
         }
         inherits "general" {
+            pool_mode: PoolMode;
+            pool_size: usize;
             connect_timeout: Duration;
             idle_timeout: Option<Duration>;
             server_lifetime: Option<Duration>;
@@ -83,8 +82,7 @@ keys! {
             users = unset("none", "[]"), Kind::Own("a list of tables"), Live, Works;
             /// A query that finds the passwords of further users, in a table
             /// `[pools.NAME.auth_query]`.
-            auth_query = unset("only the users of this file", "{}"),
-                Kind::Own("a table"), Live, NotYet(AUTH_QUERY);
+            auth_query = unset("that of [general]", "{}"), Kind::Own("a table"), Live, Works;
         }
     }
     also {
@@ -106,7 +104,7 @@ keys! {
         server_tls: Arc<ServerTls>;
         /// The users, in the order of the file.
         users: Vec<User>;
-        /// The `auth_query` table, if there is one.
+        /// The `auth_query` table, or that of `[general]`, if there is one.
         auth_query: Option<AuthQuery>;
     }
 }

@@ -12,8 +12,6 @@ keys! {
             /// The password as PostgreSQL stores it (SELECT rolpassword FROM pg_authid), or
             /// empty for users who log in by trust.
             password: Password = required("\"\""), Kind::Verifier, NewClients, Works;
-            /// How many server connections this user may have in this pool.
-            pool_size: usize = required("40"), integer(1, MANY), Live, Works;
             /// How many server connections of this user are kept open.
             min_pool_size: usize = is("0"), integer(0, MANY), Live, Works;
             /// The name that the pooler logs in with at PostgreSQL, instead of username.
@@ -29,6 +27,7 @@ keys! {
         }
         inherits "pools.NAME" {
             pool_mode: PoolMode;
+            pool_size: usize;
             server_lifetime: Option<Duration>;
             client_idle_timeout: Option<Duration>;
             idle_transaction_timeout: Option<Duration>;

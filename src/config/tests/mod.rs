@@ -394,10 +394,7 @@ fn show_config_has_a_row_for_every_field() {
     assert_eq!(text("unix_socket_mode"), ("0660", "0600", false));
     assert_eq!(text("admin_password"), ("***", "-", true));
     assert_eq!(text("tcp_user_timeout"), ("60", "60", true));
-    assert_eq!(
-        text("pools.shop.pool_mode"),
-        ("transaction", "transaction", true)
-    );
+    assert_eq!(text("pools.shop.pool_mode"), ("transaction", "-", true));
     assert_eq!(text("pools.shop.connect_timeout"), ("2000", "-", true));
     assert_eq!(text("pools.shop.users.app.password"), ("***", "-", true));
     assert_eq!(text("pools.shop.users"), ("app", "-", true));

@@ -51,7 +51,8 @@ pub(super) fn reference() -> String {
         &mut out,
         "pools.app.auth_query",
         false,
-        "Where passwords of users who are not in this file come from. Not in this version.",
+        "Where passwords of users who are not in this file come from. [general.auth_query], with the same \
+         settings, counts for all pools without such a table.",
         AuthQuery::KEYS,
     );
     table(
@@ -133,7 +134,7 @@ fn table(out: &mut String, name: &str, live: bool, about: &str, keys: &[Definiti
 /// Keys that are shown as tables of their own.
 fn is_own_table(table: &str, key: &str) -> bool {
     match table {
-        "general" => key == "tls_certificates",
+        "general" => key == "tls_certificates" || key == "auth_query",
         "pools.app" => key == "users" || key == "auth_query",
         _ => false,
     }

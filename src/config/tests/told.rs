@@ -61,7 +61,6 @@ fn what_is_required_and_missing_is_told_at_its_table() {
         "test.toml:1: general.admin_password: is required and not set",
         "test.toml:3: pools.a.users.0.username: is required and not set",
         "test.toml:3: pools.a.users.0.password: is required and not set",
-        "test.toml:3: pools.a.users.0.pool_size: is required and not set",
     ] {
         assert!(error.contains(line), "{line} in {error}");
     }
@@ -93,7 +92,7 @@ fn an_unknown_key_is_a_warning_with_the_nearest_name_in_every_table() {
     let text = SMALL
         .replace(
             "#GENERAL",
-            "query_wait_timeuot = 1\npool_mode = 'session'\ncolour = 1",
+            "query_wait_timeuot = 1\nserver_host = 'x'\ncolour = 1",
         )
         .replace("#POOL", "server_hots = 'x'")
         + "pool_sise = 1\n[upgrade]\nmigrat = true\n[web]\nprot = 1\n[genral]\n";
@@ -101,8 +100,8 @@ fn an_unknown_key_is_a_warning_with_the_nearest_name_in_every_table() {
     let expected = [
         "test.toml:5: general.query_wait_timeuot: unknown key, ignored; \
          did you mean `query_wait_timeout`?",
-        "test.toml:6: general.pool_mode: unknown key here, ignored; \
-         `pool_mode` belongs in [pools.NAME] or [[pools.NAME.users]]",
+        "test.toml:6: general.server_host: unknown key here, ignored; \
+         `server_host` belongs in [pools.NAME]",
         "test.toml:7: general.colour: unknown key, ignored",
         "test.toml:10: pools.shop.server_hots: unknown key, ignored; did you mean `server_host`?",
         "test.toml:16: pools.shop.users.0.pool_sise: unknown key, ignored; \
@@ -174,7 +173,31 @@ fn files_that_cannot_be_read_say_why() {
 }
 
 #[test]
-fn jwt_pam_auth_query_and_web_are_told_to_be_missing() {
+fn any_database_needs_to_know_where_its_query_runs() {
+    let text = SMALL.to_owned() + "[pools.'*'.auth_query]\nquery = 'select $1'\nuser = 'x'\n";
+    let error = read(&text).unwrap_err();
+    assert!(error.contains("auth_query: needs `database`"), "{error}");
+    let settings = read(&(text + "database = 'postgres'\n")).unwrap();
+    assert_eq!(
+        settings.pools["*"].auth_query.as_ref().unwrap().database,
+        "postgres"
+    );
+    assert_eq!(settings.serving("shop").unwrap().name, "shop");
+    assert_eq!(settings.serving("nowhere").unwrap().name, "*");
+    let general = SMALL.replace(
+        "[pools.shop]",
+        "[general.auth_query]\nquery = 'x'\n[pools.shop]",
+    );
+    let error = read(&general).unwrap_err();
+    assert_eq!(
+        error.matches("general.auth_query.user").count(),
+        1,
+        "{error}"
+    );
+}
+
+#[test]
+fn jwt_pam_and_web_are_told_to_be_missing() {
     let text = SMALL.replace(
         "md5d41d8cd98f00b204e9800998ecf8427e",
         "jwt-pkey-fpath:/key.pem",
@@ -187,7 +210,6 @@ fn jwt_pam_auth_query_and_web_are_told_to_be_missing() {
         "0.password",
         "0.server_password",
         "auth_pam_service",
-        "shop.auth_query",
         "prometheus",
         "web.enabled",
     ] {

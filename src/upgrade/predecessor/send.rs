@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::apart::Parted;
-use super::{HandOver, Pending, WINDOW};
+use super::{HandOver, Pending, WINDOW, found};
 use crate::net::clock::MonotonicTime;
 use crate::net::fd_channel::FdChannel;
 use crate::net::stream::Stream;
@@ -16,7 +16,7 @@ use crate::server::parameters::Parameters;
 use crate::session::client::{Client, ClientKind, Reply};
 use crate::session::orders::Errand;
 use crate::upgrade::messages::{
-    self, Hello, Idle, Listener, Message, Moved, MovedConsole, New, Pool, Standing, VERSION,
+    self, Hello, Idle, Listener, Message, Moved, MovedConsole, New, Standing, VERSION,
 };
 
 /// Numbers left free between the predecessor's last and the successor's first, for those who come while
@@ -114,21 +114,9 @@ impl HandOver<'_> {
             messages::queue(&mut self.channel, &message, vec![copy])?;
         }
         for pool in shared.pools.all() {
-            pool.set_leaving(true);
-            let now = pool.snapshot();
-            self.told_work.push((Arc::clone(&pool), now.totals.all));
-            let message = Message::Pool(Box::new(Pool {
-                database: pool.database.clone(),
-                user: pool.user.clone(),
-                paused: now.paused,
-                totals: now.totals,
-                proved: pool.proved_key(),
-                connections: now.idle + now.in_use + now.connecting,
-                leads_to: now.config.leads_to(),
-            }));
-            messages::queue(&mut self.channel, &message, Vec::new())?;
+            self.give_pool(&pool)?;
         }
-        Ok(())
+        found::give_users(shared, &mut self.channel)
     }
 
     /// Gives the connections that lie idle, also those that have come back in the meantime. False if not all
@@ -201,6 +189,13 @@ impl HandOver<'_> {
         mut client: Client,
         since: MonotonicTime,
     ) -> io::Result<Option<Client>> {
+        if let ClientKind::Pool(detached) = &client.kind {
+            let pool = Arc::clone(&detached.pool);
+            if let Err(error) = self.give_pool_if_news(&pool) {
+                self.keep(client, &error.to_string());
+                return Ok(None);
+            }
+        }
         let reported_to_client = match &client.kind {
             ClientKind::Pool(detached) => self.give_settings(&detached.session.reported_to_client),
             ClientKind::Console(_) => None,

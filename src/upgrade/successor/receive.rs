@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crossbeam::channel::Receiver;
 
 use super::apart::Parts;
-use super::{exchange, wrong};
+use super::{exchange, found, wrong};
 use crate::client::client_threads::{ClientThreads, Seat};
 use crate::client::new_connection::NewConnection;
 use crate::net::fd_channel::FdChannel;
@@ -187,6 +187,7 @@ impl SessionReceiver {
                         self.parts.add(piece)?;
                     }
                     Message::Statements(some) => self.parts.note(some),
+                    Message::Pool(pool) => found::take_late_pool(&self.shared_state, &pool),
                     Message::Settings(told) => self.settings.push(Arc::new(told)),
                     Message::Work(done) => {
                         if let Some(pool) = self.shared_state.pools.find(&done.database, &done.user)
