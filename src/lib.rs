@@ -1,4 +1,4 @@
-//! pg_doorman, a PostgreSQL connection pooler with one thread for each client.
+//! pg_doorman, a PostgreSQL connection pooler: a thread for each client while that is fastest, shared ones beyond.
 //!
 //! # The one idea
 //!
@@ -23,7 +23,7 @@
 //! | [`server`] | one connection to PostgreSQL: log in, what is set and prepared on it, what was left on it, cancel | [`server::backend`], [`server::dirty`] |
 //! | [`pool`] | which client gets which server connection, and when; the limit of a database | [`pool::pool`] |
 //! | [`relay`] | the session's value, and the protocol's state machine: no sockets, threads, clocks or locks | [`relay::session`], [`relay::requests`] |
-//! | [`session`] | the thread that drives a session, checkout and check-in, closing, the state that all sessions share | [`session::driver`], [`session::shared`] |
+//! | [`session`] | what drives sessions, checkout and check-in, closing, the state that all sessions share | [`session::driver`], [`session::shared`] |
 //! | [`client`] | accepting, logging in, the threads for clients | [`client::client_threads`], [`client::login`] |
 //! | [`admin`] | the console | [`admin::console`] |
 //! | [`upgrade`] | the hand-over to a new process: its messages, both sides | [`upgrade::predecessor`] |
@@ -40,28 +40,20 @@
 //!
 //! # Where this differs from the first design
 //!
-//! - A thread that waits for a server connection sleeps by `park`, not on a condition variable. It is half the
-//!   work for each hand-off, and a wake-up that comes too early is kept.
 //! - Connections to PostgreSQL are made by threads of their own, never by a client's. So a client waits in one
 //!   place, where its request can be canceled or its session moved, and the queue's order holds for returned and
 //!   new connections alike.
-//! - A thread is woken by a signal that `ppoll` lets through, not by an eventfd; [`net::wait`] says why.
+//! - A thread is woken by a signal that its wait lets through, not by an eventfd; [`net::wait`] says why.
 //! - A session does not always wait with `ppoll`. A peer that answers at once is waited for by the call that
 //!   reads, which saves two of six system calls of a short transaction; `session::brief_read` says when.
 //! - A connection has no thread before its first packet has come (`client::acceptor`).
 //! - Client threads are under SCHED_BATCH only when there are more of them than processors. With fewer, and
 //!   other work on the machine, it makes their clients wait ([`net::thread`]).
 //! - A request is not sent before its first message is whole, up to 64 KiB. Half a message holds nothing
-//!   but its own thread.
+//!   but its own session.
 //! - The secrets that move with a session lie in memory that core dumps leave out ([`tls::nodump`]). OpenSSL wipes
 //!   its own memory when it frees it ([`tls::openssl_memory`]), but core dumps contain what it has in use. To keep that
 //!   out too would take an allocator of our own; passwords are in a core dump in any case, so it has to be forbidden.
-//! - The hand-over takes an idle session without waking its thread ([`session::bed`]). In the new process such a
-//!   session has no thread until its client sends something or a few seconds have passed ([`session::lobby`]).
-//!   Waking and starting thousands of threads on a busy machine took most of an upgrade.
-//! - If more sessions than threads have work, a thread keeps the server connection of its last client for the
-//!   next one ([`session::checkout`]), unless the pool's queue has somebody else. Handing the connection from thread
-//!   to thread took a third of the processor time.
 //! - A login over TLS is done by one thread and its session driven by another (`client::parking`). What a
 //!   handshake leaves in its thread is as much memory as all else that an idle client costs.
 //! - There is no room for `/metrics` yet.
@@ -95,8 +87,9 @@
 //! | signal (to a session) | a flag that another thread sets for a session's thread: [`session::registry::signals`] |
 //! | hand-over | an upgrade's part in which sessions move: [`upgrade`] |
 //! | predecessor, successor | the old and the new process of an upgrade: [`upgrade::predecessor`], [`upgrade::successor`] |
-//! | idle sessions without a thread | sessions after a hand-over until their clients send something: [`session::lobby`] |
-//! | slot of an idle session | the place out of which the hand-over takes it: [`session::bed`] |
+//! | shared set | sessions that one thread drives, and that thread: `session::sets` has the rule, `session::shared_set` the loop |
+//! | turn | what a session does without waiting, once it is ready: [`session::driver`] |
+//! | busy | from a session's request to the reply's end: `session::sets` |
 //! | status file | a file in memory that `pg_doorman upgrade` reads: [`daemon::status_file`] |
 //! | main loop | signals and commands of the process, one at a time: [`daemon::main_loop`] |
 

@@ -168,7 +168,7 @@ fn pools(shared: &Shared) -> Table {
 fn clients(shared: &Shared) -> Table {
     let mut table = Table::new(
         "client_id database user application_name addr tls state wait numeric: \
-         transaction_count query_count error_count age_seconds text: tls_version tls_cipher",
+         transaction_count query_count error_count age_seconds text: tls_version tls_cipher thread",
     );
     for handle in shared.sessions.all() {
         let (state, wait) = match handle.activity() {
@@ -191,6 +191,7 @@ fn clients(shared: &Shared) -> Table {
             handle.info.connected_at.elapsed().as_secs().to_string(),
             tls_version(handle.info.tls.as_ref()),
             tls_suite(handle.info.tls.as_ref()),
+            handle.thread_name(),
         ]);
     }
     table

@@ -1,5 +1,5 @@
-//! A thread's work for one client: log it in, drive its session, and say in the log how it ended; or hand
-//! the session on if it is to move.
+//! A thread's work for one client: log it in, drive its session or serve it at the console; or hand it on if it is to
+//! move, or joins a set.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +10,14 @@ use super::login::{self, Rejected};
 use super::login_permit::LoginPermit;
 use super::new_connection::NewConnection;
 use crate::net::address::Address;
-use crate::net::clock::MonotonicTime;
 use crate::net::exchange::{Exchange, ExchangeError};
 use crate::net::thread;
-use crate::session::brief_read::Pace;
-use crate::session::checkout::{GivenBack, Spare};
 use crate::session::client::{Client, ClientKind, ConsoleSession, Reply};
 use crate::session::close_reason::CloseReason;
 use crate::session::console::{self, ConsoleEnd, Rights};
-use crate::session::driver::Driver;
+use crate::session::driven::{Driven, Left, note_end};
 use crate::session::registry::{Handle, signals};
 use crate::session::shared::{Shared, Stage};
-use crate::session::suspend::Stop;
 
 /// Serves one connection from its first packet until its client is logged in, or gone. `in_reserve`: this is
 /// the thread in reserve, and there is no other.
@@ -68,141 +64,66 @@ pub(super) fn log_in(
     }
 }
 
-/// How a thread has come to have no guest.
-enum ThreadExit {
-    /// It has left, or somebody else has it. What is kept of it is for the next.
-    Gone(Option<Spare>),
-    /// It is to move.
-    Parked(Client),
-}
-
-/// Serves a guest until it leaves, or until it moves: then it is handed to whoever moves it. A server connection
-/// may come from the guest before and stay for the next.
-pub(super) fn run_client(
-    shared: &Arc<Shared>,
-    mut client: Client,
-    spare: Option<Spare>,
-) -> Option<Spare> {
-    // At the console it would be held for as long as the session lasts.
-    let mut spare = spare.filter(|_| matches!(client.kind, ClientKind::Pool(_)));
-    loop {
-        let parked = match serve_until_parked(shared, client, spare.take()) {
-            ThreadExit::Gone(spare) => return spare,
-            ThreadExit::Parked(client) => client,
-        };
-        if parked.awaits_reply() {
-            if let Some(console) = shared.console.get() {
-                console.upgrade(parked);
+/// Drives a session in this thread, until it ends, moves to another process or joins a set.
+pub(super) fn serve_session(shared: &Arc<Shared>, driven: Box<Driven>) {
+    match driven.serve(shared) {
+        Left::Ended => {}
+        Left::Joins(driven) => shared.sets.join(driven),
+        Left::Moves(client) => {
+            if let Err(back) = shared.hand_in(client) {
+                // Whoever was to move it has given up in the meantime: it goes on here.
+                if let Some(driven) = back.driven(shared) {
+                    shared.sets.join(driven);
+                }
             }
-            return None;
-        }
-        // Whoever was to move it has given up in the meantime: it goes on here.
-        match shared.hand_in(parked) {
-            Ok(()) => return None,
-            Err(back) => client = *back,
         }
     }
 }
 
-fn serve_until_parked(
-    shared: &Arc<Shared>,
-    mut client: Client,
-    mut spare: Option<Spare>,
-) -> ThreadExit {
-    let handle = Arc::clone(client.handle());
-    thread::name(&format!(
-        "c{} {}@{}",
-        handle.info.id, handle.info.user, handle.info.database
-    ));
-    let mut pace = Pace::new(MonotonicTime::now());
-    let (entry, client_permit, text, trouble) = loop {
+/// Serves a client of the console until it leaves, or until it moves: then it is handed to whoever moves it.
+pub(super) fn serve_at_console(shared: &Arc<Shared>, mut client: Client) {
+    loop {
+        let handle = Arc::clone(client.handle());
+        handle.driven_here();
+        thread::name(&handle.thread_name());
         let Client {
             entry,
             client_permit,
             kind,
         } = client;
-        let detached = match kind {
-            ClientKind::Pool(detached) => detached,
-            ClientKind::Console(console) => match serve_console(shared, &handle, console) {
-                Ok(text) => break (entry, client_permit, text, false),
-                Err(kind) => {
-                    return ThreadExit::Parked(Client {
-                        entry,
-                        client_permit,
-                        kind,
-                    });
-                }
-            },
+        let console = match kind {
+            ClientKind::Console(console) => console,
+            ClientKind::Pool(detached) => {
+                let driven = Driven::new(shared, entry, client_permit, detached);
+                return shared.sets.join(Box::new(driven));
+            }
         };
-        let driver = Driver::new(
-            Arc::clone(shared),
-            Arc::clone(&handle),
-            detached,
-            pace,
-            spare.take(),
-        );
-        match driver.run() {
-            Stop::Closed(close_reason) => {
-                break (
-                    entry,
-                    client_permit,
-                    close_reason.to_string(),
-                    close_reason.is_trouble(),
-                );
+        let kind = match serve_console(shared, &handle, console) {
+            Ok(text) => {
+                note_end(shared, &handle, &text, false);
+                drop(entry);
+                drop(client_permit);
+                return;
             }
-            Stop::HandOver(detached) => {
-                let kind = ClientKind::Pool(detached);
-                return ThreadExit::Parked(Client {
-                    entry,
-                    client_permit,
-                    kind,
-                });
+            Err(kind) => kind,
+        };
+        let parked = Client {
+            entry,
+            client_permit,
+            kind,
+        };
+        if parked.awaits_reply() {
+            if let Some(console) = shared.console.get() {
+                console.upgrade(parked);
             }
-            Stop::Idle(detached, so_far, given_back, until) => {
-                pace = so_far;
-                let watch = detached.client.watch();
-                let kind = ClientKind::Pool(detached);
-                client = Client {
-                    entry,
-                    client_permit,
-                    kind,
-                };
-                let kept = match given_back {
-                    GivenBack::Kept(spare) => Some(Some(spare)),
-                    GivenBack::Free => Some(None),
-                    // Those who have a thread wait for server connections already.
-                    GivenBack::Handed => None,
-                };
-                if let Some(kept) = kept.filter(|_| shared.lobby.is_crowded()) {
-                    // Somebody has something to say and no thread.
-                    match shared.lobby.enter(client) {
-                        Ok(()) => return ThreadExit::Gone(kept),
-                        Err(back) => client = *back,
-                    }
-                }
-                match handle.bed.sleep(client, watch, until) {
-                    Some(back) => client = back,
-                    None => return ThreadExit::Gone(None),
-                }
-            }
+            return;
         }
-    };
-    let line = format!(
-        "{} client disconnected from {}: {text}, session={:?}",
-        handle.tag(),
-        handle.info.address,
-        handle.info.connected_at.elapsed()
-    );
-    if trouble {
-        log::warn!("{line}");
-    } else if shared.settings().general.log_client_disconnections {
-        log::info!("{line}");
-    } else {
-        log::debug!("{line}");
+        // Whoever was to move it has given up in the meantime: it goes on here.
+        match shared.hand_in(parked) {
+            Ok(()) => return,
+            Err(back) => client = *back,
+        }
     }
-    drop(entry);
-    drop(client_permit);
-    ThreadExit::Gone(None)
 }
 
 /// Serves a console session.
@@ -214,7 +135,6 @@ fn serve_console(
     handle: &Arc<Handle>,
     console_session: ConsoleSession,
 ) -> Result<String, ClientKind> {
-    handle.driven_here();
     handle.at_rest();
     let rights = console_session.rights;
     let must_stop = || {

@@ -8,6 +8,7 @@
 mod cancels;
 mod reserve;
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,7 +19,7 @@ use nix::unistd::Pid;
 use parking_lot::Mutex;
 
 use super::acceptor::{Acceptor, Class, Command};
-use super::client_thread::{log_in, run_client};
+use super::client_thread::{log_in, serve_at_console, serve_session};
 use super::client_tls::Encryption;
 use super::console_login::ConsoleVerifiers;
 use super::login_permit::{LOGINS, LoginPermit, Logins};
@@ -30,7 +31,8 @@ use crate::net::clock::MonotonicTime;
 use crate::net::listener::Listener;
 use crate::net::thread;
 use crate::net::wait;
-use crate::session::client::Client;
+use crate::session::client::{Client, ClientKind};
+use crate::session::driven::Driven;
 use crate::session::registry::CancelKey;
 use crate::session::shared::Shared;
 
@@ -55,8 +57,10 @@ const SHORTAGE_LOG: Duration = Duration::from_secs(5);
 enum Work {
     /// A connection that has just been accepted.
     Arrival(NewConnection, LoginPermit, AcceptGuard),
-    /// A client that is logged in already.
+    /// A client of the console that is logged in already.
     Client(Box<Client>),
+    /// A session that gets this thread for its own.
+    Session(Box<Driven>),
     /// A CancelRequest that another process has passed on. If the session is not here either it is passed
     /// `back`, or dropped.
     Cancel {
@@ -122,8 +126,11 @@ pub struct ClientThreads {
     pub(super) held: AtomicUsize,
     pub(super) rejections: Rejections,
     threads: AtomicUsize,
-    /// How many there may be.
+    /// Clients of the console for whom there was no thread.
+    waiting: Mutex<VecDeque<Client>>,
+    /// How many threads there may be, and how many of them may be sessions' own.
     most_threads: usize,
+    most_sessions: usize,
     /// CancelRequests that threads are busy with.
     cancels: Arc<AtomicUsize>,
     /// The thread in reserve.
@@ -151,7 +158,8 @@ impl ClientThreads {
         encryption.apply(&settings);
         console_verifiers.prepare(&settings.general, &shared.mock);
         let others = (2 * PARKED + RESERVED).min(most_threads / 4);
-        shared.limit_clients(most_threads.saturating_sub(logins + others));
+        // Sessions for which there is no thread of their own are in sets.
+        let clients = most_threads.saturating_sub(logins + others);
         let client_threads = Arc::new(ClientThreads {
             shared,
             encryption,
@@ -165,7 +173,9 @@ impl ClientThreads {
             held: AtomicUsize::new(0),
             rejections: Rejections::default(),
             threads: AtomicUsize::new(0),
+            waiting: Mutex::default(),
             most_threads,
+            most_sessions: clients,
             cancels: Arc::default(),
             reserve,
             nobody_comes: AtomicBool::new(false),
@@ -173,6 +183,15 @@ impl ClientThreads {
             last_shortage: Mutex::default(),
         });
         client_threads.start_reserve(reserved)?;
+        let weak = Arc::downgrade(&client_threads);
+        let give_thread = move |driven| match weak.upgrade() {
+            Some(client_threads) => client_threads.give_thread(driven),
+            None => Err(driven),
+        };
+        client_threads
+            .shared
+            .sets
+            .open(&client_threads.shared, Box::new(give_thread))?;
         Ok(client_threads)
     }
 
@@ -287,46 +306,53 @@ impl ClientThreads {
         self.held.load(Ordering::Acquire) > 0 || self.arriving.load(Ordering::Acquire) > 0
     }
 
-    /// Serves clients that are logged in already: they come from another process, or could not go there.
-    /// Those for whom there is no thread at the moment wait for one, see [`ClientThreads::start_runnable`].
+    /// Serves clients that are logged in already: they come from another process, or could not go there. Sessions are
+    /// in a set at first. Those of the console for whom there is no thread at the moment wait for one, see
+    /// [`ClientThreads::start_runnable`].
     pub fn take_in(self: &Arc<ClientThreads>, clients: impl IntoIterator<Item = Client>) {
-        self.shared.lobby.queue(clients);
+        for client in clients {
+            if matches!(client.kind, ClientKind::Console(_)) {
+                self.waiting.lock().push_back(client);
+            } else if let Some(driven) = client.driven(&self.shared) {
+                self.shared.sets.join(driven);
+            }
+        }
         self.start_runnable();
     }
 
-    /// Goes on serving a client that has not moved after all: in the thread that waits for it, if it still
-    /// does, else in another one.
-    pub fn take_back(self: &Arc<ClientThreads>, client: Client) {
-        let bed = Arc::clone(client.handle());
-        if let Err(client) = bed.bed.lay_back(client) {
-            self.take_in([*client]);
-        }
-    }
-
-    /// Gives those a thread for whom there was none. Threads that become free take them, too. False if
-    /// some still wait: to be called again soon.
+    /// Gives those at the console a thread for whom there was none. False if some still wait: to be called again soon.
     pub fn start_runnable(self: &Arc<ClientThreads>) -> bool {
-        self.start_some(usize::MAX).1
-    }
-
-    /// The same for no more than so many of them: how many it were, and whether there were threads for them.
-    pub(super) fn start_some(self: &Arc<ClientThreads>, most: usize) -> (usize, bool) {
-        let mut seated = 0;
-        while seated < most && self.shared.lobby.is_crowded() {
+        while !self.waiting.lock().is_empty() {
             let seat = match self.seat() {
                 Ok(seat) => seat,
                 Err(error) => {
                     self.note_no_thread(&error);
-                    return (seated, false);
+                    return false;
                 }
             };
-            match self.shared.lobby.next() {
+            match self.waiting.lock().pop_front() {
                 Some(client) => seat.take_in(client),
                 None => break,
             }
-            seated += 1;
         }
-        (seated, true)
+        true
+    }
+
+    /// Gives a session a thread of its own.
+    fn give_thread(self: &Arc<ClientThreads>, driven: Box<Driven>) -> Result<(), Box<Driven>> {
+        if self.busy() >= self.most_sessions {
+            return Err(driven);
+        }
+        match self.seat() {
+            Ok(seat) => {
+                seat.take(Work::Session(driven));
+                Ok(())
+            }
+            Err(error) => {
+                self.note_no_thread(&error);
+                Err(driven)
+            }
+        }
     }
 
     /// A thread that is there to serve a guest who is still to come: one that is parked, or a new one.
@@ -393,7 +419,7 @@ impl ClientThreads {
         };
         match refused {
             Work::Arrival(connection, ..) => Err(Box::new(connection)),
-            Work::Client(_) | Work::Cancel { .. } => Ok(()),
+            Work::Client(_) | Work::Session(_) | Work::Cancel { .. } => Ok(()),
         }
     }
 
@@ -426,14 +452,28 @@ impl ClientThreads {
         threads.saturating_sub(self.parking.len())
     }
 
-    /// Serves a guest whose login this thread has done, or gives it to a thread that has done no handshake.
+    /// Serves a client whose login this thread has done, or gives it to a thread that has done no handshake, or to a
+    /// set.
     fn serve_arrived(self: &Arc<ClientThreads>, client: Client, bay: Bay) {
-        if bay == Bay::Handshakes {
-            if let Ok(seat) = self.seat() {
-                return seat.take_in(client);
-            }
+        let shared = &self.shared;
+        if matches!(client.kind, ClientKind::Console(_)) {
+            return serve_at_console(shared, client);
         }
-        run_client(&self.shared, client, None);
+        let Some(mut driven) = client.driven(shared) else {
+            return;
+        };
+        match shared.sets.own_thread() {
+            Some(own_thread) if self.busy() <= self.most_sessions => {
+                driven.gets_thread(own_thread);
+            }
+            _ => return shared.sets.join(driven),
+        }
+        if bay == Bay::Fresh {
+            return serve_session(shared, driven);
+        }
+        if let Err(driven) = self.give_thread(driven) {
+            shared.sets.join(driven);
+        }
     }
 
     /// The life of a thread: serve a client, wait for the next one, and end when none comes.
@@ -442,10 +482,8 @@ impl ClientThreads {
         let (mut next, mut bay) = (first, Bay::Fresh);
         let mut preempts = None;
         loop {
-            // Whoever kept this thread for a guest may have no guest after all.
-            let mut work = next.recv().ok();
-            let mut spare = None;
-            while let Some(now) = work {
+            // Whoever kept this thread for a client may have no client after all.
+            if let Ok(now) = next.recv() {
                 let shared = &self.shared;
                 let few = self.busy() <= self.processors;
                 if preempts.replace(few) != Some(few) {
@@ -461,17 +499,15 @@ impl ClientThreads {
                             self.serve_arrived(client, bay);
                         }
                     }
-                    Work::Client(client) => spare = run_client(shared, *client, spare.take()),
+                    Work::Client(client) => serve_at_console(shared, *client),
+                    Work::Session(driven) => serve_session(shared, driven),
                     Work::Cancel { key, back, .. } => self.carry_out(key, back),
                 });
                 if !sound {
                     self.threads.fetch_sub(1, Ordering::Relaxed);
                     return;
                 }
-                let waiting = self.shared.lobby.next();
-                work = waiting.map(|client| Work::Client(Box::new(client)));
             }
-            drop(spare);
             if self.nobody_comes.load(Ordering::Relaxed) {
                 thread::end_with_process();
             }

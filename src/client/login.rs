@@ -138,7 +138,6 @@ impl LoggedIn {
                     client,
                     server: None,
                     server_deadline: None,
-                    spoke: None,
                 })
             }
             LoggedInTo::Console(rights) => ClientKind::Console(ConsoleSession {

@@ -24,10 +24,8 @@
 //! | `login_error` | why a login fails, as an error and as a log line |
 //! | `rejections` | a bound on the log lines about rejected connections |
 //! | `parking` | threads without work |
-//! | `attend` | the thread that waits for all sessions in [`lobby`](crate::session::lobby) |
 
 mod acceptor;
-mod attend;
 mod authenticate;
 mod client_settings;
 pub mod client_thread;

@@ -259,21 +259,12 @@ pub(super) fn start_process(start: Start) -> Result<MainLoop, StartError> {
     })
 }
 
-/// Starts the threads in reserve, and tells for how many clients there are others.
+/// Starts the threads in reserve and that of the first shared set.
 fn start_reception(shared: &Arc<Shared>) -> io::Result<Arc<ClientThreads>> {
     let limit = limits::threads();
     thread::limit(limit.of_all);
     let client_threads = ClientThreads::new(Arc::clone(shared), limit.most)?;
-    let wanted = shared.settings().general.max_connections;
-    let most = shared.most_clients();
-    if most < wanted {
-        log::warn!(
-            "max_connections is {wanted}, but no more than {most} clients can be served: {limit}. Raise that limit, \
-             or lower max_connections"
-        );
-    } else {
-        log::info!("No more than {limit}");
-    }
+    log::info!("No more than {limit}");
     Ok(client_threads)
 }
 

@@ -6,6 +6,8 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`wait`] | the one call in which a thread waits, and how another thread wakes it |
+//! | [`poll_set`] | many sockets that one thread waits for |
+//! | [`waker`] | how to wake a thread, or a member of a set of sessions |
 //! | [`stream`] | a connected socket, with or without TLS |
 //! | [`encrypted`] | the TLS of a connection, beside its socket |
 //! | [`exchange`] | send and receive in turns within a deadline, as a login does |
@@ -34,12 +36,14 @@ mod inbox;
 pub mod limits;
 pub mod listener;
 mod outbox;
+pub mod poll_set;
 mod port_holders;
 pub mod process;
 pub mod stream;
 pub mod thread;
 pub mod unix_listener;
 pub mod wait;
+pub mod waker;
 
 #[cfg(test)]
 mod tests;

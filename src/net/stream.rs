@@ -10,6 +10,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -20,7 +21,8 @@ use super::address::Address;
 use super::buffer::Buffer;
 use super::clock::MonotonicTime;
 use super::encrypted::Encrypted;
-use super::wait::{self, Interest, Readiness, Watch, Woken};
+use super::poll_set::{PollSet, Registration};
+use super::wait::{self, Interest, Readiness, Woken};
 use crate::tls::suite::Negotiated;
 
 /// How long [`Stream::receive_soon`] waits at most; the kernel makes it a whole number of its ticks.
@@ -59,9 +61,23 @@ pub enum Received {
     End,
 }
 
+/// A socket's place in a set, which ends with this.
+#[derive(Debug, Default)]
+struct Registered(Option<Arc<Registration>>);
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if let Some(registration) = self.0.take() {
+            registration.end();
+        }
+    }
+}
+
 /// A connected socket.
 #[derive(Debug)]
 pub struct Stream {
+    /// Its place in a set of sockets. Dropped before the socket.
+    registered: Registered,
     fd: OwnedFd,
     unix: bool,
     tls: Option<Box<Encrypted>>,
@@ -177,6 +193,7 @@ impl Stream {
             let _ = socket.set_send_buffer_size(buffer);
         }
         Stream {
+            registered: Registered::default(),
             fd: socket.into(),
             unix,
             tls: None,
@@ -188,6 +205,7 @@ impl Stream {
         let socket = Socket::from(fd);
         bound_reads(&socket);
         Stream {
+            registered: Registered::default(),
             fd: socket.into(),
             unix: matches!(peer, Address::Unix(_)),
             tls: tls.map(Box::new),
@@ -274,9 +292,30 @@ impl Stream {
         self.tls.as_ref().is_some_and(|tls| tls.holds_input())
     }
 
-    /// What it takes to wait for its bytes without having it.
-    pub fn watch(&self) -> Watch {
-        Watch::over(self.fd.as_fd())
+    /// Its place in a set of sockets, if it has one.
+    pub fn registration(&self) -> Option<&Arc<Registration>> {
+        self.registered.0.as_ref()
+    }
+
+    /// The number of the set that it has its place in; 0 if it is in none.
+    pub fn set_number(&self) -> u32 {
+        self.registration()
+            .map_or(0, |registration| registration.set_number())
+    }
+
+    /// Gives it a place in a set.
+    ///
+    /// # Errors
+    /// Those of `epoll_ctl`.
+    pub fn register(&mut self, set: &Arc<PollSet>, token: u64, wanted: Interest) -> io::Result<()> {
+        self.unregister();
+        self.registered = Registered(Some(set.add(self.fd.as_fd(), token, wanted)?));
+        Ok(())
+    }
+
+    /// Takes it out of the set that it is in.
+    pub fn unregister(&mut self) {
+        self.registered = Registered::default();
     }
 
     /// The descriptor, to wait on.
@@ -454,50 +493,64 @@ impl Stream {
     /// Ends the connection so that `last` arrives: writes it, closes our half, and reads until the peer
     /// has closed its own. A close with unread bytes would make the kernel send a reset, and a reset can
     /// overtake what was written. Gives up after `limit`.
-    pub fn finish(mut self, mut last: &[u8], limit: Duration) {
+    pub fn finish(mut self, last: &[u8], limit: Duration) {
         let deadline = MonotonicTime::now().after(limit);
-        let mut sending = true;
-        let mut buffer = Buffer::borrow();
-        loop {
-            if sending {
-                if !last.is_empty() {
-                    match self.send(last) {
-                        Ok(n) => last = last.get(n..).unwrap_or_default(),
-                        Err(_) => return,
-                    }
-                }
-                if last.is_empty() {
-                    match self.close() {
-                        Ok(written) => sending = !written,
-                        Err(_) => return,
-                    }
-                }
-                if !sending {
-                    let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Write);
-                }
-            }
-            loop {
-                match self.receive_raw(&mut buffer) {
-                    Ok(Received::Bytes(_)) if deadline > MonotonicTime::now() => {}
-                    Ok(Received::Nothing) => break,
-                    Ok(Received::End | Received::Bytes(_)) | Err(_) => return,
-                }
-            }
-            let interest = Interest {
-                read: true,
-                write: sending,
-                ..Interest::default()
-            };
+        let mut finish = Finish::new(last.to_vec());
+        while let Some(interest) = finish.advance(&mut self) {
             match wait::wait(Some((self.fd(), interest)), None, Some(deadline)) {
-                Ok(Woken::Ready { .. } | Woken::Interrupted) => {}
-                Ok(Woken::Deadline) | Err(_) => return,
+                Ok(Woken::Ready { .. } | Woken::Interrupted) if deadline > MonotonicTime::now() => {
+                }
+                _ => return,
             }
         }
     }
 }
 
+/// The end of a connection, see [`Stream::finish`], as far as it has come.
+#[derive(Debug)]
+pub struct Finish {
+    last: Vec<u8>,
+    sending: bool,
+}
+
+impl Finish {
+    /// These bytes are the last.
+    pub fn new(last: Vec<u8>) -> Finish {
+        Finish {
+            last,
+            sending: true,
+        }
+    }
+
+    /// Does what can be done without waiting. What the socket is to be waited for; `None` if all is done.
+    pub fn advance(&mut self, stream: &mut Stream) -> Option<Interest> {
+        if self.sending {
+            if !self.last.is_empty() {
+                let n = stream.send(&self.last).ok()?;
+                self.last.drain(..n);
+            }
+            if self.last.is_empty() {
+                self.sending = !stream.close().ok()?;
+            }
+            if !self.sending {
+                let _ = shutdown(stream.fd.as_raw_fd(), Shutdown::Write);
+            }
+        }
+        let mut buffer = Buffer::borrow();
+        if matches!(stream.receive_raw(&mut buffer), Ok(Received::End) | Err(_)) {
+            return None;
+        }
+        Some(Interest {
+            read: true,
+            write: self.sending,
+            ..Interest::default()
+        })
+    }
+}
+
 impl From<Stream> for OwnedFd {
-    fn from(stream: Stream) -> OwnedFd {
+    fn from(mut stream: Stream) -> OwnedFd {
+        stream.unregister();
         stream.fd
     }
 }

@@ -49,7 +49,7 @@ pub fn prepare_process(taken_elsewhere: &SigSet) -> io::Result<()> {
 }
 
 /// The signal mask a thread has while it waits: its own, with the wake-up signal let through.
-fn mask_while_waiting() -> &'static SigSet {
+pub(super) fn mask_while_waiting() -> &'static SigSet {
     static MASK: OnceLock<SigSet> = OnceLock::new();
     MASK.get_or_init(|| {
         let mut mask = SigSet::thread_get_mask().unwrap_or_else(|_| SigSet::empty());
@@ -171,35 +171,7 @@ pub fn wait(
     deadline: Option<MonotonicTime>,
 ) -> io::Result<Woken> {
     let number = |(socket, interest): (BorrowedFd<'_>, Interest)| (socket.as_raw_fd(), interest);
-    poll(client.map(number), server.map(number), deadline)
-}
-
-/// A socket by its number, to wait for bytes on it while somebody else has it.
-///
-/// That one may close it, and the number may come to be another's: then the wait may end at any time, or only
-/// when the thread is woken.
-#[derive(Debug, Clone, Copy)]
-pub struct Watch(RawFd);
-
-impl Watch {
-    pub(super) fn over(socket: BorrowedFd<'_>) -> Watch {
-        Watch(socket.as_raw_fd())
-    }
-
-    /// Waits until there is something to read, somebody wakes this thread, or the deadline has passed.
-    ///
-    /// # Errors
-    /// Those of `ppoll`.
-    pub fn wait(self, deadline: Option<MonotonicTime>) -> io::Result<Woken> {
-        poll(Some((self.0, Interest::READ)), None, deadline)
-    }
-}
-
-fn poll(
-    client: Option<(RawFd, Interest)>,
-    server: Option<(RawFd, Interest)>,
-    deadline: Option<MonotonicTime>,
-) -> io::Result<Woken> {
+    let (client, server) = (client.map(number), server.map(number));
     let used = 1 + libc::nfds_t::from(server.is_some());
     let mut entries = [entry(client), entry(server)];
     let timeout = deadline.map(|deadline| *TimeSpec::from_duration(deadline.remaining()).as_ref());

@@ -103,7 +103,7 @@ impl Pool {
         let waiting: Vec<_> = state
             .queue
             .iter()
-            .filter_map(|queued| queued.waiter.thread())
+            .filter_map(|queued| queued.waiter.waker())
             .collect();
         state.to_ring.0.extend(waiting);
         drop(state);

@@ -1,7 +1,7 @@
 //! Pools: which client gets which server connection, and when.
 //!
 //! A pool belongs to one user of one database. It does not know the client protocol: it deals in
-//! connections and in the threads that wait for one. No I/O happens under its lock.
+//! connections and in those who wait for one. No I/O happens under its lock.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | [`found`] | pools that the configuration does not name |
 //! | [`pool`] | one pool: its connections, and the queue for them |
 //! | `state` | what is behind a pool's lock |
-//! | [`waiter`] | a thread that waits for a connection |
+//! | [`waiter`] | one who waits for a connection |
 //! | [`connector`] | the thread that makes one connection |
 //! | `failures` | failures to connect in a row: when to try again, what to log |
 //! | `maintenance` | connections made and taken in, expired ones closed, a new configuration put in force |

@@ -55,17 +55,6 @@ pub enum Request {
     Queued,
 }
 
-/// What has become of a connection that was given back.
-#[derive(Debug)]
-pub enum Returned {
-    /// Nobody waits for it.
-    Free,
-    /// Somebody who waited for it has it.
-    Handed,
-    /// Nobody has waited for it as long as the one it is to be kept for. It counts as lent still.
-    Kept(Connection),
-}
-
 /// A pool as `SHOW POOLS` shows it.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -153,7 +142,7 @@ impl Pool {
         if state.closed {
             return Err(NoConnection::Closed);
         }
-        if let Some(connection) = state.lend_idle_to_newcomer() {
+        if let Some(connection) = state.lend_idle_to_newcomer(waiter.set_number()) {
             waiter.note_queued(None);
             return Ok(Request::Met(connection));
         }
@@ -161,7 +150,8 @@ impl Pool {
     }
 
     /// Waits in the queue until there is a connection, until `deadline`, or until `told` says that there
-    /// is something else to do. `told` is asked whenever the waiter's bell has rung, and once a while.
+    /// is something else to do. `told` is asked whenever the waiter is woken, and once a while. Blocks: for
+    /// logins, which have threads of their own.
     ///
     /// # Errors
     /// [`NoConnection`]: the place in the queue is lost.
@@ -171,27 +161,47 @@ impl Pool {
         deadline: MonotonicTime,
         interrupted: impl Fn() -> bool,
     ) -> Result<(Connection, Source), NoConnection> {
-        // A client that hangs up while it waits is noticed within this time.
+        // What `told` looks at may change without a word to the waiter.
         const LOOK_UP: Duration = Duration::from_millis(250);
-        let why = loop {
-            let until = MonotonicTime::now().after(LOOK_UP).min(deadline);
-            match waiter.listen(until, &interrupted) {
+        loop {
+            match waiter.pick_up() {
                 WaitResult::Connection(connection, how) => return Ok((connection, how)),
                 WaitResult::Failure(error) => return Err(NoConnection::Failed(error)),
+                WaitResult::Nothing if interrupted() => {
+                    return self.leave_queue(waiter, NoConnection::Left);
+                }
                 WaitResult::Nothing => {}
             }
-            if interrupted() {
-                break NoConnection::Left;
+            if let Some(outcome) = self.poll(waiter, deadline) {
+                return outcome;
             }
-            let state = self.lock();
-            if state.closed {
-                break NoConnection::Closed;
-            }
-            if deadline <= MonotonicTime::now() {
-                break self.why_in_vain(&state);
-            }
+            let until = MonotonicTime::now().after(LOOK_UP).min(deadline);
+            std::thread::park_timeout(until.remaining());
+        }
+    }
+
+    /// What has become of a place in the queue: a connection, or why there is none, which is also so if the deadline
+    /// has passed. `None`: the waiter is to wait on, and will be woken. Never waits.
+    pub fn poll(
+        self: &Arc<Pool>,
+        waiter: &Arc<Waiter>,
+        deadline: MonotonicTime,
+    ) -> Option<Result<(Connection, Source), NoConnection>> {
+        match waiter.pick_up() {
+            WaitResult::Connection(connection, how) => return Some(Ok((connection, how))),
+            WaitResult::Failure(error) => return Some(Err(NoConnection::Failed(error))),
+            WaitResult::Nothing => {}
+        }
+        let state = self.lock();
+        let why = if state.closed {
+            NoConnection::Closed
+        } else if deadline <= MonotonicTime::now() {
+            self.why_in_vain(&state)
+        } else {
+            return None;
         };
-        self.leave_queue(waiter, why)
+        drop(state);
+        Some(self.leave_queue(waiter, why))
     }
 
     /// What one is told whose time is up.
@@ -231,13 +241,7 @@ impl Pool {
                 Ok((connection, how))
             }
             (Some((connection, how)), why) => {
-                self.take_back(
-                    connection,
-                    how,
-                    &Counters::default(),
-                    MonotonicTime::now(),
-                    None,
-                );
+                self.take_back(connection, how, &Counters::default(), MonotonicTime::now());
                 Err(why)
             }
         }
@@ -257,7 +261,7 @@ impl Pool {
         if state.closed {
             return Err(NoConnection::Closed);
         }
-        if let Some(connection) = state.lend_idle_to_newcomer() {
+        if let Some(connection) = state.lend_idle_to_newcomer(waiter.set_number()) {
             waiter.note_queued(Some(since));
             return Ok(Request::Met(connection));
         }
@@ -300,13 +304,7 @@ impl Pool {
     /// was queued. Whatever has come for it goes to the next.
     pub fn leave(self: &Arc<Pool>, waiter: &Arc<Waiter>) {
         if let Some((connection, how)) = self.vacate(waiter) {
-            self.take_back(
-                connection,
-                how,
-                &Counters::default(),
-                MonotonicTime::now(),
-                None,
-            );
+            self.take_back(connection, how, &Counters::default(), MonotonicTime::now());
         }
     }
 
@@ -319,7 +317,7 @@ impl Pool {
         if state.closed {
             return Err(NoConnection::Closed);
         }
-        if let Some(connection) = state.lend_idle() {
+        if let Some(connection) = state.lend_idle(waiter.set_number()) {
             return Ok(Request::Met(connection));
         }
         let now = MonotonicTime::now();
@@ -336,18 +334,7 @@ impl Pool {
         work: &Counters,
         now: MonotonicTime,
     ) {
-        self.take_back(connection, Source::Hand, work, now, None);
-    }
-
-    /// The same, unless the connection can be kept for one who is not in the queue and has waited since `next`.
-    pub fn give_back_or_keep(
-        self: &Arc<Pool>,
-        connection: Connection,
-        work: &Counters,
-        now: MonotonicTime,
-        next: MonotonicTime,
-    ) -> Returned {
-        self.take_back(connection, Source::Hand, work, now, Some(next))
+        self.take_back(connection, Source::Hand, work, now);
     }
 
     /// Takes back a connection. `how` says whether anybody has just heard from its server: one that was
@@ -358,8 +345,7 @@ impl Pool {
         how: Source,
         work: &Counters,
         now: MonotonicTime,
-        next: Option<MonotonicTime>,
-    ) -> Returned {
+    ) {
         if how == Source::Hand {
             connection.backend.used_at = now;
         }
@@ -368,45 +354,34 @@ impl Pool {
         state.in_use -= 1;
         state.take_news(&mut connection.backend, now);
         let unwanted = state.reason_to_close(&connection, now);
-        let should_yield = unwanted.is_none() && state.should_yield(now, next);
+        let should_yield = unwanted.is_none() && state.should_yield(now);
         state.totals.shortage.evictions += u64::from(should_yield);
         let longer = "a client of another user has waited longer (fairness_delay)";
         let Some(reason) = unwanted.or(should_yield.then_some(longer)) else {
-            if next.is_some_and(|since| state.lends_next_to(since)) {
-                state.in_use += 1;
-                return Returned::Kept(connection);
-            }
             return self.place(&mut state, connection, how);
         };
         self.serve(&mut state, false);
         drop(state);
         connection.close(reason);
-        Returned::Free
     }
 
     /// Puts a connection that is fit to be lent into the hands of who has waited longest, or among the
     /// idle ones.
-    pub(super) fn place(
-        &self,
-        state: &mut State,
-        mut connection: Connection,
-        how: Source,
-    ) -> Returned {
+    pub(super) fn place(&self, state: &mut State, mut connection: Connection, how: Source) {
         while !state.paused {
             let Some(first) = state.queue.pop_front() else {
                 break;
             };
             match first.waiter.hand(connection, how) {
-                Ok(thread) => {
+                Ok(waker) => {
                     state.in_use += 1;
-                    state.to_ring.0.push(thread);
-                    return Returned::Handed;
+                    state.to_ring.0.extend(waker);
+                    return;
                 }
                 Err(back) => connection = back,
             }
         }
         state.idle.push_back(connection);
-        Returned::Free
     }
 
     /// Notes that a lent connection is gone for good, and adds what was done with it.
@@ -429,17 +404,18 @@ impl Pool {
         if state.closed || state.paused {
             return;
         }
-        while !state.queue.is_empty() {
-            let Some(connection) = state.take_idle() else {
+        while let Some(first) = state.queue.front() {
+            let set = first.waiter.set_number();
+            let Some(connection) = state.take_idle(set) else {
                 break;
             };
             let Some(first) = state.queue.pop_front() else {
                 break;
             };
             match first.waiter.hand(connection, Source::Idle) {
-                Ok(thread) => {
+                Ok(waker) => {
                     state.in_use += 1;
-                    state.to_ring.0.push(thread);
+                    state.to_ring.0.extend(waker);
                 }
                 Err(connection) => state.idle.push_back(connection),
             }

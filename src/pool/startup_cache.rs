@@ -105,7 +105,7 @@ impl Pool {
 
     /// Lends a connection that lies idle, if there is one and nobody waits.
     pub fn lend_idle(&self) -> Option<Connection> {
-        self.lock().lend_idle_to_newcomer()
+        self.lock().lend_idle_to_newcomer(0)
     }
 
     /// What these startup settings come to, if that is known.

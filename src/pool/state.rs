@@ -6,7 +6,6 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::thread::Thread;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -19,9 +18,13 @@ use super::totals::Totals;
 use super::waiter::Waiter;
 use crate::auth::ClientKey;
 use crate::net::clock::MonotonicTime;
+use crate::net::waker::Waker;
 use crate::server::backend::{Backend, Connection};
 use crate::server::login::ConnectError;
 use crate::server::parameters::Parameters;
+
+/// Idle connections among which one is looked for that a set itself used last.
+const RECENT: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Queued {
@@ -74,12 +77,12 @@ pub(super) struct State {
 
 /// Those to be told, once the lock is free, that there is something in their slot.
 #[derive(Debug, Default)]
-pub(super) struct Wakeups(pub(super) Vec<Thread>);
+pub(super) struct Wakeups(pub(super) Vec<Waker>);
 
 impl Drop for Wakeups {
     fn drop(&mut self) {
-        for thread in &self.0 {
-            thread.unpark();
+        for waker in &self.0 {
+            waker.wake();
         }
     }
 }
@@ -197,13 +200,13 @@ impl State {
         }
     }
 
-    /// Takes an idle connection that is fit to be lent. Those past their lifetime on the way are closed when the
-    /// lock is free.
-    pub(super) fn take_idle(&mut self) -> Option<Connection> {
+    /// Takes an idle connection that is fit to be lent, for the set with this number (0: for a thread). Those past
+    /// their lifetime on the way are closed when the lock is free.
+    pub(super) fn take_idle(&mut self, set: u32) -> Option<Connection> {
         loop {
             let connection = match self.config.round_robin {
                 true => self.idle.pop_front(),
-                false => self.idle.pop_back(),
+                false => self.take_last_used_by(set),
             }?;
             let expires = self.config.server_lifetime.is_some();
             if !expires || !self.has_expired(&connection.backend, MonotonicTime::now()) {
@@ -213,29 +216,36 @@ impl State {
         }
     }
 
+    /// Takes the connection that came back last; of the last few rather the one that the set itself used, whose socket
+    /// has its place there.
+    fn take_last_used_by(&mut self, set: u32) -> Option<Connection> {
+        let few = self.idle.len().saturating_sub(RECENT);
+        let own = (few..self.idle.len())
+            .rev()
+            .find(|&place| self.idle[place].stream.set_number() == set);
+        match own {
+            Some(place) => self.idle.remove(place),
+            None => self.idle.pop_back(),
+        }
+    }
+
     /// Lends an idle connection, if there is one and the pool is not paused.
-    pub(super) fn lend_idle(&mut self) -> Option<Connection> {
+    pub(super) fn lend_idle(&mut self, set: u32) -> Option<Connection> {
         if self.paused {
             return None;
         }
-        let connection = self.take_idle()?;
+        let connection = self.take_idle(set)?;
         self.in_use += 1;
         Some(connection)
     }
 
     /// As [`State::lend_idle`], but not before the eyes of those who wait.
-    pub(super) fn lend_idle_to_newcomer(&mut self) -> Option<Connection> {
+    pub(super) fn lend_idle_to_newcomer(&mut self, set: u32) -> Option<Connection> {
         if self.queue.is_empty() {
-            self.lend_idle()
+            self.lend_idle(set)
         } else {
             None
         }
-    }
-
-    /// Whether nobody in the queue comes before one who has waited since then.
-    pub(super) fn lends_next_to(&self, since: MonotonicTime) -> bool {
-        let first = self.queue.front();
-        !self.paused && !self.leaving && first.is_none_or(|first| since < first.since)
     }
 
     pub(super) fn start_epoch(&mut self) -> Vec<Connection> {
@@ -303,14 +313,13 @@ impl State {
     }
 
     /// Whether a connection that has come back and is no more counted should be closed for a client of another
-    /// user, who has waited clearly longer than the first of this pool: that is the first in the queue or one
-    /// who has waited since `next`.
-    pub(super) fn should_yield(&self, now: MonotonicTime, next: Option<MonotonicTime>) -> bool {
+    /// user, who has waited clearly longer than the first of this pool.
+    pub(super) fn should_yield(&self, now: MonotonicTime) -> bool {
         let Some(limit) = self.config.database_limit else {
             return false;
         };
         let first = self.queue.front().map(|first| first.since);
-        let own = first.into_iter().chain(next).min().unwrap_or(now);
+        let own = first.unwrap_or(now);
         let kept = self.config.min_size.max(limit.guaranteed);
         self.total() >= kept && self.permits.should_yield(own, limit.fairness_delay)
     }
@@ -357,8 +366,8 @@ impl State {
     /// Tells all who wait that there will be no connection.
     pub(super) fn fail_waiting(&mut self, error: &Arc<ConnectError>) {
         for queued in self.queue.drain(..) {
-            let thread = queued.waiter.fail(Arc::clone(error));
-            self.to_ring.0.extend(thread);
+            let waker = queued.waiter.fail(Arc::clone(error));
+            self.to_ring.0.extend(waker);
         }
     }
 }

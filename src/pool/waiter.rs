@@ -1,16 +1,16 @@
-//! One who waits for a server connection: a slot that a connection is put into, and a thread to wake.
+//! One who waits for a server connection: a slot that a connection is put into, and how to wake who waits.
 //!
 //! The slot is the only place where a connection changes hands. Whoever puts one in and whoever gives up
-//! waiting agree under the slot's lock, so no connection is lost between them. The thread sleeps by
-//! `park`: half the work of a condition variable, and a wake-up that comes too early is kept for it.
+//! waiting agree under the slot's lock, so no connection is lost between them. A driven session says how it is
+//! woken; any other thread that waits here parks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::Thread;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::net::clock::MonotonicTime;
+use crate::net::waker::Waker;
 use crate::server::backend::Connection;
 use crate::server::login::ConnectError;
 
@@ -20,8 +20,8 @@ enum Slot {
     /// Nobody waits.
     #[default]
     Vacant,
-    /// This thread waits.
-    Waiting(Thread),
+    /// Somebody waits.
+    Waiting,
     /// A connection, to be picked up, and how it came.
     Connection(Connection, Source),
     /// The news that none can be made.
@@ -41,6 +41,10 @@ pub enum Source {
 #[derive(Debug, Default)]
 pub struct Waiter {
     slot: Mutex<Slot>,
+    /// How the session is woken that waits here, whatever it waits for; `None` while it has no driver.
+    waker: Mutex<Option<Waker>>,
+    /// The number of the set that drives it, or 0.
+    set: AtomicU32,
     /// When it joined the queue for what it asked for last; 0 if it was met at once. Changed under the
     /// pool's lock only.
     queued_since: AtomicU64,
@@ -70,23 +74,41 @@ impl Waiter {
         (micros != 0).then(|| MonotonicTime::from_micros(micros))
     }
 
-    /// The calling thread begins to wait. To be called before the waiter is put into a queue.
-    pub(super) fn arrive(&self) {
-        *self.slot.lock() = Slot::Waiting(std::thread::current());
+    /// From now on whoever waits is woken like this.
+    pub fn woken_by(&self, waker: Waker) {
+        self.set.store(waker.set_number(), Ordering::Relaxed);
+        *self.waker.lock() = Some(waker);
     }
 
-    /// Puts a connection into the slot, or gives it back if nobody waits there any more. The thread is
-    /// for the caller to unpark, once it holds no lock that the thread will want.
+    /// The number of the set that drives whoever waits, or 0.
+    pub fn set_number(&self) -> u32 {
+        self.set.load(Ordering::Relaxed)
+    }
+
+    /// How whoever waits is woken, if a session does.
+    pub fn waker(&self) -> Option<Waker> {
+        self.waker.lock().clone()
+    }
+
+    /// Somebody begins to wait: the calling thread, if nobody has said how to wake the session. To be called before
+    /// the waiter is put into a queue.
+    pub(super) fn arrive(&self) {
+        self.waker.lock().get_or_insert_with(Waker::parked);
+        *self.slot.lock() = Slot::Waiting;
+    }
+
+    /// Puts a connection into the slot, or gives it back if nobody waits there any more. Who waits is for the caller
+    /// to wake, once it holds no lock that is wanted then.
     pub(super) fn hand(
         &self,
         connection: Connection,
         source: Source,
-    ) -> Result<Thread, Connection> {
+    ) -> Result<Option<Waker>, Connection> {
         let mut slot = self.slot.lock();
         match std::mem::take(&mut *slot) {
-            Slot::Waiting(thread) => {
+            Slot::Waiting => {
                 *slot = Slot::Connection(connection, source);
-                Ok(thread)
+                Ok(self.waker())
             }
             other => {
                 *slot = other;
@@ -95,13 +117,13 @@ impl Waiter {
         }
     }
 
-    /// Puts bad news into the slot; as with [`Waiter::hand`] the thread is for the caller to unpark.
-    pub(super) fn fail(&self, error: Arc<ConnectError>) -> Option<Thread> {
+    /// Puts bad news into the slot; as with [`Waiter::hand`] the waiter is for the caller to wake.
+    pub(super) fn fail(&self, error: Arc<ConnectError>) -> Option<Waker> {
         let mut slot = self.slot.lock();
         match std::mem::take(&mut *slot) {
-            Slot::Waiting(thread) => {
+            Slot::Waiting => {
                 *slot = Slot::Failure(error);
-                Some(thread)
+                self.waker()
             }
             other => {
                 *slot = other;
@@ -110,39 +132,20 @@ impl Waiter {
         }
     }
 
-    /// The thread that waits, if one does.
-    pub(super) fn thread(&self) -> Option<Thread> {
-        match &*self.slot.lock() {
-            Slot::Waiting(thread) => Some(thread.clone()),
-            _ => None,
-        }
-    }
-
-    /// Makes one who waits look up: there is something to tell it elsewhere.
+    /// Wakes whoever waits.
     pub fn ring(&self) {
-        if let Some(thread) = self.thread() {
-            thread.unpark();
+        if let Some(waker) = self.waker() {
+            waker.wake();
         }
     }
 
-    /// Sleeps until there is something in the slot, the bell rings, or `until`. `look_up` is asked before
-    /// sleeping: true ends the wait as the bell would.
-    pub(super) fn listen(&self, until: MonotonicTime, look_up: impl Fn() -> bool) -> WaitResult {
-        match self.pick_up() {
-            WaitResult::Nothing if !look_up() => {
-                std::thread::park_timeout(until.remaining());
-                self.pick_up()
-            }
-            heard => heard,
-        }
-    }
-
-    fn pick_up(&self) -> WaitResult {
+    /// Takes what is in the slot.
+    pub(super) fn pick_up(&self) -> WaitResult {
         let mut slot = self.slot.lock();
         match std::mem::take(&mut *slot) {
             Slot::Connection(connection, source) => WaitResult::Connection(connection, source),
             Slot::Failure(error) => WaitResult::Failure(error),
-            other @ (Slot::Waiting(_) | Slot::Vacant) => {
+            other @ (Slot::Waiting | Slot::Vacant) => {
                 *slot = other;
                 WaitResult::Nothing
             }
@@ -153,7 +156,7 @@ impl Waiter {
     pub(super) fn leave(&self) -> Option<(Connection, Source)> {
         match std::mem::take(&mut *self.slot.lock()) {
             Slot::Connection(connection, source) => Some((connection, source)),
-            Slot::Vacant | Slot::Waiting(_) | Slot::Failure(_) => None,
+            Slot::Vacant | Slot::Waiting | Slot::Failure(_) => None,
         }
     }
 }

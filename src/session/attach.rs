@@ -6,15 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::checkout::{CheckoutError, GivenBack, no_server};
+use super::checkout::{CheckoutError, no_server};
 use super::close_reason::CloseReason;
 use super::driver::{CLOSE_LIMIT, Driver};
 use super::registry::signals;
 use crate::net::clock::MonotonicTime;
 use crate::net::stream::Stream;
-use crate::net::wait::wait;
 use crate::pool::totals::Counters;
-use crate::relay::client_end::ClientEnd;
 use crate::relay::session::Phase;
 use crate::server::backend::Connection;
 use crate::server::dirty::DirtyState;
@@ -26,23 +24,9 @@ impl Driver {
     /// or tunes.
     pub(crate) fn take_server_at_once(&mut self) -> Result<bool, CloseReason> {
         self.starved = false;
-        let spoke = self.spoke.take();
-        self.asked_since = spoke.unwrap_or(self.session.now);
-        if let Some(since) = spoke {
-            let kept = match std::mem::replace(&mut self.given_back, GivenBack::Free) {
-                GivenBack::Kept(spare) if !self.moves_by_itself() && !self.client.has_hung_up() => {
-                    self.checkout.take_spare(spare)
-                }
-                _ => None,
-            };
-            if let Some(connection) = kept {
-                self.lend_after_wait(connection, since)?;
-                return Ok(self.session.phase() == Phase::Serving);
-            }
-        }
-        // Where sessions move it is not asked for here: a new one might be made. Who had to wait for a thread
-        // has its place by when it spoke.
-        if self.moves_by_itself() || spoke.is_some() {
+        self.asked_since = self.session.now;
+        // Where sessions move it is not asked for here: a new one might be made.
+        if self.moves_by_itself() {
             self.handle.queued();
             self.session.enter(Phase::Queued(self.asked_since));
             return Ok(false);
@@ -136,68 +120,52 @@ impl Driver {
         Ok(())
     }
 
-    pub(crate) fn wait_in_queue(&mut self, since: MonotonicTime) -> Result<(), CloseReason> {
+    /// The session waits for a server connection since then: whether it has got one, or gets none.
+    pub(crate) fn look_into_queue(&mut self, since: MonotonicTime) -> Result<bool, CloseReason> {
         self.asked_since = since;
         if self.moves_by_itself() {
             return Err(CloseReason::Moves);
         }
-        let deadline = since.after(self.config.1.query_wait_timeout);
-        let told_to_leave =
-            signals::STOP | signals::FORCE_CLOSE | signals::CANCEL | signals::HAND_OVER;
+        if self.handle.signals() & signals::CANCEL != 0 {
+            self.checkout.leave_queue();
+            self.handle.at_rest();
+            self.session.enter(Phase::Idle);
+            self.handle.clear(signals::CANCEL);
+            return self.refuse_request().map(|()| true);
+        }
         if !self.checkout.is_queued() {
             // It waited in another process, or another life: its place is by when it came.
             self.handle.queued();
             match self.checkout.request_since(since) {
-                Ok(Some(connection)) => return self.attach(connection),
+                Ok(Some(connection)) => return self.attach(connection).map(|()| true),
                 Ok(None) => {}
-                Err(_) => return self.find_pool(),
+                Err(_) => return self.find_pool().map(|()| true),
             }
         }
-        let (handle, client) = (Arc::clone(&self.handle), &self.client);
-        let (end, limit) = (self.session.client_end, self.client_gone_limit());
-        let look_up = || {
-            let news = match end {
-                ClientEnd::Open => client.has_hung_up(),
-                ClientEnd::EndOfStream { .. } => client.readiness().gone,
-                ClientEnd::Terminate => false,
-            };
-            let late = limit.is_some_and(|(end, ..)| end <= MonotonicTime::now());
-            news || late || handle.signals() & told_to_leave != 0
+        let outcome = match self.checkout.poll(self.queue_deadline(since)) {
+            Some(outcome) => outcome,
+            // A dead one has come, and then there was another place in the queue.
+            None => return Ok(false),
         };
-        match self.checkout.wait(deadline, &look_up) {
+        self.session.now = MonotonicTime::now();
+        match outcome {
             Ok(connection) => {
-                self.session.now = MonotonicTime::now();
                 // Who has waited may have given up; a request that nobody waits for is not run.
                 if let Err(close_reason) = self.look_for_end() {
                     self.decline(connection);
                     return Err(close_reason);
                 }
-                self.lend_after_wait(connection, since)
+                self.lend_after_wait(connection, since)?;
             }
-            Err(CheckoutError::Interrupted) => {
-                let flags = self.handle.signals();
-                if flags & (signals::STOP | signals::FORCE_CLOSE | signals::CANCEL) == 0
-                    && flags & signals::HAND_OVER != 0
-                {
-                    return Err(CloseReason::Moves);
-                }
-                if flags & (signals::STOP | signals::FORCE_CLOSE | signals::CANCEL) == 0 {
-                    return self.look_from_queue();
-                }
-                self.handle.at_rest();
-                self.session.enter(Phase::Idle);
-                if flags & signals::CANCEL != 0 {
-                    self.handle.clear(signals::CANCEL);
-                    return self.refuse_request();
-                }
-                Ok(())
-            }
-            Err(CheckoutError::Closed) => self.find_pool(),
-            Err(why) => {
-                self.session.now = MonotonicTime::now();
-                self.refuse_without_server(&why, since)
-            }
+            Err(CheckoutError::Closed) => self.find_pool()?,
+            Err(why) => self.refuse_without_server(&why, since)?,
         }
+        Ok(true)
+    }
+
+    /// Until when one waits for a server connection who has waited since then.
+    pub(crate) fn queue_deadline(&self, since: MonotonicTime) -> MonotonicTime {
+        since.after(self.config.1.query_wait_timeout)
     }
 
     fn lend_after_wait(
@@ -254,7 +222,14 @@ impl Driver {
     pub(crate) fn attach(&mut self, connection: Connection) -> Result<(), CloseReason> {
         self.pace.start(self.session.now);
         let config = Arc::clone(&self.config.1);
-        let Connection { backend, stream } = connection;
+        let Connection {
+            backend,
+            mut stream,
+        } = connection;
+        if self.checkout.is_in_own_thread() {
+            // It may come from a set.
+            stream.unregister();
+        }
         let check = config
             .idle_check
             .is_some_and(|limit| self.session.now.since(backend.used_at) > limit);
@@ -340,7 +315,8 @@ impl Driver {
         }
     }
 
-    /// Gives the clean connection back to its pool.
+    /// Gives the clean connection back to its pool, unless a CancelRequest has to arrive first: then it stays
+    /// [`Phase::Returning`] until `cancel_limit`.
     pub(crate) fn return_connection(&mut self) {
         let tainted = self
             .session
@@ -350,10 +326,22 @@ impl Driver {
         if tainted {
             return self.discard("a cancel request may still be on its way to it");
         }
-        if self.handle.at_rest() {
+        if self.handle.at_rest() && self.cancel_limit.is_none() {
             // A CancelRequest is on its way to this backend. Nobody else may get it before it has
             // arrived.
-            self.await_cancel();
+            self.cancel_limit = Some(MonotonicTime::now().after(CLOSE_LIMIT));
+        }
+        if let Some(limit) = self.cancel_limit {
+            if self.is_being_cancelled() && limit > MonotonicTime::now() {
+                return;
+            }
+            self.cancel_limit = None;
+            if self.is_being_cancelled() {
+                return self.discard("a cancel request is stuck on its way to it");
+            }
+            // The signal has been sent; one round trip later it has been taken notice of.
+            self.session.clean_once_more(&mut self.out);
+            self.server_deadline = Some(MonotonicTime::now().after(CLOSE_LIMIT));
             return;
         }
         self.server_deadline = None;
@@ -374,46 +362,19 @@ impl Driver {
         let work = self.take_work();
         let now = self.session.now;
         let connection = Connection { backend, stream };
-        let next = if self.takes_turns && !self.moves_by_itself() {
-            self.shared.lobby.first(self.checkout.pool())
-        } else {
-            None
-        };
-        self.given_back = match next {
-            Some(since) => (self.checkout).give_back_or_keep(connection, &work, now, since),
-            None => {
-                self.checkout.give_back(connection, &work, now);
-                GivenBack::Free
-            }
-        };
+        self.checkout.give_back(connection, &work, now);
     }
 
-    /// Waits until no CancelRequest is on its way to the session's backend; false if one is stuck.
-    pub(crate) fn await_cancel_requests(&self) -> bool {
-        let Some(link) = &self.session.link else {
-            return true;
-        };
-        let key = &link.backend.key;
-        let deadline = MonotonicTime::now().after(CLOSE_LIMIT);
-        while key.is_being_cancelled() && deadline > MonotonicTime::now() {
-            let _ = wait(None, None, Some(deadline));
-        }
-        !key.is_being_cancelled()
-    }
-
-    pub(crate) fn await_cancel(&mut self) {
-        if !self.await_cancel_requests() {
-            self.discard("a cancel request is stuck on its way to it");
-        } else {
-            // The signal has been sent; one round trip later it has been taken notice of.
-            self.session.clean_once_more(&mut self.out);
-            self.server_deadline = Some(MonotonicTime::now().after(CLOSE_LIMIT));
-        }
+    /// Whether a CancelRequest is on its way to the session's backend. When it has arrived, the session is woken.
+    pub(crate) fn is_being_cancelled(&self) -> bool {
+        let link = self.session.link.as_ref();
+        link.is_some_and(|link| link.backend.key.is_being_cancelled())
     }
 
     /// Closes the server connection and tells the pool.
     pub(crate) fn discard(&mut self, why: &str) {
         self.server_deadline = None;
+        self.cancel_limit = None;
         self.out.server.clear();
         self.handle.at_rest();
         let Some(backend) = self.session.give_up_connection() else {

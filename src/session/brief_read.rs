@@ -8,7 +8,6 @@
 //!
 //! Wakes nobody and is woken by nobody: the wake-up signal stays blocked here, and pending for the next wait.
 
-use super::close_reason::CloseReason;
 use super::driver::Driver;
 use super::io::Input;
 use crate::net::clock::MonotonicTime;
@@ -79,7 +78,7 @@ impl Driver {
     }
 
     /// Waits briefly for the peer to speak, and serves it.
-    pub(crate) fn read_briefly(&mut self, peer: Peer) -> Result<(), CloseReason> {
+    pub(crate) fn read_briefly(&mut self, peer: Peer) {
         let read = match (peer, &mut self.session.link, &mut self.server) {
             (Peer::Server, Some(link), Some(stream)) => {
                 Input::await_briefly(&mut link.side, stream)
@@ -89,12 +88,15 @@ impl Driver {
         self.session.now = MonotonicTime::now();
         if matches!(read, Ok(None)) {
             *self.pace.of(peer) = false;
-            return Ok(());
+            return;
         }
         self.pace.note_read(peer, self.session.now);
-        match peer {
+        let heard = match peer {
             Peer::Client => self.hear_client(read),
             Peer::Server => self.hear_server(read),
+        };
+        if let Err(close_reason) = heard {
+            self.stop_serving(close_reason);
         }
     }
 }

@@ -1,5 +1,4 @@
-//! What a session has of its pool: a place in the queue, or a live connection out of it. The only place
-//! where a thread waits in a pool's queue.
+//! What a session has of its pool: a place in the queue, or a live connection out of it.
 //!
 //! Invariant: a connection that was lent is given back or written off exactly once, and a place in the
 //! queue is given up, also if the thread that has them panics.
@@ -8,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::clock::MonotonicTime;
-use crate::pool::pool::{Lack, NoConnection, Pool, Request, Returned};
+use crate::pool::pool::{Lack, NoConnection, Pool, Request};
 use crate::pool::totals::Counters;
 use crate::pool::waiter::{Source, Waiter};
 use crate::server::backend::Connection;
@@ -43,30 +42,6 @@ impl From<NoConnection> for CheckoutError {
 /// connection at any time, also just after a look; this makes that span longer by no more than a busy
 /// machine does, and saves a call to the kernel for each transaction of a busy client.
 const FRESH: Duration = Duration::from_millis(1);
-
-/// A live connection that a session has done with and its thread has kept, for another one of the same pool.
-/// Dropping it gives it back.
-#[derive(Debug)]
-pub struct Spare(Option<(Arc<Pool>, Connection)>);
-
-impl Drop for Spare {
-    fn drop(&mut self) {
-        if let Some((pool, connection)) = self.0.take() {
-            pool.give_back(connection, &Counters::default(), MonotonicTime::now());
-        }
-    }
-}
-
-/// What has become of a session's connection.
-#[derive(Debug)]
-pub enum GivenBack {
-    /// Its pool has it, and it is free.
-    Free,
-    /// Another session, which waited for it, has it.
-    Handed,
-    /// It can be used for the next.
-    Kept(Spare),
-}
 
 /// What a session has of its pool.
 #[derive(Debug)]
@@ -165,7 +140,14 @@ impl Checkout {
         }
     }
 
-    /// Waits in the queue, where there is a place, for a connection that is alive.
+    /// What has become of the place in the queue: a connection that is alive, or why there is none, which is also so
+    /// if the deadline has passed. `None`: who waits is woken when there is more to say. Never waits.
+    pub fn poll(&mut self, deadline: MonotonicTime) -> Option<Result<Connection, CheckoutError>> {
+        let outcome = self.pool.poll(&self.waiter, deadline)?;
+        self.take_awaited(outcome).transpose()
+    }
+
+    /// Waits in the queue, where there is a place, for a connection that is alive. Blocks: for logins.
     ///
     /// # Errors
     /// [`CheckoutError`]; the place in the queue is given up.
@@ -176,23 +158,33 @@ impl Checkout {
     ) -> Result<Connection, CheckoutError> {
         loop {
             let outcome = self.pool.wait(&self.waiter, deadline, interrupted);
-            self.queued = false;
-            let (mut connection, how) = outcome?;
-            self.link = true;
-            if how == Source::Hand {
-                // Its last user has heard from the server a moment ago: as good as a look at the socket.
+            if let Some(connection) = self.take_awaited(outcome)? {
                 return Ok(connection);
             }
-            loop {
-                if is_alive(&mut connection) {
-                    return Ok(connection);
-                }
-                self.discard_dead(connection);
-                let request = self.pool.request_again(&self.waiter)?;
-                match self.note(request) {
-                    Some(next) => connection = next,
-                    None => break,
-                }
+        }
+    }
+
+    /// Takes what was waited for. `None` if it was dead, and there is a place in the queue again.
+    fn take_awaited(
+        &mut self,
+        outcome: Result<(Connection, Source), NoConnection>,
+    ) -> Result<Option<Connection>, CheckoutError> {
+        self.queued = false;
+        let (mut connection, how) = outcome?;
+        self.link = true;
+        if how == Source::Hand {
+            // Its last user has heard from the server a moment ago: as good as a look at the socket.
+            return Ok(Some(connection));
+        }
+        loop {
+            if is_alive(&mut connection) {
+                return Ok(Some(connection));
+            }
+            self.discard_dead(connection);
+            let request = self.pool.request_again(&self.waiter)?;
+            match self.note(request) {
+                Some(next) => connection = next,
+                None => return Ok(None),
             }
         }
     }
@@ -218,32 +210,6 @@ impl Checkout {
         self.pool.give_back(connection, work, now);
     }
 
-    /// The same, unless it can be kept for a session of this pool that has waited since `next`.
-    pub fn give_back_or_keep(
-        &mut self,
-        connection: Connection,
-        work: &Counters,
-        now: MonotonicTime,
-        next: MonotonicTime,
-    ) -> GivenBack {
-        self.link = false;
-        let returned = self.pool.give_back_or_keep(connection, work, now, next);
-        match returned {
-            Returned::Free => GivenBack::Free,
-            Returned::Handed => GivenBack::Handed,
-            Returned::Kept(connection) => {
-                GivenBack::Kept(Spare(Some((Arc::clone(&self.pool), connection))))
-            }
-        }
-    }
-
-    /// Takes what was kept, if it is of this pool.
-    pub fn take_spare(&mut self, mut spare: Spare) -> Option<Connection> {
-        let (_, connection) = spare.0.take_if(|(pool, _)| Arc::ptr_eq(pool, &self.pool))?;
-        self.link = true;
-        Some(connection)
-    }
-
     /// The connection is gone for good; with what was done with it.
     pub fn discard(&mut self, work: &Counters) {
         self.link = false;
@@ -255,6 +221,11 @@ impl Checkout {
         if std::mem::take(&mut self.queued) {
             self.pool.leave(&self.waiter);
         }
+    }
+
+    /// Whether whoever has it is a thread of its own, and no set.
+    pub fn is_in_own_thread(&self) -> bool {
+        self.waiter.set_number() == 0
     }
 
     /// Lets go of the pool while the connection, if there is one, stays lent: somebody else has it now.

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use super::console::Rights;
+use super::driven::Driven;
 use super::registry::{Handle, RegistryGuard};
-use super::shared::ClientPermit;
+use super::shared::{ClientPermit, Shared};
 use crate::net::clock::MonotonicTime;
 use crate::net::stream::Stream;
 use crate::pool::pool::Pool;
@@ -23,21 +24,6 @@ pub struct DetachedSession {
     pub server: Option<Stream>,
     /// When a server connection that is being tried, set up or cleaned must have answered.
     pub server_deadline: Option<MonotonicTime>,
-    /// When its client was heard to have spoken, if nobody has read what it said.
-    pub spoke: Option<MonotonicTime>,
-}
-
-/// Whether nothing is under way: whatever happens next begins with the client, or with somebody who tells the
-/// session something.
-pub(crate) fn is_silent(session: &Session, client: &Stream) -> bool {
-    session.is_silent() && !client.owes() && !client.holds_input()
-}
-
-impl DetachedSession {
-    /// Whether nothing happens to it unless its client speaks, or somebody tells it something.
-    pub fn is_silent(&self) -> bool {
-        is_silent(&self.session, &self.client)
-    }
 }
 
 /// What a console session is owed before it is served on.
@@ -85,6 +71,17 @@ impl Client {
     /// Its handle.
     pub fn handle(&self) -> &Arc<Handle> {
         self.entry.handle()
+    }
+
+    /// Its session, ready to be driven; `None` for one of the console.
+    pub(crate) fn driven(self, shared: &Arc<Shared>) -> Option<Box<Driven>> {
+        match self.kind {
+            ClientKind::Pool(detached) => {
+                let driven = Driven::new(shared, self.entry, self.client_permit, detached);
+                Some(Box::new(driven))
+            }
+            ClientKind::Console(_) => None,
+        }
     }
 
     /// Whether it was doing something for its client when it parked, or is about to.

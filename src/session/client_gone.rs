@@ -31,15 +31,6 @@ impl Driver {
         }
     }
 
-    /// The session waits in its pool's queue, and something was to be seen at its client. If it is to wait on, it
-    /// has its place by the time when it came.
-    pub(crate) fn look_from_queue(&mut self) -> Result<(), CloseReason> {
-        self.session.now = MonotonicTime::now();
-        self.look_for_end()?;
-        let limit = self.client_gone_limit();
-        self.heed_limit(limit)
-    }
-
     /// The client sends nothing more. What it has sent is looked at, though it may not be its turn.
     pub(crate) fn client_has_ended(&mut self) {
         if self.session.client_end == ClientEnd::Open {

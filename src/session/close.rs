@@ -1,29 +1,50 @@
 //! The end of a session: the client's last words go out, its server connection is brought back to its pool
 //! or closed, and the client's side is closed so that the words arrive.
 //!
-//! Every way a session can end goes through here. A client that left something running holds its server connection
-//! for a second at most.
+//! Every way a session can end goes through here. It never waits: what it waits for is waited for like anything else.
+//! A client that left something running holds its server connection for a second at most.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::close_reason::CloseReason;
-use super::driver::{CLEAN_LIMIT, CLOSE_LIMIT, Driver};
+use super::driver::{CLEAN_LIMIT, CLOSE_LIMIT, Course, Driver, Wanted};
+use super::own_cancel::OwnCancel;
 use super::registry::{Activity, signals};
 use super::shared::Stage;
 use crate::net::clock::MonotonicTime;
-use crate::net::stream::wait;
-use crate::net::wait::{Interest, Woken};
+use crate::net::stream::Finish;
+use crate::net::wait::{Interest, Readiness};
 use crate::relay::session::{Phase, ServerLink};
-use crate::server::cancel;
 
 /// How long the last words to a client may take to arrive.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
+/// A session that is being closed.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    pub(crate) close_reason: CloseReason,
+    /// What the client is still to be sent, unless nobody reads it.
+    words: Option<Vec<u8>>,
+    stage: ClosingStage,
+}
+
+#[derive(Debug)]
+enum ClosingStage {
+    /// The server connection is being cleaned, until then.
+    Cleaning(MonotonicTime),
+    /// The query on a server connection that cannot be cleaned is being cancelled, until then. Then the connection is
+    /// closed for this reason.
+    Cancelling(String, MonotonicTime),
+    /// The session has no server connection any more.
+    Settled,
+    /// The client reads the last words, until then.
+    Finishing(Finish, MonotonicTime),
+}
+
 impl Driver {
-    /// Ends the session: the client's last words go out, the server connection is settled, and then the
-    /// client's side is closed so that the words arrive.
-    pub(crate) fn end(mut self, close_reason: &CloseReason) {
+    /// Begins to close the session.
+    pub(crate) fn begin_to_close(&mut self, close_reason: CloseReason) {
         self.checkout.leave_queue();
         if self.session.phase() != Phase::Idle && self.session.link.is_none() {
             self.session.enter(Phase::Idle);
@@ -41,20 +62,77 @@ impl Driver {
                 words.drain(..n);
             }
         }
-        self.release_server(close_reason);
-        let work = self.take_work();
-        self.checkout.pool().add_work(&work);
-        self.handle.show(Activity::Idle);
-        if reachable {
-            let limit = self.shared.patience_at_the_end(LAST_WORDS_LIMIT);
-            self.client.finish(&words, limit);
+        let stage = self.begin_to_settle(&close_reason);
+        self.course = Course::Closes(Box::new(Closing {
+            close_reason,
+            words: reachable.then_some(words),
+            stage,
+        }));
+    }
+
+    /// Closes the session as far as that goes without waiting. What is to be waited for; `None` if it is closed.
+    pub(crate) fn close(&mut self, closing: &mut Closing) -> Option<Wanted> {
+        self.handle.clear(signals::CANCELLED);
+        loop {
+            let now = MonotonicTime::now();
+            match &mut closing.stage {
+                ClosingStage::Cleaning(limit) => {
+                    let limit = *limit;
+                    match self.clean_for_good(limit) {
+                        Ok(Some(wanted)) => return Some(wanted),
+                        Ok(None) => closing.stage = ClosingStage::Settled,
+                        Err(()) => {
+                            // There may have been more than one query.
+                            let runs = self.session.phase() == Phase::Serving;
+                            closing.stage =
+                                self.cancel_and_discard("it could not be cleaned in time", runs);
+                        }
+                    }
+                }
+                ClosingStage::Cancelling(why, limit) => {
+                    if self.is_being_cancelled() && *limit > now {
+                        return Some(Wanted::nothing_before(*limit));
+                    }
+                    let why = std::mem::take(why);
+                    self.discard(&why);
+                    closing.stage = ClosingStage::Settled;
+                }
+                ClosingStage::Settled => {
+                    let work = self.take_work();
+                    self.checkout.pool().add_work(&work);
+                    self.handle.show(Activity::Idle);
+                    let words = closing.words.take()?;
+                    let limit = self.shared.patience_at_the_end(LAST_WORDS_LIMIT);
+                    closing.stage = ClosingStage::Finishing(Finish::new(words), now.after(limit));
+                }
+                ClosingStage::Finishing(finish, limit) => {
+                    let interest = finish.advance(&mut self.client)?;
+                    return (*limit > now).then_some(Wanted {
+                        client: Some(interest),
+                        until: Some(*limit),
+                        sealed: true,
+                        ..Wanted::default()
+                    });
+                }
+            }
         }
     }
 
-    /// Brings the server connection back to its pool, or closes it.
-    fn release_server(&mut self, close_reason: &CloseReason) {
+    /// Something has happened on the server connection of a session that is being closed.
+    pub(crate) fn server_is_ready_while_closing(
+        &mut self,
+        closing: &mut Closing,
+        ready: Readiness,
+    ) {
+        if matches!(closing.stage, ClosingStage::Cleaning(_)) && self.on_server(ready).is_err() {
+            self.discard("it was lost while it was being cleaned");
+        }
+    }
+
+    /// Begins to bring the server connection back to its pool, or closes it.
+    fn begin_to_settle(&mut self, close_reason: &CloseReason) -> ClosingStage {
         if self.server.is_none() {
-            return;
+            return ClosingStage::Settled;
         }
         self.out.client.clear();
         let answered = |link: &ServerLink| link.expected.is_empty();
@@ -67,13 +145,10 @@ impl Driver {
                 | CloseReason::SettingsRefused(_)
         );
         if !usable || !self.session.client_gone(&mut self.out) {
-            if usable && running {
-                self.cancel_own_query();
-            }
-            return self.discard(&close_reason.to_string());
+            return self.cancel_and_discard(&close_reason.to_string(), usable && running);
         }
         if self.deliver(&[]).is_err() {
-            return self.discard("it could not be written to");
+            return self.cancel_and_discard("it could not be written to", false);
         }
         if running && self.session.phase() == Phase::Serving {
             self.cancel_own_query();
@@ -84,70 +159,75 @@ impl Driver {
             true => CLEAN_LIMIT,
             false => CLOSE_LIMIT,
         };
-        let limit = MonotonicTime::now().after(limit);
-        while self.server.is_some() {
-            if self.session.phase() == Phase::Cleaning && self.server_deadline.is_none() {
+        ClosingStage::Cleaning(MonotonicTime::now().after(limit))
+    }
+
+    /// Goes on cleaning the server connection: what is to be waited for, or `None` if the session has none any more.
+    ///
+    /// # Errors
+    /// If there is no time left.
+    fn clean_for_good(&mut self, limit: MonotonicTime) -> Result<Option<Wanted>, ()> {
+        loop {
+            if self.server.is_none() {
+                return Ok(None);
+            }
+            let phase = self.session.phase();
+            if phase == Phase::Cleaning && self.server_deadline.is_none() {
                 self.server_deadline = Some(MonotonicTime::now().after(CLEAN_LIMIT));
             }
-            if self.session.phase() == Phase::Returning {
+            if phase == Phase::Returning {
                 self.return_connection();
                 if self.deliver(&[]).is_err() {
-                    return self.discard("it could not be written to");
+                    self.discard("it could not be written to");
                 }
-                continue;
+                if self.session.phase() != Phase::Returning {
+                    continue;
+                }
             }
-            let Some(stream) = &self.server else { return };
-            let owes = self
-                .session
-                .link
-                .as_ref()
-                .is_some_and(|link| !link.side.owed.is_empty());
+            let until = [self.server_deadline, self.cancel_limit];
+            let until = until.into_iter().flatten().fold(limit, MonotonicTime::min);
+            let hurried = self.handle.signals() & (signals::STOP | signals::FORCE_CLOSE) != 0;
+            if until <= MonotonicTime::now() || hurried {
+                return Err(());
+            }
+            if self.cancel_limit.is_some() {
+                return Ok(Some(Wanted::nothing_before(until)));
+            }
+            let owed = |link: &ServerLink| !link.side.owed.is_empty();
             let interest = Interest {
                 read: true,
-                write: owes,
+                write: self.session.link.as_ref().is_some_and(owed),
                 ..Interest::default()
             };
-            let until = Some(self.server_deadline.map_or(limit, |end| end.min(limit)));
-            let woken = wait(None, Some((stream, interest)), until);
-            self.session.now = MonotonicTime::now();
-            match woken {
-                Ok(Woken::Interrupted)
-                    if self.handle.signals() & (signals::STOP | signals::FORCE_CLOSE) == 0 => {}
-                Ok(Woken::Ready { server, .. }) => {
-                    if self.on_server(server).is_err() {
-                        return self.discard("it was lost while it was being cleaned");
-                    }
-                }
-                Ok(Woken::Interrupted | Woken::Deadline) | Err(_) => {
-                    // There may have been more than one query.
-                    if self.session.phase() == Phase::Serving {
-                        self.cancel_own_query();
-                    }
-                    return self.discard("it could not be cleaned in time");
-                }
-            }
+            return Ok(Some(Wanted {
+                server: Some(interest),
+                until: Some(until),
+                ..Wanted::default()
+            }));
         }
     }
 
-    /// Cancels what the session's own client left running.
+    /// The server connection cannot be cleaned. If `cancels`, whatever runs on it is cancelled before it is closed.
+    fn cancel_and_discard(&mut self, why: &str, cancels: bool) -> ClosingStage {
+        if cancels {
+            self.cancel_own_query();
+            let limit = MonotonicTime::now().after(CLOSE_LIMIT);
+            return ClosingStage::Cancelling(why.to_owned(), limit);
+        }
+        self.discard(why);
+        ClosingStage::Settled
+    }
+
+    /// Cancels what the session's own client left running. The session is woken when that is done.
     fn cancel_own_query(&mut self) {
         let Some(link) = &self.session.link else {
             return;
         };
-        let key = Arc::clone(&link.backend.key);
-        let config = &self.config.1;
-        let way = cancel::Way {
-            encryption: Some(&config.encryption),
-            host: &config.host,
-            sockets: &config.sockets,
-        };
-        if let Err(error) = cancel::send(&key, way, CLOSE_LIMIT) {
-            key.taint();
-            log::warn!(
-                "{} could not cancel the query of a client that is gone, pid={}: {error}",
-                self.session.tag(),
-                key.process_id
-            );
-        }
+        self.shared.own_cancels.begin(OwnCancel::new(
+            Arc::clone(&self.handle),
+            Arc::clone(&link.backend.key),
+            Arc::clone(&self.config.1),
+            CLOSE_LIMIT,
+        ));
     }
 }

@@ -1,30 +1,30 @@
-//! The thread that drives a session: wait, read, step, write.
+//! What drives a session: advance as far as that goes without waiting, wait, take notice of what has happened.
 //!
-//! All I/O of a logged-in session is here, and nothing of the protocol. The invariant: whenever this
-//! thread waits, the session's value and its one or two sockets are all there is; and whatever way the
-//! session ends, its server connection goes back clean or is closed.
+//! [`Driver::advance`] and [`Driver::ready`] never block, so a thread can drive many sessions; [`Driver::wait`] is
+//! for a thread that drives one. Nothing of the protocol is here. The invariant: whenever a session waits, its value and
+//! its one or two sockets are all there is; and whatever way it ends, its server connection goes back clean or is
+//! closed.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::brief_read::{Pace, Peer};
-use super::checkout::{Checkout, GivenBack, Spare};
+use super::checkout::Checkout;
 use super::client::DetachedSession;
+use super::close::Closing;
 use super::close_reason::CloseReason;
-use super::io::{Input, Lost, write_owed, write_pieces};
+use super::io::Input;
 use super::limits::Progress;
 use super::memory::MemoryShare;
 use super::registry::Handle;
 use super::shared::Shared;
-use super::suspend::Stop;
 use crate::net::clock::MonotonicTime;
-use crate::net::stream::{Stream, wait};
-use crate::net::wait::{Interest, Readiness, Woken};
+use crate::net::stream::{self, Stream};
+use crate::net::wait::{self, Interest, Woken};
 use crate::pool::pool_config::PoolConfig;
-use crate::pool::totals::Counters;
 use crate::relay::client_end::ClientEnd;
 use crate::relay::output::Output;
-use crate::relay::requests::Wants;
 use crate::relay::session::{Phase, ServerLink, Session};
 
 /// How long a server connection may take to be cleaned after its client is gone, before it is closed.
@@ -32,6 +32,54 @@ pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the pooler's own statements may take behind the back of a client that is there.
 pub(crate) const CLEAN_LIMIT: Duration = Duration::from_secs(15);
+
+/// What a session waits for. Nothing happens to it before, unless it is woken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// What its client's socket is waited for.
+    pub(crate) client: Option<Interest>,
+    /// What its server's socket is waited for.
+    pub(crate) server: Option<Interest>,
+    /// Until when.
+    pub(crate) until: Option<MonotonicTime>,
+    /// The peer that alone is expected to send something, and soon.
+    pub(crate) soon: Option<Peer>,
+    /// Only the client's socket counts, and not what its TLS holds: nothing of that is read any more.
+    pub(crate) sealed: bool,
+}
+
+impl Wanted {
+    /// To be woken, or this moment.
+    pub(crate) fn nothing_before(until: MonotonicTime) -> Wanted {
+        Wanted {
+            until: Some(until),
+            ..Wanted::default()
+        }
+    }
+}
+
+/// How far a session has come.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// It waits.
+    Waits(Wanted),
+    /// It is to move to another process, and can be taken apart.
+    Moves,
+    /// It is over, and all that belongs to it can be dropped.
+    Ends(CloseReason),
+}
+
+/// Whether a session is served.
+#[derive(Debug, Default)]
+pub(crate) enum Course {
+    /// It is.
+    #[default]
+    Serves,
+    /// It is to move, and waits until then for a CancelRequest that is on its way to its server connection.
+    Moves(MonotonicTime),
+    /// It is being closed.
+    Closes(Box<Closing>),
+}
 
 /// A session, its sockets, and those it deals with.
 pub struct Driver {
@@ -60,6 +108,10 @@ pub struct Driver {
     pub(crate) asked_since: MonotonicTime,
     /// When a server connection that is being tried, set up or cleaned must have answered.
     pub(crate) server_deadline: Option<MonotonicTime>,
+    /// A CancelRequest is on its way to the server connection, which is to go back: until when it is awaited.
+    pub(crate) cancel_limit: Option<MonotonicTime>,
+    /// Whether the session is served.
+    pub(crate) course: Course,
     /// How the client takes what it is owed, and sends half a message.
     pub(crate) client_progress: Progress,
     /// How the server takes a request.
@@ -68,15 +120,6 @@ pub struct Driver {
     pub(crate) looked_at_hosts: MonotonicTime,
     /// How soon its peers speak.
     pub(crate) pace: Pace,
-    /// Nobody has looked yet whether the client has spoken.
-    fresh: bool,
-    /// When it was heard to have spoken, while that is not read.
-    pub(crate) spoke: Option<MonotonicTime>,
-    /// It waited for a thread to ask something, and others may: what the thread has of one session's server
-    /// connection is of use to the next.
-    pub(crate) takes_turns: bool,
-    /// What has become of the server connection that was used last, by this session or the one before.
-    pub(crate) given_back: GivenBack,
     /// What the client's unfinished message takes.
     pub(crate) unfinished: MemoryShare,
 }
@@ -87,10 +130,7 @@ impl Driver {
         shared: Arc<Shared>,
         handle: Arc<Handle>,
         detached: DetachedSession,
-        pace: Pace,
-        spare: Option<Spare>,
     ) -> Driver {
-        handle.driven_here();
         match (&detached.session.link, detached.session.phase()) {
             (Some(link), _) => drop(handle.running(&link.backend.key, link.since)),
             (None, Phase::Queued(_)) => handle.queued(),
@@ -124,46 +164,135 @@ impl Driver {
             broken: None,
             asked_since: MonotonicTime::now(),
             server_deadline: detached.server_deadline,
+            cancel_limit: None,
+            course: Course::Serves,
             client_progress: Progress::default(),
             server_progress: Progress::default(),
             looked_at_hosts: MonotonicTime::now(),
-            pace,
-            fresh: true,
-            takes_turns: detached.spoke.is_some(),
-            spoke: detached.spoke,
-            given_back: spare.map_or(GivenBack::Free, GivenBack::Kept),
+            pace: Pace::new(MonotonicTime::now()),
         }
     }
 
-    /// Drives the session until it ends, is told to move, or is silent: then it is given back as it stands.
-    pub(crate) fn run(mut self) -> Stop {
+    /// Waits in the calling thread for what is wanted, which is this thread's only session, and takes notice.
+    pub(crate) fn wait(&mut self, wanted: &Wanted) {
+        if let Some(peer) = wanted.soon {
+            return self.read_briefly(peer);
+        }
+        let woken = if wanted.sealed {
+            let client = wanted.client.map(|interest| (self.client.fd(), interest));
+            wait::wait(client, None, wanted.until)
+        } else {
+            stream::wait(
+                wanted.client.map(|interest| (&self.client, interest)),
+                self.server.as_ref().zip(wanted.server),
+                wanted.until,
+            )
+        };
+        self.ready(wanted, woken);
+    }
+
+    /// Its sockets are in no set any more.
+    pub(crate) fn leave_sets(&mut self) {
+        self.client.unregister();
+        if let Some(server) = &mut self.server {
+            server.unregister();
+        }
+    }
+
+    /// Whether its request is on its way to a server, or waits for one.
+    pub(crate) fn is_busy(&self) -> bool {
+        match (self.session.phase(), &self.session.link) {
+            (Phase::Idle, _) => false,
+            (Phase::Serving, Some(link)) => !link.expected.is_empty(),
+            _ => true,
+        }
+    }
+
+    /// The time, as of its last turn.
+    pub(crate) fn now(&self) -> MonotonicTime {
+        self.session.now
+    }
+
+    /// Does all that can be done without waiting. Never blocks.
+    pub(crate) fn advance(&mut self) -> Step {
         loop {
-            let close_reason = match self.turn() {
-                Ok(()) => continue,
-                Err(CloseReason::Sleeps) => return self.go_idle(),
-                Err(close_reason) => close_reason,
-            };
-            // What follows may take a while, and others need what was kept.
-            self.given_back = GivenBack::Free;
-            match close_reason {
-                CloseReason::Moves => return Stop::HandOver(self.detach()),
-                close_reason => {
-                    self.end(&close_reason);
-                    return Stop::Closed(close_reason);
+            match std::mem::take(&mut self.course) {
+                Course::Serves => match self.turn() {
+                    Ok(Some(wanted)) => return Step::Waits(wanted),
+                    Ok(None) => {}
+                    Err(close_reason) => self.stop_serving(close_reason),
+                },
+                Course::Moves(limit) => {
+                    if self.is_being_cancelled() && limit > MonotonicTime::now() {
+                        self.course = Course::Moves(limit);
+                        return Step::Waits(Wanted::nothing_before(limit));
+                    }
+                    return Step::Moves;
                 }
+                Course::Closes(mut closing) => match self.close(&mut closing) {
+                    Some(wanted) => {
+                        self.course = Course::Closes(closing);
+                        return Step::Waits(wanted);
+                    }
+                    None => return Step::Ends(closing.close_reason),
+                },
             }
         }
     }
 
-    /// One round: do what can be done without waiting, or wait once and do what that made possible.
-    fn turn(&mut self) -> Result<(), CloseReason> {
+    pub(crate) fn stop_serving(&mut self, close_reason: CloseReason) {
+        match close_reason {
+            CloseReason::Moves => self.begin_to_move(),
+            close_reason => self.begin_to_close(close_reason),
+        }
+    }
+
+    /// Takes notice of how the wait for what was `wanted` has ended. Never blocks; [`Driver::advance`] comes next.
+    pub(crate) fn ready(&mut self, wanted: &Wanted, woken: io::Result<Woken>) {
+        self.session.now = MonotonicTime::now();
+        match std::mem::take(&mut self.course) {
+            Course::Serves => {
+                if let Err(close_reason) = self.heed_news(wanted, woken) {
+                    self.stop_serving(close_reason);
+                }
+            }
+            Course::Closes(mut closing) => {
+                if let Ok(Woken::Ready { server, .. }) = woken {
+                    self.server_is_ready_while_closing(&mut closing, server);
+                }
+                self.course = Course::Closes(closing);
+            }
+            moves @ Course::Moves(_) => self.course = moves,
+        }
+    }
+
+    fn heed_news(&mut self, wanted: &Wanted, woken: io::Result<Woken>) -> Result<(), CloseReason> {
+        match woken {
+            Ok(Woken::Interrupted) => {
+                self.take_up_plan();
+                Ok(())
+            }
+            Ok(Woken::Deadline) => self.check_limits(),
+            Ok(Woken::Ready { client, server }) => {
+                if client.readable {
+                    self.pace.note_read(Peer::Client, self.session.now);
+                }
+                if server.readable {
+                    self.pace.note_read(Peer::Server, self.session.now);
+                }
+                self.on_server(server)?;
+                let reads_client = wanted.client.is_some_and(|interest| interest.read);
+                self.on_client(client, reads_client)
+            }
+            Err(error) => Err(CloseReason::Gone(error.to_string())),
+        }
+    }
+
+    /// One round: does something, or says what is to be waited for.
+    fn turn(&mut self) -> Result<Option<Wanted>, CloseReason> {
         self.check_signals()?;
         if let Some(how) = self.broken.take() {
             self.client_is_gone(&how)?;
-        }
-        if matches!(self.given_back, GivenBack::Kept(_)) && !self.is_silent() {
-            // Nobody waits with a server connection that others need.
-            self.given_back = GivenBack::Free;
         }
         let awaited = |link: &ServerLink| !link.expected.is_empty();
         let awaited = self.session.link.as_ref().is_some_and(awaited);
@@ -173,8 +302,20 @@ impl Driver {
                 self.violation.take().unwrap_or_default(),
             ));
         }
-        if let Phase::Queued(since) = self.session.phase() {
-            return self.wait_in_queue(since);
+        let mut until = None;
+        match self.session.phase() {
+            Phase::Queued(since) => {
+                if self.look_into_queue(since)? {
+                    return Ok(None);
+                }
+                until = Some(self.queue_deadline(since));
+            }
+            Phase::Returning => {
+                self.return_connection();
+                self.deliver(&[])?;
+                return Ok(self.cancel_limit.map(Wanted::nothing_before));
+            }
+            _ => {}
         }
         if self.session.reads_client()
             && self.violation.is_none()
@@ -183,7 +324,7 @@ impl Driver {
             && !self.starved
         {
             let bytes = std::mem::take(&mut self.session.client.unread);
-            return self.serve_client(Input::Growing(bytes));
+            return self.serve_client(Input::Growing(bytes)).map(|()| None);
         }
         if self.session.phase() == Phase::Serving {
             self.end_turn()?;
@@ -216,48 +357,20 @@ impl Driver {
         // While the pooler has something of its own to do on the server connection, which is soon over,
         // the client is not listened to, not even for whether it is still there: it may have left its
         // request and gone.
-        let listens =
-            !self.deaf && (client.read || client.write || self.session.phase() == Phase::Serving);
+        let attends = matches!(self.session.phase(), Phase::Serving | Phase::Queued(_));
+        let listens = !self.deaf && (client.read || client.write || attends);
         let limit = self.next_limit();
         self.heed_limit(limit)?;
-        if let Some(peer) = self.next_to_speak(client, server) {
-            return self.read_briefly(peer);
-        }
-        if self.is_silent() {
-            if std::mem::take(&mut self.fresh) {
-                return self.look_at_client();
-            }
-            self.check_limits()?;
-            return Err(CloseReason::Sleeps);
-        }
-        let woken = wait(
-            listens.then_some((&self.client, client)),
+        let soon = self.next_to_speak(client, server);
+        let limit = limit.map(|(end, ..)| end);
+        Ok(Some(Wanted {
+            client: listens.then_some(client),
             // A socket of which nothing is wanted would still tell that it has closed, again and again.
-            self.server
-                .as_ref()
-                .filter(|_| server != Interest::default())
-                .map(|stream| (stream, server)),
-            limit.map(|(end, ..)| end),
-        );
-        self.session.now = MonotonicTime::now();
-        match woken {
-            Ok(Woken::Interrupted) => {
-                self.take_up_plan();
-                Ok(())
-            }
-            Ok(Woken::Deadline) => self.check_limits(),
-            Ok(Woken::Ready { client, server }) => {
-                if client.readable {
-                    self.pace.note_read(Peer::Client, self.session.now);
-                }
-                if server.readable {
-                    self.pace.note_read(Peer::Server, self.session.now);
-                }
-                self.on_server(server)?;
-                self.on_client(client, reads_client)
-            }
-            Err(error) => Err(CloseReason::Gone(error.to_string())),
-        }
+            server: Some(server).filter(|server| *server != Interest::default()),
+            until: limit.into_iter().chain(until).min(),
+            soon,
+            sealed: false,
+        }))
     }
 
     /// The session may have nothing more to do on its server connection without a reply that says so: the
@@ -271,234 +384,7 @@ impl Driver {
         }
         self.deliver(&[])
     }
-
-    fn on_client(&mut self, ready: Readiness, reads: bool) -> Result<(), CloseReason> {
-        if ready.writable {
-            self.write_owed_to_client();
-        }
-        if ready.readable && reads && self.session.reads_client() {
-            let read = Input::read(&mut self.session.client, &mut self.client);
-            return self.hear_client(read);
-        } else if ready.gone && !reads {
-            return self.client_is_gone("connection closed");
-        } else if ready.hung_up && !reads {
-            self.client_has_ended();
-        }
-        Ok(())
-    }
-
-    pub(crate) fn hear_client(
-        &mut self,
-        read: Result<Option<Input>, Lost>,
-    ) -> Result<(), CloseReason> {
-        match read {
-            Ok(Some(input)) => {
-                self.session.active_at = self.session.now;
-                self.serve_client(input)
-            }
-            Ok(None) => Ok(()),
-            Err(Lost::Ended) => {
-                self.note_end_of_stream();
-                Ok(())
-            }
-            Err(Lost::Broken(error)) => self.client_is_gone(&error.to_string()),
-        }
-    }
-
-    pub(crate) fn on_server(&mut self, ready: Readiness) -> Result<(), CloseReason> {
-        if ready.writable {
-            let written = match (&mut self.session.link, &mut self.server) {
-                (Some(link), Some(stream)) => write_owed(stream, &mut link.side.owed),
-                _ => Ok(()),
-            };
-            match written {
-                // What it said last is still to be read.
-                Err(error) if !ready.readable => return self.lose_server(&error.to_string()),
-                _ => {}
-            }
-        }
-        if (ready.readable || ready.hung_up) && self.session.reads_server() {
-            if let (Some(link), Some(stream)) = (&mut self.session.link, &mut self.server) {
-                let read = Input::read(&mut link.side, stream);
-                return self.hear_server(read);
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn hear_server(
-        &mut self,
-        read: Result<Option<Input>, Lost>,
-    ) -> Result<(), CloseReason> {
-        match read {
-            Ok(Some(input)) => {
-                self.session.active_at = self.session.now;
-                self.serve_server(input)
-            }
-            Ok(None) => Ok(()),
-            Err(lost) => self.lose_server(&lost.to_string()),
-        }
-    }
-
-    /// Steps over what the client sent, taking a server connection when one is needed.
-    fn serve_client(&mut self, input: Input) -> Result<(), CloseReason> {
-        let mut consumed = 0;
-        let outcome = loop {
-            let rest = &input.bytes()[consumed..];
-            let step = self
-                .session
-                .take_from_client(rest, &self.shared.statements, &mut self.out);
-            let (n, wants) = match step {
-                Ok(step) => step,
-                Err(violation) => {
-                    // What was sent before is a request like any other and gets its reply first.
-                    let delivered = self.deliver(rest);
-                    consumed = input.bytes().len();
-                    self.violation = Some(violation.0);
-                    break delivered;
-                }
-            };
-            let delivered = self.deliver(&input.bytes()[consumed..]);
-            consumed += n;
-            if let Err(close_reason) = delivered {
-                break Err(close_reason);
-            }
-            match wants {
-                Wants::More => {
-                    self.starved = self.session.reads_client();
-                    break Ok(());
-                }
-                Wants::End => {
-                    consumed = input.bytes().len();
-                    self.session.client_end = ClientEnd::Terminate;
-                    break Ok(());
-                }
-                Wants::Server => match self.answer_check(&input.bytes()[consumed..]) {
-                    Ok(0) => match self.take_server_at_once() {
-                        Ok(true) => {}
-                        Ok(false) => break Ok(()),
-                        Err(close_reason) => break Err(close_reason),
-                    },
-                    Ok(n) => consumed += n,
-                    Err(close_reason) => break Err(close_reason),
-                },
-            }
-        };
-        input.keep(consumed, &mut self.session.client);
-        outcome?;
-        self.count_unfinished()
-    }
-
-    /// Takes account of what the client's unfinished message takes, and refuses what is too much.
-    pub(crate) fn count_unfinished(&mut self) -> Result<(), CloseReason> {
-        let Some(sum) = self.unfinished.set(self.session.client.unread.len()) else {
-            return Ok(());
-        };
-        match self.shared.settings().general.max_memory_usage {
-            Some(limit) if sum > limit => Err(CloseReason::OutOfMemory(limit)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Steps over what the server sent.
-    fn serve_server(&mut self, input: Input) -> Result<(), CloseReason> {
-        let before = self.session.phase();
-        let unread = self.session.client.unread.len();
-        let step =
-            self.session
-                .take_from_server(input.bytes(), &self.shared.statements, &mut self.out);
-        // A request may be taken up again.
-        self.starved &= self.session.client.unread.len() == unread;
-        let consumed = match step {
-            Ok(consumed) => consumed,
-            Err(desync) => {
-                let delivered = self.deliver(input.bytes());
-                if std::mem::take(&mut self.session.elsewhere) {
-                    self.starved = false;
-                    self.discard(&desync.0);
-                    return delivered;
-                }
-                return Err(CloseReason::ServerConfused(desync.0));
-            }
-        };
-        if let Some(link) = &mut self.session.link {
-            let received = &link.backend.key.tally.bytes_received;
-            received.add(input.bytes().len() as u64);
-        }
-        self.keep_check_answer();
-        // The connection goes back before the client, who may be slow, gets its reply.
-        let give_back = self.session.phase() == Phase::Returning;
-        if give_back {
-            self.return_connection();
-        }
-        let delivered = self.deliver(input.bytes());
-        if let Some(link) = &mut self.session.link {
-            input.keep(consumed, &mut link.side);
-        }
-        delivered?;
-        match (before, self.session.phase()) {
-            (Phase::Preparing, Phase::Serving) => self.server_deadline = None,
-            (Phase::Serving, Phase::Cleaning) => {
-                self.server_deadline = Some(MonotonicTime::now().after(CLEAN_LIMIT));
-            }
-            _ => {}
-        }
-        if self.session.rests_with_server() {
-            let work = self.take_work();
-            self.checkout.pool().add_work(&work);
-        }
-        self.handle_setup_error()
-    }
-
-    /// Writes what the last step wants written; what does not fit is owed.
-    pub(crate) fn deliver(&mut self, input: &[u8]) -> Result<(), CloseReason> {
-        if !self.out.server.is_empty() {
-            match (&mut self.session.link, &mut self.server) {
-                (Some(link), Some(stream)) => {
-                    let sent = write_pieces(stream, &mut self.out.server, input, &mut link.side);
-                    match sent {
-                        Ok(n) => {
-                            link.backend.key.tally.bytes_sent.add(n);
-                            self.session.work.received += n;
-                        }
-                        // It may have said why before it closed: that is read next.
-                        Err(_) => self.out.server.clear(),
-                    }
-                }
-                _ => self.out.server.clear(),
-            }
-        }
-        if self.deaf || self.untold && !self.session.skips_to_sync() {
-            self.out.client.clear();
-        }
-        if !self.out.client.is_empty() {
-            let side = &mut self.session.client;
-            match write_pieces(&mut self.client, &mut self.out.client, input, side) {
-                Ok(n) => self.session.work.sent += n,
-                Err(error) => {
-                    self.out.client.clear();
-                    self.deaf = true;
-                    self.broken = Some(error.to_string());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn write_owed_to_client(&mut self) {
-        if let Err(error) = write_owed(&mut self.client, &mut self.session.client.owed) {
-            self.deaf = true;
-            self.broken = Some(error.to_string());
-        }
-    }
-
-    /// What the session has done since the pool was last told; the handle is told here.
-    pub(crate) fn take_work(&mut self) -> Counters {
-        let work = std::mem::take(&mut self.session.work);
-        let handle = &self.handle;
-        handle.transactions.add(work.transactions);
-        handle.queries.add(work.queries);
-        handle.errors.add(work.errors);
-        work
-    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,9 @@
-//! A session with its thread: the thread that drives it, checkout and check-in of server connections, closing, and the
-//! state that all sessions share.
+//! What drives a session: threads of their own and shared sets, checkout and check-in of server connections, closing,
+//! and the state that all sessions share.
 //!
 //! Knows neither logins nor the console's commands. Of a hand-over it knows three things: a session can be signalled to
-//! go, the driver then stops where it waits, and the client is handed in ([`shared`]). Where it goes is the business of
-//! the room `upgrade`.
+//! go, it is then taken apart where it waits, and the client is handed in ([`shared`]). Where it goes is the business
+//! of the room `upgrade`.
 //!
 //! Invariant: whenever no thread is in the middle of a step, a session is its value and its sockets.
 //!
@@ -19,32 +19,29 @@
 //! | [`cancel`] | what a CancelRequest does |
 //! | [`user_lookup`] | users looked up in PostgreSQL, by `auth_query` |
 //!
-//! A session with its thread:
+//! A session and what drives it:
 //!
 //! | file | what it is |
 //! |---|---|
 //! | [`client`] | a logged-in client: its session and its sockets |
-//! | [`driver`] | wait, read, step, write |
+//! | `sets` | which thread drives a session: the rule |
+//! | [`driven`] | a session with its driver, in a thread of its own or in a set |
+//! | `shared_set` | many sessions that one thread drives |
+//! | [`driver`] | advance without waiting, wait, take notice |
+//! | `traffic` | read, step, write |
 //! | [`brief_read`] | reading with a short wait where a peer answers at once |
 //! | `io` | bytes between sockets and the session's buffers |
-//! | [`suspend`] | why a thread stops driving a session that has not ended |
+//! | [`suspend`] | signals to a session, and taking it apart to move |
 //! | `limits` | timeouts |
 //! | `client_gone` | a client that has closed its connection |
 //! | [`checkout`] | a session's place in a pool's queue, or its server connection |
 //! | `attach` | a server connection comes to the session, and is given back |
 //! | [`close_reason`] | why a session ends, as an error and as a log line |
 //! | `close` | closing both sides |
+//! | `own_cancel` | cancelling what a client that is gone has left running |
 //! | [`console`] | a session at the console |
-//!
-//! A session without a thread:
-//!
-//! | file | what it is |
-//! |---|---|
-//! | [`bed`] | where an idle session can be taken from its thread |
-//! | [`lobby`] | idle sessions after a hand-over, until they get a thread |
 
 mod attach;
-pub mod bed;
 pub mod brief_read;
 pub mod cancel;
 pub mod checkout;
@@ -53,14 +50,18 @@ mod client_gone;
 mod close;
 pub mod close_reason;
 pub mod console;
+pub(crate) mod driven;
 pub mod driver;
 mod io;
 mod limits;
-pub mod lobby;
 pub mod memory;
 pub mod orders;
+mod own_cancel;
 pub mod registry;
+pub(crate) mod sets;
 pub mod shared;
+mod shared_set;
 pub mod statement_registry;
 pub mod suspend;
+mod traffic;
 pub mod user_lookup;

@@ -6,18 +6,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::unistd::Pid;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
-use super::bed::Bed;
 use crate::net::address::Address;
 use crate::net::clock::MonotonicTime;
-use crate::net::thread;
-use crate::net::wait;
+use crate::net::waker::Waker;
 use crate::pool::waiter::Waiter;
 use crate::relay::session::process_id;
 use crate::server::backend::{BackendKey, Count};
@@ -121,10 +118,8 @@ pub struct ClientInfo {
 pub struct Handle {
     /// Who it is.
     pub info: ClientInfo,
-    /// Where it waits for a server connection.
+    /// Where it waits for a server connection, and how it is woken whatever it waits for.
     pub waiter: Arc<Waiter>,
-    /// Where it lies while it is silent.
-    pub bed: Bed,
     /// Transactions it has finished.
     pub transactions: Count,
     /// Queries it has finished.
@@ -135,24 +130,23 @@ pub struct Handle {
     active_since: AtomicU64,
     flags: AtomicU32,
     activity: AtomicU8,
-    thread: AtomicI32,
     cancel_target: Mutex<CancelTarget>,
 }
 
 impl Handle {
     /// The handle of a session that nobody drives yet.
     pub fn new(info: ClientInfo) -> Handle {
+        let waiter = Waiter::default();
+        waiter.woken_by(Waker::polling());
         Handle {
             info,
-            waiter: Arc::default(),
-            bed: Bed::default(),
+            waiter: Arc::new(waiter),
             transactions: Count::default(),
             queries: Count::default(),
             errors: Count::default(),
             active_since: AtomicU64::new(0),
             flags: AtomicU32::new(0),
             activity: AtomicU8::new(Activity::Idle as u8),
-            thread: AtomicI32::new(thread::number().as_raw()),
             cancel_target: Mutex::new(CancelTarget::Away),
         }
     }
@@ -174,7 +168,17 @@ impl Handle {
     /// Makes the session's thread look up.
     pub fn wake(&self) {
         self.waiter.ring();
-        wait::wake(Pid::from_raw(self.thread.load(Ordering::Acquire)));
+    }
+
+    /// The name of the thread that drives the session.
+    pub fn thread_name(&self) -> String {
+        match self.waiter.set_number() {
+            0 => format!(
+                "c{} {}@{}",
+                self.info.id, self.info.user, self.info.database
+            ),
+            number => format!("clients {number}"),
+        }
     }
 
     /// What the session was told and has not yet heeded.
@@ -185,12 +189,12 @@ impl Handle {
     /// From now on the calling thread drives the session. What that is doing is to be said next, and nothing else
     /// before: a session that came from elsewhere counts as away until then, so that a CancelRequest waits for it.
     pub fn driven_here(&self) {
-        self.driven_by(thread::number());
+        self.driven_by(Waker::polling());
     }
 
-    /// The same of this thread, which may only have it driven when there is something to do.
-    pub(crate) fn driven_by(&self, thread: Pid) {
-        self.thread.store(thread.as_raw(), Ordering::Release);
+    /// The same of whoever is woken like this.
+    pub(crate) fn driven_by(&self, waker: Waker) {
+        self.waiter.woken_by(waker);
     }
 
     /// No thread drives the session any more. True if a CancelRequest is on its way to the backend it has.

@@ -12,10 +12,11 @@ use parking_lot::{Mutex, RwLock};
 
 use super::client::Client;
 use super::console::Console;
-use super::lobby::Lobby;
 use super::memory::MemoryShare;
 use super::orders::{Errand, Order};
+use super::own_cancel::OwnCancels;
 use super::registry::{Activity, CancelKey, Handle, Registry, signals};
+use super::sets::Sets;
 use super::statement_registry::StatementRegistry;
 use super::user_lookup::Lookups;
 use crate::auth::MockSecret;
@@ -68,8 +69,8 @@ pub struct Shared {
     pub statements: StatementRegistry,
     /// All sessions.
     pub sessions: Arc<Registry>,
-    /// Sessions without a thread.
-    pub lobby: Lobby,
+    /// Which threads drive sessions.
+    pub(crate) sets: Arc<Sets>,
     /// What keeps mock logins of one user alike.
     pub mock: MockSecret,
     /// Who answers on the console.
@@ -80,8 +81,8 @@ pub struct Shared {
     pub(crate) unfinished: Arc<AtomicU64>,
     stage: AtomicU8,
     admitted: AtomicUsize,
-    /// How many clients there are threads for.
-    most_clients: AtomicUsize,
+    /// CancelRequests for what clients that are gone have left running.
+    pub(super) own_cancels: Arc<OwnCancels>,
     /// The threads of connections that have not logged in.
     logging_in: Mutex<HashMap<u64, Pid>>,
     handover_sink: Mutex<Option<HandoverSink>>,
@@ -164,6 +165,7 @@ impl Shared {
         pools.apply(pool_configs::pool_configs(&settings), |_, _| None);
         let lookups = Lookups::default();
         lookups.apply(&settings, &pools);
+        let client_threads = settings.general.client_threads;
         Arc::new(Shared {
             settings: RwLock::new(Arc::new(settings)),
             pools,
@@ -172,12 +174,12 @@ impl Shared {
             sessions: Arc::default(),
             mock,
             console: OnceLock::new(),
-            lobby: Lobby::default(),
+            sets: Arc::new(Sets::new(client_threads)),
             accept_counters: AcceptCounters::default(),
             unfinished: Arc::default(),
             stage: AtomicU8::new(Stage::Open as u8),
             admitted: AtomicUsize::new(0),
-            most_clients: AtomicUsize::new(usize::MAX),
+            own_cancels: Arc::default(),
             logging_in: Mutex::default(),
             handover_sink: Mutex::default(),
             all_are_handed_over: AtomicBool::new(false),
@@ -256,15 +258,9 @@ impl Shared {
         }
     }
 
-    /// There are threads for so many clients, whatever `max_connections` says.
-    pub(crate) fn limit_clients(&self, most: usize) {
-        self.most_clients.store(most.max(1), Ordering::Release);
-    }
-
     /// How many clients may be connected.
     pub fn most_clients(&self) -> usize {
-        let most = self.settings().general.max_connections;
-        most.min(self.most_clients.load(Ordering::Acquire))
+        self.settings().general.max_connections
     }
 
     fn room(&self, console: bool) -> usize {
@@ -311,9 +307,7 @@ impl Shared {
         let mut all = self.sessions.all();
         if whom == HandoverScope::Everybody {
             self.all_are_handed_over.store(true, Ordering::Release);
-            self.lobby.expect(true);
-            let idle = |handle: &Handle| handle.activity() == Activity::Idle;
-            all.sort_by_cached_key(|handle| (self.is_idle(handle), idle(handle)));
+            all.sort_by_cached_key(|handle| handle.activity() == Activity::Idle);
             return all.into();
         }
         for handle in all {
@@ -338,7 +332,6 @@ impl Shared {
     /// Sessions no longer move.
     pub fn end_handover(&self) {
         self.all_are_handed_over.store(false, Ordering::Release);
-        self.lobby.expect(false);
         *self.handover_sink.lock() = None;
         let drains = self.stage() != Stage::Open;
         for handle in self.sessions.all() {
@@ -420,21 +413,6 @@ impl Shared {
     /// From now on, or no longer, they may.
     pub fn await_stragglers(&self, awaited: bool) {
         self.stragglers.store(awaited, Ordering::Release);
-    }
-
-    /// Whether a session can be lifted out of where it is silent.
-    pub fn is_idle(&self, session: &Handle) -> bool {
-        session.bed.is_taken() || self.lobby.holds(session.info.id)
-    }
-
-    /// Takes a session out of where it is silent, to move it, without a word to any thread.
-    pub fn take_idle(&self, session: &Handle) -> Option<Client> {
-        let lifted = session
-            .bed
-            .lift()
-            .or_else(|| self.lobby.lift(session.info.id))?;
-        session.parked();
-        Some(lifted)
     }
 
     /// Hands in a session that was told to move.

@@ -150,8 +150,6 @@ struct HandOver<'a> {
     to_tell: VecDeque<Arc<Handle>>,
     coming: Vec<(u64, MonotonicTime)>,
     parked: Receiver<Client>,
-    /// Sessions whose threads wait for their clients and do not know that they have been lifted out.
-    lifted: Vec<Arc<Handle>>,
     backlog: VecDeque<(Client, MonotonicTime)>,
     /// Connections that no login has begun for, those of them that are on their way, by number, and the next number.
     new: VecDeque<NewConnection>,
@@ -227,7 +225,6 @@ pub fn hand_over(
         early_cancels: Vec::new(),
         to_tell: VecDeque::new(),
         coming: Vec::new(),
-        lifted: Vec::new(),
         parked,
         backlog: VecDeque::new(),
         new: VecDeque::new(),

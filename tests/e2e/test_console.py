@@ -16,7 +16,7 @@ COLUMNS = {
     "show pools": "database user pool_mode cl_idle cl_active cl_waiting cl_cancel_req sv_active sv_idle sv_used "
                   "sv_login pool_size maxwait maxwait_us avg_xact_time paused fallback_active oldest_active_age_ms",
     "show clients": "client_id database user application_name addr tls state wait transaction_count query_count "
-                    "error_count age_seconds tls_version tls_cipher",
+                    "error_count age_seconds tls_version tls_cipher thread",
     "show servers": "server_id server_process_id database_name user application_name tls state wait "
                     "transaction_count query_count bytes_sent bytes_received age_seconds prepare_cache_hit "
                     "prepare_cache_miss prepare_cache_size tls_version tls_cipher",

@@ -286,7 +286,7 @@ def test_over_tls(doorman, authority, table, end):
 
 # Upgrades
 
-def test_in_the_lobby_after_an_upgrade(doorman, table, mode):
+def test_in_a_set_after_an_upgrade(doorman, table, mode):
     one = doorman(mode=mode, size=1, general=LONG)
     quiet = [one.raw() for _ in range(3)]
     one.upgrade()

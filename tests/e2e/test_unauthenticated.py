@@ -290,17 +290,12 @@ def limited(pg, tmp_path):
     shutil.rmtree(directory)
 
 
-def test_the_limit_of_threads_is_kept_and_told(limited):
-    one = limited(80, general={"max_connections": 1000})
-    one.wait_log(r"max_connections is 1000, but no more than \d+ clients can be served.*RLIMIT_NPROC")
-    inside = []
-    while (seen := (raw := one.raw(login=False)).login())[-1].kind == "Z":
-        inside.append(raw)
-        assert len(inside) < 80
-    assert error(seen).code == "53300"
-    works_in_reserve(one, inside[0])
-    inside.pop().close()
-    wait_until(lambda: one.raw(login=False).login()[-1].kind == "Z")
+def test_more_clients_than_there_may_be_threads_share_some(limited):
+    one = limited(80, general={"max_connections": 1000, "client_threads": 0})
+    one.wait_log(r"No more than \d+ threads for clients, by RLIMIT_NPROC")
+    inside = [one.raw() for _ in range(150)]
+    assert all(raw.value("select 1") == "1" for raw in inside)
+    assert one.threads() <= 80
 
 
 def test_where_no_thread_can_be_started_clients_are_told_at_once(limited, background):

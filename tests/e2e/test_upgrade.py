@@ -795,7 +795,8 @@ def test_a_chain_of_upgrades_leaves_nothing(doorman, pg, same_backends):
     for _ in range(18):
         one.upgrade()
     after = measure()
-    assert after[0] <= before[0] and after[1] <= before[1] + 2, (before, after)
+    # As many threads as clients, if all have been calm.
+    assert after[0] <= before[0] and after[1] <= 51 + 8, (before, after)
     assert after[2] <= before[2] + 2048, (before, after)
     prepared.send(bind((), "s"), execute(), sync())
     assert rows(prepared.read_until("Z")) == [[b"still"]]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::{ClientThreads, STACK, Work};
-use crate::client::client_thread::{log_in, run_client};
+use crate::client::client_thread::{log_in, serve_at_console};
 use crate::client::login_error::say;
 use crate::net::thread;
 use crate::session::client::{Client, ClientKind};
@@ -24,7 +24,7 @@ impl ClientThreads {
             client_threads.work_in_reserve(work, &clients);
         })?;
         self.start_one(client, |client_threads, client| {
-            drop(run_client(&client_threads.shared, client, None));
+            serve_at_console(&client_threads.shared, client);
         })
     }
 
@@ -52,6 +52,9 @@ impl ClientThreads {
                 let Some(client) = log_in(self, connection, permit, arriving, true) else {
                     return;
                 };
+                if matches!(client.kind, ClientKind::Pool(_)) {
+                    return self.take_in([client]);
+                }
                 let client = match self.seat() {
                     Ok(seat) => return seat.take_in(client),
                     Err(_) => clients.try_send(client),
@@ -60,7 +63,8 @@ impl ClientThreads {
                     refuse_guest(refused.into_inner());
                 }
             }
-            Work::Client(client) => drop(run_client(&self.shared, *client, None)),
+            Work::Client(client) => serve_at_console(&self.shared, *client),
+            Work::Session(driven) => self.shared.sets.join(driven),
             Work::Cancel { key, back, .. } => self.carry_out(key, back),
         }
     }

@@ -26,6 +26,10 @@ keys! {
             /// How many clients may be connected, console sessions included. A client over the
             /// limit gets error 53300.
             max_connections: usize = is("8192"), integer(1, MANY), NewClients, Works;
+            /// How many clients may have a thread of their own. Shared threads drive the others, and
+            /// busy clients for which there is no processor. 0: each client has one, as far as the
+            /// system's limits on threads allow.
+            client_threads: usize = is("64"), integer(0, MANY), Restart, Works;
             /// How many connections may be open whose client has not sent a whole first packet.
             /// At the limit, a connection of the address that has most of them is closed: the
             /// one that has sent nothing for longest. The limit is never more than a quarter of

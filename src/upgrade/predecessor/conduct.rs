@@ -4,6 +4,7 @@
 //! still logging in, and the process ends when nobody is.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
@@ -13,7 +14,7 @@ use super::{COMING, HandOver, SILENT_MORE, WAVE, WINDOW};
 use crate::net::clock::MonotonicTime;
 use crate::pool::totals::Counters;
 use crate::session::client::Client;
-use crate::session::registry::signals;
+use crate::session::registry::{Activity, Handle, signals};
 use crate::session::shared::HandoverScope;
 
 /// How long those have who are logging in when all others have moved, and then to hear that it was not long enough.
@@ -208,32 +209,22 @@ impl HandOver<'_> {
 
     /// How many more may be under way than where somebody is to move who is not silent.
     fn more(&self) -> usize {
-        let next = self.to_tell.front();
-        if self.coming.is_empty() && next.is_none_or(|handle| self.shared.is_idle(handle)) {
+        let idle = |handle: &Arc<Handle>| handle.activity() == Activity::Idle;
+        if self.to_tell.front().is_none_or(idle) {
             SILENT_MORE
         } else {
             0
         }
     }
 
-    /// Makes sessions move, a few at a time: those that are silent are lifted out of their beds, the others are
-    /// told. A session is held up from then until it is taken.
+    /// Makes sessions move, a few at a time. A session is held up from when it is told until it is taken.
     fn tell_some(&mut self) {
         self.coming.retain(|(_, told)| told.elapsed() < COMING);
         let under_way = self.coming.len() + self.backlog.len() + self.sessions.len();
         let some = (WAVE + self.more()).saturating_sub(under_way);
         for handle in self.to_tell.drain(..some.min(self.to_tell.len())) {
-            let now = MonotonicTime::now();
-            match self.shared.take_idle(&handle) {
-                Some(client) => {
-                    self.backlog.push_back((client, now));
-                    self.lifted.push(handle);
-                }
-                None => {
-                    self.coming.push((handle.info.id, now));
-                    handle.signal(signals::HAND_OVER);
-                }
-            }
+            self.coming.push((handle.info.id, MonotonicTime::now()));
+            handle.signal(signals::HAND_OVER);
         }
     }
 }

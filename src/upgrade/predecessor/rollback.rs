@@ -35,7 +35,7 @@ impl HandOver<'_> {
         if client.awaits_reply() {
             *self.requester.lock() = Some(client);
         } else {
-            self.client_threads.take_back(client);
+            self.client_threads.take_in([client]);
         }
     }
 
@@ -63,7 +63,7 @@ impl HandOver<'_> {
         if client.awaits_reply() {
             client.answer(outcome::refusal(why));
         }
-        self.client_threads.take_back(client);
+        self.client_threads.take_in([client]);
     }
 
     /// The session with this number has to leave: it has the time that a shutdown would give it.
@@ -133,14 +133,7 @@ impl HandOver<'_> {
             *self.requester.lock() = Some(clients.swap_remove(place));
         }
         for client in clients {
-            self.client_threads.take_back(client);
-        }
-        // Those that were the successor's have ended with it: as long as a thread waits for its socket, the
-        // client is not told.
-        for handle in self.lifted.drain(..) {
-            if self.shared.sessions.find(handle.info.id).is_none() {
-                handle.wake();
-            }
+            self.client_threads.take_in([client]);
         }
         let sent = self.new_sent.drain().map(|(_, connection)| connection);
         for connection in sent.chain(self.new.drain(..)) {

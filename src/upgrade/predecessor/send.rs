@@ -15,6 +15,7 @@ use crate::net::stream::Stream;
 use crate::server::parameters::Parameters;
 use crate::session::client::{Client, ClientKind, Reply};
 use crate::session::orders::Errand;
+use crate::session::registry::{Activity, Handle};
 use crate::upgrade::messages::{
     self, Hello, Idle, Listener, Message, Moved, MovedConsole, New, Standing, VERSION,
 };
@@ -83,7 +84,8 @@ impl HandOver<'_> {
         let shared = self.shared;
         let accept_counters = &shared.accept_counters;
         let all = shared.sessions.all();
-        let awake = all.iter().filter(|session| !shared.is_idle(session));
+        let idle = |session: &Handle| session.activity() == Activity::Idle;
+        let awake = all.iter().filter(|session| !idle(session));
         let hello = Hello {
             version: VERSION,
             next_session: shared.sessions.last_id() + GAP,

@@ -29,9 +29,6 @@ use crate::session::shared::Shared;
 use crate::upgrade::messages::{self, Hello, Message, New};
 use crate::upgrade::outcome::{self, Outcome};
 
-/// Threads that are started before the first session comes, at most.
-const READY_SEATS: usize = 128;
-
 /// Bytes of memory that a silent session takes, about, and what is made ready for all of them at most.
 const SESSION_SIZE: usize = 4096;
 const MAX_ROOM: usize = 32 * 1024 * 1024;
@@ -65,12 +62,7 @@ pub(super) struct SessionReceiver {
     settings: Vec<Arc<Parameters>>,
     /// The number that came last, and the copy that all sessions of this pool share.
     shared: Option<(usize, Arc<Pool>, Arc<Parameters>)>,
-    /// Threads that wait for sessions that are to come.
-    seats: Vec<Seat>,
-    /// Whether silent sessions can wait for a thread.
-    lobby: bool,
-    /// Sessions whose acceptance is about to be told; then they are served. Those that are silent have no
-    /// thread yet.
+    /// Sessions whose acceptance is about to be told; then they are served. Those of the console have a thread.
     arrived: Vec<(Client, Option<Seat>)>,
     taken: usize,
     /// The console session that has asked for the upgrade.
@@ -95,8 +87,6 @@ impl SessionReceiver {
             errands,
             settings: Vec::new(),
             shared: None,
-            seats: Vec::new(),
-            lobby: false,
             arrived: Vec::new(),
             taken: 0,
             requester: None,
@@ -113,17 +103,6 @@ impl SessionReceiver {
         make_room(hello.sessions.saturating_mul(SESSION_SIZE));
         let expected = hello.sessions.min(MAX_ROOM / SESSION_SIZE);
         self.shared_state.sessions.expect(expected);
-        self.lobby = match self.client_threads.open_lobby(expected) {
-            Ok(()) => true,
-            Err(error) => {
-                log::debug!("silent sessions get a thread each at once: {error}");
-                false
-            }
-        };
-        // Those who are busy come first, and nobody waits yet.
-        let most = hello.awake.min(READY_SEATS);
-        self.seats
-            .extend((0..most).map_while(|_| self.client_threads.seat().ok()));
         let outcome = self
             .say(&Message::Seated)
             .and_then(|()| {
@@ -132,8 +111,6 @@ impl SessionReceiver {
             })
             .and_then(|()| self.take_all());
         self.serve_arrived();
-        self.seats.clear();
-        self.shared_state.lobby.expect(false);
         self.shared_state.pools.expect_no_more();
         self.shared_state.end_passing_on();
         // An order is carried out here, and nobody is there any more to whom it has to be passed on.
@@ -245,15 +222,13 @@ impl SessionReceiver {
     }
 
     fn serve_arrived(&mut self) {
-        let mut silent = Vec::new();
         for (client, seat) in self.arrived.drain(..) {
             match seat {
-                None => silent.push(client),
+                None => self.client_threads.take_in([client]),
                 Some(seat) if client.awaits_reply() => self.requester = Some((client, seat)),
                 Some(seat) => seat.take_in(client),
             }
         }
-        self.client_threads.keep(silent);
     }
 
     fn flush(&mut self) -> io::Result<()> {

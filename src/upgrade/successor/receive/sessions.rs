@@ -1,7 +1,7 @@
 //! Sessions that have come: put together from their message, their parts and their descriptors, and given a thread.
 //!
 //! When they are served is decided in [`taking`](super). Invariant: a session is accepted or refused, never both, and
-//! is accepted only when there is a thread for it or it can do without.
+//! is accepted only when there is a thread for it, or a set.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -94,20 +94,11 @@ impl SessionReceiver {
             client,
             server,
             server_deadline,
-            spoke: None,
-        };
-        let seat = if self.lobby && detached.is_silent() {
-            None
-        } else {
-            let Some(seat) = self.seat(id)? else {
-                return Ok(());
-            };
-            Some(seat)
         };
         if let Some(link) = &mut detached.session.link {
             detached.pool.adopt_lent(&mut link.backend);
         }
-        self.take_in(id, seat, handle, ClientKind::Pool(detached))
+        self.take_in(id, None, handle, ClientKind::Pool(detached))
     }
 
     /// The settings of this number, as sessions of this pool share them.
@@ -182,13 +173,9 @@ impl SessionReceiver {
         self.take_in(id, Some(seat), handle, kind)
     }
 
-    /// A thread for a session, before the session is accepted. `None`: there is none, and the session was refused.
+    /// A thread for a session of the console, before the session is accepted. `None`: there is none, and the session was refused.
     fn seat(&mut self, id: u64) -> io::Result<Option<Seat>> {
-        match self
-            .seats
-            .pop()
-            .map_or_else(|| self.client_threads.seat(), Ok)
-        {
+        match self.client_threads.seat() {
             Ok(seat) => Ok(Some(seat)),
             Err(error) => {
                 self.say(&Message::Refused(Refused {
