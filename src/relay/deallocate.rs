@@ -11,6 +11,7 @@ use aho_corasick::AhoCorasick;
 
 use super::conversation::Conversation;
 use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
+use super::held_statements::HeldStatements;
 use super::in_flight::Open;
 use super::link_setup::POOLERS;
 use super::names::key;
@@ -76,7 +77,7 @@ impl Session {
         match meant {
             // Where no server is in a transaction there are no others than those that follow.
             Target::All if self.link.is_none() && without_server != TransactionStatus::Failed => {
-                self.statements.clear();
+                self.statements = HeldStatements::default();
                 out.client.write(|own| {
                     backend::command_complete(own, "DEALLOCATE ALL");
                     backend::ready_for_query(own, without_server);

@@ -15,6 +15,7 @@
 //! | [`requests`] | a step over what the client sent |
 //! | [`running`] | Query, FunctionCall and Execute |
 //! | [`begin`] | a BEGIN that PostgreSQL hears of with the request behind it |
+//! | [`held_statements`] | the statements of a client by name, and their bytes |
 //! | [`names`] | the names in messages |
 //! | [`parsing`] | Parse: a client prepares a statement |
 //! | [`statements`] | prepared statements that follow their client: Bind, Describe, Close |
@@ -45,6 +46,7 @@ pub mod delays;
 pub mod errors;
 pub mod expected;
 pub mod going_back;
+pub mod held_statements;
 pub mod in_flight;
 pub mod link_setup;
 pub mod names;

@@ -356,7 +356,7 @@ impl Session {
             link.backend.prepared.clear();
             if phase == Phase::Serving {
                 // The unnamed one is not among those that are deallocated.
-                self.statements.retain(|name, _| name.is_empty());
+                self.statements.remove_named();
             }
         }
         self.note_going_back_by(tag, extended);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::begin::Deferred;
 use super::check_query::CapturedReply;
 use super::client_end::ClientEnd;
+use super::held_statements::HeldStatements;
 use super::parse_settings::ParseSettings;
 pub use super::server_link::ServerLink;
 use super::stale_plan::Doubt;
@@ -136,6 +137,10 @@ fn is_empty(settings: &Arc<Parameters>) -> bool {
     settings.is_empty()
 }
 
+fn none_held(statements: &HeldStatements) -> bool {
+    statements.is_empty()
+}
+
 /// A client's session.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Session {
@@ -180,8 +185,8 @@ pub struct Session {
     #[serde(default, skip_serializing_if = "is_default")]
     pub as_sent: bool,
     /// The statements it has prepared, by its own names; the unnamed one has the empty name.
-    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
-    pub statements: HashMap<Vec<u8>, Arc<Statement>>,
+    #[serde(default, skip_serializing_if = "none_held")]
+    pub statements: HeldStatements,
     /// What stands for some of them under other settings than those they were prepared under, by number.
     #[serde(skip)]
     pub substitutes: HashMap<u64, Arc<Statement>>,
@@ -257,7 +262,7 @@ impl Session {
             startup_settings,
             defaults: Arc::default(),
             as_sent: false,
-            statements: HashMap::new(),
+            statements: HeldStatements::default(),
             substitutes: HashMap::new(),
             client: Side::default(),
             link: None,

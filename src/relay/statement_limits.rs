@@ -3,15 +3,10 @@
 //! Only counts and words a refusal; who refuses is in [`parsing`](crate::relay::parsing). The invariant: what counts
 //! against a limit is what the session holds now, so that a Close makes room at once.
 
-use std::sync::Arc;
-
 use super::expected::Refusal;
 use super::session::Session;
-use crate::server::prepared::{Limit, Statement};
+use crate::server::prepared::Limit;
 use crate::wire::sqlstate;
-
-/// What a statement takes beside its text and its name, in bytes.
-const EACH_STATEMENT: usize = 256;
 
 impl Session {
     /// What one server connection keeps.
@@ -22,24 +17,16 @@ impl Session {
         }
     }
 
-    /// Bytes of the statements that the client has, as far as the pooler keeps them for it.
-    fn held(&self) -> usize {
-        let each = |(name, one): (&Vec<u8>, &Arc<Statement>)| {
-            name.len() + one.definition.len() + EACH_STATEMENT
-        };
-        self.statements.iter().map(each).sum()
-    }
-
     /// Whether a Parse with this many bytes would be more than the client may have the pooler keep.
     pub(super) fn is_too_much(&self, body: usize) -> bool {
-        self.held().saturating_add(body) > self.rules.memory_per_client
+        self.statements.bytes().saturating_add(body) > self.rules.memory_per_client
     }
 
     pub(super) fn too_much(&self) -> Refusal {
         let words = format!(
             "out of memory: this client has the pooler keep {} bytes of prepared statements and may have {} \
              (client_memory_limit); close those that are no longer needed",
-            self.held(),
+            self.statements.bytes(),
             self.rules.memory_per_client
         );
         Refusal {
