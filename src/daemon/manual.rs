@@ -1,6 +1,6 @@
 //! The man pages and the bash completion under `contrib/` are made from the definitions of settings and options.
 //!
-//! Tests only: nothing of it is in the program. `UPDATE_REFERENCE=1 cargo test --lib manual` writes them anew.
+//! Tests only: nothing of it is in the program. `UPDATE_REFERENCE=1 cargo test --lib reference` writes them anew.
 //!
 //! The invariant: every option and every setting is in the pages, with the words of `-h` and of the reference.
 
@@ -16,7 +16,7 @@ use clap::{Arg, Command, CommandFactory as _};
 const DATE: &str = "November 29, 2026";
 
 #[test]
-fn the_pages_and_the_completion_are_what_the_definitions_say() {
+fn the_pages_and_the_completion_say_what_the_reference_says() {
     let command = Arguments::command();
     let mut completion = Vec::new();
     clap_complete::generate(
@@ -37,7 +37,7 @@ fn the_pages_and_the_completion_are_what_the_definitions_say() {
     .collect();
     assert!(
         stale.is_empty(),
-        "stale; run: UPDATE_REFERENCE=1 cargo test --lib manual: {stale:?}"
+        "stale; run: UPDATE_REFERENCE=1 cargo test --lib reference: {stale:?}"
     );
     lint();
 }
@@ -305,7 +305,7 @@ fn setting(out: &mut String, key: &Definition) {
 
 fn head(title: &str, section: u8) -> String {
     format!(
-        ".\\\" Made from the program's own definitions: UPDATE_REFERENCE=1 cargo test --lib manual\n\
+        ".\\\" Made from the program's own definitions: UPDATE_REFERENCE=1 cargo test --lib reference\n\
          .Dd {DATE}\n.Dt {title} {section}\n.Os\n"
     )
 }
