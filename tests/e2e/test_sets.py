@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import ssl
 
 import pytest
@@ -39,7 +40,11 @@ class Busy:
 
     def __exit__(self, *_):
         for raw in self.clients:
-            cancel(self.one, raw)
+            # PostgreSQL ignores a CancelRequest that comes before the query has begun.
+            def ended(raw=raw):
+                cancel(self.one, raw)
+                return select.select([raw.socket], [], [], 1)[0]
+            wait_until(ended)
             assert error(raw.read_until("Z")).code == "57014"
 
 
