@@ -1,7 +1,7 @@
 //! The answer to `pooler_check_query`, as PostgreSQL has given it and as long as it may be given again.
 //!
-//! Invariant: it was given by a connection made by the plan in force, to the text that this plan says; and
-//! nothing has been heard since of the server being gone.
+//! Invariant: it was given by a connection made under the configuration in force, to that
+//! configuration's query, and no connection to the server has failed since.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ impl Pool {
     /// PostgreSQL's answer to the check query of `config`, if it may be given for it.
     pub fn check_answer(&self, config: &Arc<PoolConfig>) -> Option<Arc<[u8]>> {
         let state = self.lock();
-        // Without a connection nobody would notice that the server is gone.
+        // Without a connection the end of the server would not be noticed.
         let may = Arc::ptr_eq(&state.config, config) && !state.closed && state.has_connections();
         state.check_answer.clone().filter(|_| may)
     }

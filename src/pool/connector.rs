@@ -14,7 +14,7 @@ use crate::server::target::Target;
 const STACK: usize = 512 * 1024;
 
 /// Starts a thread that connects to `target` and hands the outcome to the pool. Connections it makes
-/// belong to `epoch` and have the seat.
+/// belong to `epoch` and keep the permit.
 ///
 /// # Errors
 /// If the thread cannot be started.
@@ -28,7 +28,7 @@ pub(super) fn start(
     let pool = Arc::clone(pool);
     thread::spawn(STACK, move || {
         thread::name(&format!("s{number} {}@{}", pool.user, pool.database));
-        // Whatever happens in here, the pool counts on hearing of it.
+        // The pool counts on an outcome, also if this panics.
         let mut made = catch_unwind(AssertUnwindSafe(|| login::connect(&target, number)))
             .unwrap_or_else(|_| {
                 Err(ConnectError::Broken(
@@ -46,7 +46,7 @@ pub(super) fn start(
         } else {
             drop(permit);
         }
-        // The seat of one that could not be made is free by now.
+        // If no connection could be made, its permit is free by now.
         pool.connected(made, &target, epoch);
     })
 }

@@ -20,35 +20,35 @@ use crate::net::clock::MonotonicTime;
 use crate::server::backend::Connection;
 use crate::server::login::ConnectError;
 
-/// The seats of one database.
+/// The permits for connections to one database.
 #[derive(Debug)]
 pub struct DatabasePermits {
     taken: AtomicUsize,
     limit: AtomicUsize,
-    /// Somebody waits for a seat: nobody else may take one.
+    /// A pool waits for a permit. No other pool may take one out of turn.
     wanted: AtomicBool,
     /// The wishes of all pools of the database.
     wishes: RwLock<Vec<Weak<Wish>>>,
-    /// Rung when a seat is wanted, and when one gets free that is.
+    /// Wakes the janitor when a pool wants a permit, and when a wanted permit gets free.
     notify: Sender<()>,
 }
 
-/// One of them, for as long as it lives.
+/// A permit for one connection. Dropping it frees it.
 #[derive(Debug)]
 pub struct Permit(Arc<DatabasePermits>);
 
-/// A pool's wish for a seat, as the other pools of its database see it.
+/// A pool's wish for a permit, as the other pools of its database see it.
 #[derive(Debug, Default)]
 pub struct Wish {
-    /// Since when the first of its clients has waited whom none of its own connections will serve; 0 if there
-    /// is none.
+    /// Since when the pool's first client without a connection in prospect has waited, in microseconds; 0 if there is
+    /// no such client.
     since: AtomicU64,
-    /// Seats that other pools have given up for its sake and it has not taken.
+    /// Permits that other pools have given up for its sake and it has not taken.
     promised: AtomicUsize,
 }
 
 impl Wish {
-    /// Says since when the first client has waited for whom there is no seat.
+    /// Notes since when the first client without a permit has waited.
     pub fn set(&self, since: Option<MonotonicTime>) {
         let micros = since.map_or(0, MonotonicTime::micros);
         if self.since.load(Ordering::Relaxed) != micros {
@@ -56,7 +56,7 @@ impl Wish {
         }
     }
 
-    /// Seats that others have given up for its sake.
+    /// Permits that others have given up for its sake.
     pub fn promised(&self) -> usize {
         self.promised.load(Ordering::Relaxed)
     }
@@ -68,7 +68,7 @@ impl Wish {
 }
 
 impl DatabasePermits {
-    /// Seats without a limit. `notify` is rung for whoever gives them to those who wait.
+    /// Permits without a limit. `notify` wakes the janitor's thread, which grants them to waiting pools.
     pub fn new(notify: Sender<()>) -> Arc<DatabasePermits> {
         Arc::new(DatabasePermits {
             taken: AtomicUsize::new(0),
@@ -88,7 +88,7 @@ impl DatabasePermits {
         wish
     }
 
-    /// Whether a seat should be given up for a client of another pool that has waited longer than the caller's
+    /// Whether a permit should be given up for a client of another pool that has waited longer than the caller's
     /// own first, who has since `own`, by more than `delay`. It is promised to that pool then.
     pub fn should_yield(&self, own: MonotonicTime, delay: Duration) -> bool {
         if !self.wanted.load(Ordering::Acquire) {
@@ -107,7 +107,7 @@ impl DatabasePermits {
         if own.since(MonotonicTime::from_micros(since)) <= delay {
             return false;
         }
-        // For each client one seat is given up.
+        // For each client one permit is given up.
         let mine = wish
             .since
             .compare_exchange(since, 0, Ordering::AcqRel, Ordering::Relaxed)
@@ -117,13 +117,13 @@ impl DatabasePermits {
         mine
     }
 
-    /// Sets how many may be taken. Those that are taken stay so.
+    /// Sets how many permits there are. Permits in use stay in use.
     pub fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
         self.ring();
     }
 
-    /// A free seat, if nobody else waits for one.
+    /// A free permit, if no pool waits for one.
     pub fn take(self: &Arc<DatabasePermits>) -> Option<Permit> {
         if self.wanted.load(Ordering::Acquire) {
             return None;
@@ -131,7 +131,7 @@ impl DatabasePermits {
         self.take_granted()
     }
 
-    /// A free seat for one whose turn it is.
+    /// A free permit for the pool whose turn it is.
     pub fn take_granted(self: &Arc<DatabasePermits>) -> Option<Permit> {
         let limit = self.limit.load(Ordering::Relaxed);
         self.taken
@@ -142,31 +142,31 @@ impl DatabasePermits {
             .map(|_| Permit(Arc::clone(self)))
     }
 
-    /// A seat for a connection that is there already, whatever the limit.
+    /// A permit for a connection that is there already, whatever the limit.
     pub fn take_anyway(self: &Arc<DatabasePermits>) -> Permit {
         self.taken.fetch_add(1, Ordering::AcqRel);
         Permit(Arc::clone(self))
     }
 
-    /// How many are taken.
+    /// How many permits are in use.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Acquire)
     }
 
-    /// From now on nobody takes a seat out of turn, and whoever gives them out is called.
+    /// From now on no pool takes a permit out of turn. Wakes the janitor, which grants them.
     pub fn want(&self) {
         self.note_wanted(true);
         self.ring();
     }
 
-    /// Whether anybody waits for a seat.
+    /// Notes whether any pool waits for a permit.
     pub fn note_wanted(&self, wanted: bool) {
         self.wanted.store(wanted, Ordering::Release);
     }
 
-    /// Calls whoever gives seats to those who wait, and tries again for those who wait for a server.
+    /// Wakes the janitor, which grants permits to waiting pools and tries again to connect to servers that were down.
     pub fn ring(&self) {
-        // One that has not been heard yet is as good as two.
+        // A notice that has not been taken up yet is enough.
         let _ = self.notify.try_send(());
     }
 }
@@ -180,18 +180,18 @@ impl Drop for Permit {
     }
 }
 
-/// How a pool fares that waits for a seat.
+/// What becomes of a pool's request for a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grant {
     /// It lacks nothing any more.
     Served,
-    /// There is no free seat.
+    /// There is no free permit.
     NoPermit,
     /// PostgreSQL has just refused a connection, and is left alone for a moment.
     Later,
 }
 
-/// Gives seats to those who wait for one. Returns whether somebody still does.
+/// Grants permits to waiting pools. Returns whether a pool still waits.
 pub(super) fn grant(pools: &[Arc<Pool>]) -> bool {
     let mut waiting: Vec<_> = pools
         .iter()
@@ -200,7 +200,7 @@ pub(super) fn grant(pools: &[Arc<Pool>]) -> bool {
     waiting.sort_by_key(|(since, _)| *since);
     let mut lacking: Vec<&Arc<Pool>> = Vec::new();
     for (_, pool) in waiting {
-        // Nobody passes a pool of the same database that waits in vain.
+        // No pool passes another pool of the same database that waits in vain.
         let barred = lacking.iter().any(|other| other.database == pool.database);
         if barred || !serve(pool, pools) {
             pool.fail_overdue_waiters();
@@ -214,7 +214,7 @@ pub(super) fn grant(pools: &[Arc<Pool>]) -> bool {
     !lacking.is_empty()
 }
 
-/// Gives the pool the seats it lacks; false if there are not enough.
+/// Gives the pool the permits it lacks; false if there are not enough.
 fn serve(pool: &Arc<Pool>, pools: &[Arc<Pool>]) -> bool {
     loop {
         match pool.connect_in_turn() {
@@ -257,7 +257,7 @@ fn evict_for<'a>(
 }
 
 impl Pool {
-    /// Since when it lacks a seat.
+    /// Since when it lacks a permit.
     fn wants_permit_since(&self) -> Option<MonotonicTime> {
         let state = self.lock();
         // What counts is how long its first client has waited.
@@ -279,7 +279,7 @@ impl Pool {
         }
     }
 
-    /// Its turn to take seats: starts making the connections that are missing.
+    /// The pool's turn to take permits: starts making the connections that are missing.
     fn connect_in_turn(self: &Arc<Pool>) -> Grant {
         let mut state = self.lock();
         state.wish.end_promises();
@@ -306,8 +306,8 @@ impl Pool {
         }
     }
 
-    /// There is no seat. Those who wait are told when it has taken too long, unless a connection of the
-    /// pool will come back to serve them.
+    /// There is no permit. Waiting clients get an error when this has taken too long, unless a connection of the pool
+    /// will come back to serve them.
     fn fail_overdue_waiters(&self) {
         let mut state = self.lock();
         let Some(limit) = state.config.database_limit else {
@@ -329,7 +329,7 @@ impl Pool {
         log::warn!("{line}");
     }
 
-    /// What clients are told who wait for a seat in vain.
+    /// The error for clients that have waited for a permit in vain.
     pub(super) fn no_permit(&self, state: &State) -> ConnectError {
         let limit = state.config.database_limit;
         let (most, reserve) = limit.map_or((0, 0), |limit| (limit.most, limit.reserve));

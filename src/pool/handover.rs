@@ -15,7 +15,7 @@ use crate::server::backend::{Backend, Connection};
 impl Pool {
     /// Takes up what another process says of this pool: `coming` server connections will follow, and as
     /// long as they have not come there is no room for others in their place. `same_server`: they lead
-    /// where this pool's plan does; otherwise they are closed when they are free.
+    /// where this pool's configuration does; otherwise they are closed when they are free.
     pub fn inherit(
         &self,
         totals: Totals,
@@ -69,7 +69,7 @@ impl Pool {
         state.in_use += 1;
     }
 
-    /// Takes out a free connection, to give it to another process. It counts as lent until it is
+    /// Takes out a free connection, to give it to another process. It counts as in use until it is
     /// [put back](Pool::put_back) or [gone](Pool::moved_away).
     pub fn take_idle(&self) -> Option<Connection> {
         let mut state = self.lock();

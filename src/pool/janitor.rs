@@ -1,5 +1,5 @@
-//! The thread that looks after idle connections: closes those whose time has come, keeps the minimum
-//! warm, ends the periods of the averages, and lends its thread to the usher.
+//! The thread that looks after all pools: it closes idle connections that are too old, keeps `min_pool_size` warm, ends
+//! the periods of the averages, grants permits of `max_db_connections` ([`database_limit`]), and removes unused pools.
 
 use std::io;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use crate::net::thread;
 /// How often the janitor makes its round for connections that are missing.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// How often it looks for a connection that can be closed while somebody waits for a seat, and tries again
+/// How often it looks for a connection that can be closed while somebody waits for a permit, and tries again
 /// while somebody waits for a server that is down.
 const SCARCE_ROUND: Duration = Duration::from_millis(100);
 
-/// The janitor at work; dropping it sends it home.
+/// The running janitor. Dropping this ends its thread.
 #[derive(Debug)]
 pub struct Janitor {
     _home: Sender<()>,
 }
 
-/// What the janitor goes by.
+/// The settings that the janitor follows.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
     /// How often it closes connections.
@@ -39,7 +39,7 @@ pub struct Rule {
     pub autodb_idle_timeout: Option<Duration>,
 }
 
-/// What says so.
+/// Gives the settings in force, at each round.
 pub type Rules = dyn Fn() -> Rule + Send;
 
 impl Janitor {

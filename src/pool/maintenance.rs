@@ -1,4 +1,4 @@
-//! What keeps a pool in order while others use it: connections are made and taken in, a new plan is put in
+//! What keeps a pool in order while others use it: connections are made and taken in, a new configuration is put in
 //! force, what is old, dead or too much is closed.
 //!
 //! Who gets a connection is decided in [`pool`](crate::pool::pool) alone.
@@ -68,7 +68,7 @@ impl Pool {
         }
     }
 
-    /// Puts another plan into force.
+    /// Puts another configuration into force.
     pub fn change_config(self: &Arc<Pool>, config: PoolConfig) {
         let mut state = self.lock();
         if *state.config == config {
@@ -110,7 +110,7 @@ impl Pool {
         close_all(leaving, "its pool was removed");
     }
 
-    /// Closes idle connections now and lent ones when they come back.
+    /// RECONNECT: closes idle connections now, and those in use when they are checked in.
     pub fn reconnect(&self) {
         let leaving = self.lock().start_epoch();
         close_all(leaving, "RECONNECT");
@@ -208,7 +208,7 @@ impl Pool {
             return true;
         };
         state.connecting -= 1;
-        // Whoever waits says so in the log; here the lock is held.
+        // The waiting client's thread logs it; here the lock is held.
         state.failures.hold_off(MonotonicTime::now());
         state.pass_on_failure(ConnectError::NoThread(error));
         false

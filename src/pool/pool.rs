@@ -1,7 +1,7 @@
 //! One pool: the connections of one user to one database, and the queue for them.
 //!
-//! Strictly first come, first served: while anybody waits, a connection that comes back, or is new, is
-//! put into the hands of who has waited longest. Connections are made by threads of their own
+//! Strictly first come, first served: while a client waits, a connection that comes back, or is new, goes to the
+//! client that has waited longest. Connections are made by threads of their own
 //! ([`super::connector`]), so a waiting client waits in one place whatever it is waiting for, and can be
 //! cancelled, moved or hung up on there.
 //!
@@ -33,11 +33,11 @@ pub enum NoConnection {
     Failed(Arc<ConnectError>),
     /// The pool no longer exists.
     Closed,
-    /// The one who waited was told something else and has left the queue.
+    /// The waiting login has to stop, and has left the queue.
     Left,
 }
 
-/// What there was not enough of for one who waited in vain.
+/// What a client has waited for in vain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lack {
     /// So many connections as the pool may have were in use all the time.
@@ -58,7 +58,7 @@ pub enum Request {
 /// A pool as `SHOW POOLS` shows it.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// The plan in force.
+    /// The configuration in force.
     pub config: Arc<PoolConfig>,
     /// Connections nobody uses.
     pub idle: usize,
@@ -87,10 +87,10 @@ pub struct Pool {
     pub user: String,
     /// Where the numbers of server connections come from.
     pub(super) numbers: Arc<AtomicU64>,
-    /// Counts the changes of the plan, the end of the pool being one, so that whoever keeps a copy can
-    /// tell without a lock that it is out of date.
+    /// Counts the changes of the configuration, and the end of the pool. By it a session sees without a lock that its
+    /// copy is out of date.
     pub(super) version: AtomicU64,
-    /// The seats of the database.
+    /// The permits of the database (`max_db_connections`).
     pub(super) permits: Arc<DatabasePermits>,
     pub(super) state: Mutex<State>,
     /// Since when nobody has used it, in microseconds, if the configuration does not name it; 0 if it is used.
@@ -122,13 +122,13 @@ impl Pool {
         Locked::new(&self.state)
     }
 
-    /// The plan in force, if it is not the one the caller has kept with this version.
+    /// The configuration in force, if it is not the one the caller has kept with this version.
     pub fn config_unless(&self, version: u64) -> Option<(u64, Arc<PoolConfig>)> {
         let now = self.version.load(Ordering::Acquire);
         (now != version).then(|| (now, self.config()))
     }
 
-    /// The plan in force.
+    /// The configuration in force.
     pub fn config(&self) -> Arc<PoolConfig> {
         Arc::clone(&self.lock().config)
     }
@@ -149,8 +149,8 @@ impl Pool {
         Ok(self.enqueue(&mut state, waiter, MonotonicTime::now(), true))
     }
 
-    /// Waits in the queue until there is a connection, until `deadline`, or until `told` says that there
-    /// is something else to do. `told` is asked whenever the waiter is woken, and once a while. Blocks: for
+    /// Waits in the queue until there is a connection, until `deadline`, or until `told` says that the caller has to
+    /// stop. `told` is asked whenever the waiter is woken, and once a while. Blocks: for
     /// logins, which have threads of their own.
     ///
     /// # Errors
@@ -204,7 +204,7 @@ impl Pool {
         Some(self.leave_queue(waiter, why))
     }
 
-    /// What one is told whose time is up.
+    /// The error for a client whose time is up.
     fn why_in_vain(&self, state: &State) -> NoConnection {
         let most = state.config.size;
         let there = state.in_use + state.idle.len() + state.coming.len();
@@ -224,7 +224,7 @@ impl Pool {
         }
     }
 
-    /// Notes what a client is told who gets no connection. Returns what the log should say of it, if anything.
+    /// Notes the error of a client that gets no connection. Returns what the log should say of it, if anything.
     pub fn note_refusal(&self, message: String) -> Option<String> {
         self.lock().refusals.note(message, MonotonicTime::now())
     }
@@ -365,8 +365,7 @@ impl Pool {
         connection.close(reason);
     }
 
-    /// Puts a connection that is fit to be lent into the hands of who has waited longest, or among the
-    /// idle ones.
+    /// Gives a clean connection to the client that has waited longest, or puts it among the idle ones.
     pub(super) fn place(&self, state: &mut State, mut connection: Connection, how: Source) {
         while !state.paused {
             let Some(first) = state.queue.pop_front() else {
@@ -384,7 +383,7 @@ impl Pool {
         state.idle.push_back(connection);
     }
 
-    /// Notes that a lent connection is gone for good, and adds what was done with it.
+    /// Notes that a connection in use is gone for good, and adds what was done with it.
     pub fn discard(self: &Arc<Pool>, work: &Counters) {
         let mut state = self.lock();
         state.totals.all.add(work);
@@ -436,7 +435,7 @@ impl Pool {
         self.lock().closed
     }
 
-    /// Lends nothing until [`Pool::resume`], and closes each connection as soon as it is free.
+    /// PAUSE: gives out no connection until [`Pool::resume`], and closes each one as soon as it is free.
     pub fn pause(&self) {
         let mut state = self.lock();
         state.paused = true;
@@ -446,7 +445,7 @@ impl Pool {
         close_all(leaving, "PAUSE");
     }
 
-    /// Lends again.
+    /// RESUME: gives out connections again.
     pub fn resume(self: &Arc<Pool>) {
         let mut state = self.lock();
         state.paused = false;

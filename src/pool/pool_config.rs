@@ -1,6 +1,6 @@
 //! How one pool is to be run: the settings that concern it, worked out.
 //!
-//! A plan is replaced as a whole at a reload and is never changed.
+//! A [`PoolConfig`] is replaced as a whole at a reload and is never changed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -142,7 +142,7 @@ pub struct PoolConfig {
     pub server_lifetime: Option<Duration>,
     /// After lying idle for this long a connection is tried before it is used.
     pub idle_check: Option<Duration>,
-    /// Whether the connection that lay idle longest is lent first.
+    /// Whether the connection that was idle longest is used first.
     pub round_robin: bool,
     /// The limit on the connections of all users of the database.
     pub database_limit: Option<DatabaseLimit>,
@@ -213,7 +213,7 @@ impl PoolConfig {
         }
     }
 
-    /// Where connections made by this plan lead and how they begin, secrets apart, to be compared by
+    /// Where connections made under this configuration lead and how they begin, secrets apart, to be compared by
     /// another process.
     pub fn leads_to(&self) -> String {
         let user = match &self.login {
@@ -231,7 +231,7 @@ impl PoolConfig {
         )
     }
 
-    /// Whether connections made by this plan are as good as those made by `other`.
+    /// Whether connections made under this configuration are as good as those made under `other`.
     pub fn leads_to_same_server(&self, other: &PoolConfig) -> bool {
         self.host == other.host
             && self.port == other.port

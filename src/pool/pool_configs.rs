@@ -1,4 +1,4 @@
-//! From the settings to the plans of all pools: those that the configuration names, and those of users and
+//! From the settings to the [`PoolConfig`] of each pool: those that the configuration names, and those of users and
 //! databases that are found when a client logs in.
 
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ pub fn server_sockets(general: &General) -> SocketOptions {
     }
 }
 
-/// The plan of every user of every pool.
+/// The configuration of every user of every pool.
 pub fn pool_configs(settings: &Settings) -> BTreeMap<Key, PoolConfig> {
     let sockets = server_sockets(&settings.general);
     let mut pool_configs = BTreeMap::new();

@@ -21,10 +21,10 @@ pub struct Pools {
     pub(super) pools: RwLock<BTreeMap<Key, Arc<Pool>>>,
     /// The pools of connections that the pooler uses itself. They end when nobody else has them.
     own: Mutex<Vec<Weak<Pool>>>,
-    /// The seats of each database; they stay when a database goes and comes back.
+    /// The permits of each database; they stay when a database goes and comes back.
     pub(super) permits: Mutex<BTreeMap<String, Arc<DatabasePermits>>>,
     notify: Sender<()>,
-    /// Rings when somebody should look who needs a seat.
+    /// Wakes the janitor to look which pool needs a permit.
     pub(super) rung: Receiver<()>,
     pub(super) numbers: Arc<AtomicU64>,
     /// How many pools that the configuration does not name were made and removed, by the name of the pool in the
@@ -109,9 +109,9 @@ impl Pools {
         Arc::clone(permits)
     }
 
-    /// Makes the pools as `pool_configs` say: new ones are added, those that are not in it are closed, the
-    /// others go on by the new plan with the connections they have. `found` gives the plan of a pool that is not
-    /// among the plans because the configuration does not name its user or its database; without one it is closed.
+    /// Puts `pool_configs` in force: new pools are added, and pools that are not in it are closed. The other pools keep
+    /// their connections. `found` gives the configuration of a pool whose user or database the configuration file does
+    /// not name; if there is none, the pool is closed.
     pub fn apply(
         &self,
         mut pool_configs: BTreeMap<Key, PoolConfig>,

@@ -103,7 +103,7 @@ impl Pool {
         state.paused || there >= state.config.size
     }
 
-    /// Lends a connection that lies idle, if there is one and nobody waits.
+    /// Takes an idle connection, if there is one and no client waits.
     pub fn lend_idle(&self) -> Option<Connection> {
         self.lock().lend_idle_to_newcomer(0)
     }

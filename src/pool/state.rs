@@ -1,7 +1,7 @@
 //! What a pool consists of, behind its lock, and what is true of it whoever asks.
 //!
-//! Who gets a connection is decided in [`pool`](super::pool). Invariant: what lies in somebody's slot is told
-//! only once the lock is free.
+//! Who gets a connection is decided in [`pool`](super::pool). Invariant: a waiter is woken for what lies in its
+//! slot only once the lock is free.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::{Deref, DerefMut};
@@ -41,15 +41,15 @@ pub(super) struct State {
     pub(super) queue: VecDeque<Queued>,
     pub(super) in_use: usize,
     pub(super) connecting: usize,
-    /// The seats of connections that another process will give us.
+    /// The permits of connections that are still to come from another process.
     pub(super) coming: Vec<Permit>,
-    /// The seats of the database.
+    /// The permits of the database.
     pub(super) permits: Arc<DatabasePermits>,
     /// What the other pools of the database see of that.
     pub(super) wish: Arc<Wish>,
-    /// Since when the pool lacks a seat for those who wait.
+    /// Since when the pool lacks a permit for those who wait.
     pub(super) wants_permit: Option<MonotonicTime>,
-    /// Those lead elsewhere than this pool's plan.
+    /// Those lead elsewhere than this pool's configuration.
     pub(super) foreign: bool,
     /// What lies idle is being given to another process.
     pub(super) leaving: bool,
@@ -63,19 +63,19 @@ pub(super) struct State {
     pub(super) confirmed: Option<MonotonicTime>,
     pub(super) known: HashMap<Settings, Effect>,
     pub(super) shared: HashSet<Arc<Parameters>>,
-    /// Those who have something in their slot and have not been told. They are once the lock is free:
+    /// Waiters that have something in their slot and have not been woken. They are woken once the lock is free:
     /// a thread that wakes up must not find it taken by the one that woke it.
     pub(super) to_ring: Wakeups,
     pub(super) to_close: Expired,
     pub(super) totals: Totals,
     pub(super) failures: Failures,
-    /// What clients were told who got no connection.
+    /// The errors of clients that got no connection.
     pub(super) refusals: Repeats,
-    /// PostgreSQL's answer to the check query of the plan.
+    /// PostgreSQL's answer to the check query of the configuration.
     pub(super) check_answer: Option<Arc<[u8]>>,
 }
 
-/// Those to be told, once the lock is free, that there is something in their slot.
+/// Waiters to be woken, once the lock is free, because there is something in their slot.
 #[derive(Debug, Default)]
 pub(super) struct Wakeups(pub(super) Vec<Waker>);
 
@@ -98,7 +98,7 @@ impl Drop for Expired {
 }
 
 /// The lock on a pool's state. The order of the parts is the order in which they are dropped: the lock is
-/// released before the bells ring.
+/// released before the waiters are woken.
 pub(super) struct Locked<'a> {
     state: MutexGuard<'a, State>,
     wakeups: Wakeups,
@@ -121,7 +121,7 @@ impl DerefMut for Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.state.wish.set(self.state.lacks_seat_since());
+        self.state.wish.set(self.state.lacks_permit_since());
         let connections = self.state.in_use + self.state.idle.len() + self.state.coming.len();
         if connections == 0 && !self.state.paused && self.state.confirmed.is_some() {
             // The next one may be to a server that has been changed, or is another one.
@@ -200,7 +200,7 @@ impl State {
         }
     }
 
-    /// Takes an idle connection that is fit to be lent, for the set with this number (0: for a thread). Those past
+    /// Takes an idle connection that is fit for use, for the set with this number (0: for a thread). Those past
     /// their lifetime on the way are closed when the lock is free.
     pub(super) fn take_idle(&mut self, set: u32) -> Option<Connection> {
         loop {
@@ -229,7 +229,7 @@ impl State {
         }
     }
 
-    /// Lends an idle connection, if there is one and the pool is not paused.
+    /// Takes an idle connection, if there is one and the pool is not paused.
     pub(super) fn lend_idle(&mut self, set: u32) -> Option<Connection> {
         if self.paused {
             return None;
@@ -239,7 +239,7 @@ impl State {
         Some(connection)
     }
 
-    /// As [`State::lend_idle`], but not before the eyes of those who wait.
+    /// As [`State::lend_idle`], but only if no client waits.
     pub(super) fn lend_idle_to_newcomer(&mut self, set: u32) -> Option<Connection> {
         if self.queue.is_empty() {
             self.lend_idle(set)
@@ -255,15 +255,15 @@ impl State {
         self.idle.drain(..).collect()
     }
 
-    /// The idle connections that are too many for the plan, those that lay idle longest first. Those that
-    /// are lent go when they come back.
+    /// The idle connections that are too many for the configuration, those that lay idle longest first. Those that
+    /// are in use are closed when they come back.
     pub(super) fn excess(&mut self) -> Vec<Connection> {
         let excess = self.total().saturating_sub(self.config.size);
         let leaving = excess.min(self.idle.len());
         self.idle.drain(..leaving).collect()
     }
 
-    /// Whether a connection has reached the end of its lifetime. The plan in force counts, not the one it
+    /// Whether a connection has reached the end of its lifetime. The configuration in force counts, not the one it
     /// was made by.
     pub(super) fn has_expired(&self, backend: &Backend, now: MonotonicTime) -> bool {
         let number = backend.key.id;
@@ -298,8 +298,8 @@ impl State {
             .saturating_sub(self.config.min_size.max(guaranteed))
     }
 
-    /// Since when the first in the queue has waited, if there is no seat for it, and none underway or promised.
-    fn lacks_seat_since(&self) -> Option<MonotonicTime> {
+    /// Since when the first in the queue has waited, if there is no permit for it, and none under way or promised.
+    fn lacks_permit_since(&self) -> Option<MonotonicTime> {
         self.wants_permit?;
         let may_have = self.total() < self.config.size && self.failures.error().is_none();
         if !may_have || self.paused || self.closed {
@@ -345,7 +345,7 @@ impl State {
         }
     }
 
-    /// A connection could not be made: tells those who wait if nothing else will come. What can heal is waited
+    /// A connection could not be made: waiting clients get the error if no other connection will come. What can heal is waited
     /// for as long as they wait.
     pub(super) fn pass_on_failure(&mut self, error: ConnectError) {
         let error = Arc::new(error);
@@ -363,7 +363,7 @@ impl State {
         }
     }
 
-    /// Tells all who wait that there will be no connection.
+    /// Ends all waits with this error.
     pub(super) fn fail_waiting(&mut self, error: &Arc<ConnectError>) {
         for queued in self.queue.drain(..) {
             let waker = queued.waiter.fail(Arc::clone(error));
