@@ -20,12 +20,12 @@ use crate::wire::error::ErrorFields;
 use crate::wire::sqlstate;
 
 impl Driver {
-    /// Takes a server connection if one lies idle; true if it serves at once. Else the session is queued
-    /// or tunes.
+    /// Takes an idle server connection, if there is one; true if the session can use it at once. If not, the session
+    /// is queued, or its settings are made on the connection first.
     pub(crate) fn take_server_at_once(&mut self) -> Result<bool, CloseReason> {
         self.starved = false;
         self.asked_since = self.session.now;
-        // Where sessions move it is not asked for here: a new one might be made.
+        // During a hand-over the pool is not asked: it might make a new connection.
         if self.moves_by_itself() {
             self.handle.queued();
             self.session.enter(Phase::Queued(self.asked_since));
@@ -60,7 +60,7 @@ impl Driver {
     /// Answers the client's request without a server connection if it is the check query and PostgreSQL's
     /// answer is known. Returns how many of the bytes at hand that was, or 0.
     pub(crate) fn answer_check(&mut self, input: &[u8]) -> Result<usize, CloseReason> {
-        self.refresh_plan()?;
+        self.refresh_config()?;
         let config = &self.config.1;
         let asks = self.session.asks_only(&config.check_query, input);
         let answer = asks.and_then(|_| self.checkout.pool().check_answer(config));
@@ -87,8 +87,8 @@ impl Driver {
         }
     }
 
-    /// Takes notice of a new plan. That the pool has ended is for [`Driver::refresh_plan`] to notice.
-    pub(crate) fn take_up_plan(&mut self) {
+    /// Takes up a new configuration of the pool. The end of the pool is noticed by [`Driver::refresh_config`].
+    pub(crate) fn take_up_config(&mut self) {
         let pool = self.checkout.pool();
         if !pool.is_closed() {
             self.config = pool
@@ -97,8 +97,8 @@ impl Driver {
         }
     }
 
-    /// Takes notice of a new plan, or of the pool's end.
-    pub(crate) fn refresh_plan(&mut self) -> Result<(), CloseReason> {
+    /// Takes up a new configuration of the pool, or notices the pool's end.
+    pub(crate) fn refresh_config(&mut self) -> Result<(), CloseReason> {
         if let Some(config) = self.checkout.pool().config_unless(self.config.0) {
             self.config = config;
             if self.checkout.pool().is_closed() {
@@ -114,13 +114,13 @@ impl Driver {
         let pool = self.shared.pools.find(database, user);
         let pool = pool.ok_or(CloseReason::PoolRemoved)?;
         self.config = (0, pool.config());
-        // What was listened for is the answer to the other plan's query.
+        // The answer that was to be captured is one to the old configuration's query.
         self.session.listen_for_answer(false);
         self.checkout.turn_to(pool);
         Ok(())
     }
 
-    /// The session waits for a server connection since then: whether it has got one, or gets none.
+    /// Whether the session, which has waited for a server connection since then, has one now, or gets none.
     pub(crate) fn look_into_queue(&mut self, since: MonotonicTime) -> Result<bool, CloseReason> {
         self.asked_since = since;
         if self.moves_by_itself() {
@@ -134,7 +134,7 @@ impl Driver {
             return self.refuse_request().map(|()| true);
         }
         if !self.checkout.is_queued() {
-            // It waited in another process, or another life: its place is by when it came.
+            // It has waited in another process, or before it was detached: its place in the queue is by that time.
             self.handle.queued();
             match self.checkout.request_since(since) {
                 Ok(Some(connection)) => return self.attach(connection).map(|()| true),
@@ -150,7 +150,7 @@ impl Driver {
         self.session.now = MonotonicTime::now();
         match outcome {
             Ok(connection) => {
-                // Who has waited may have given up; a request that nobody waits for is not run.
+                // The client may have gone while it waited. Its request is not run then.
                 if let Err(close_reason) = self.look_for_end() {
                     self.decline(connection);
                     return Err(close_reason);
@@ -163,7 +163,7 @@ impl Driver {
         Ok(true)
     }
 
-    /// Until when one waits for a server connection who has waited since then.
+    /// The deadline of a client that has waited for a server connection since then.
     pub(crate) fn queue_deadline(&self, since: MonotonicTime) -> MonotonicTime {
         since.after(self.config.1.query_wait_timeout)
     }
@@ -327,8 +327,8 @@ impl Driver {
             return self.discard("a cancel request may still be on its way to it");
         }
         if self.handle.at_rest() && self.cancel_limit.is_none() {
-            // A CancelRequest is on its way to this backend. Nobody else may get it before it has
-            // arrived.
+            // A CancelRequest is on its way to this backend. No other session may get the connection before the
+            // request has arrived.
             self.cancel_limit = Some(MonotonicTime::now().after(CLOSE_LIMIT));
         }
         if let Some(limit) = self.cancel_limit {
@@ -371,7 +371,7 @@ impl Driver {
         link.is_some_and(|link| link.backend.key.is_being_cancelled())
     }
 
-    /// Closes the server connection and tells the pool.
+    /// Closes the server connection and takes it out of the pool.
     pub(crate) fn discard(&mut self, why: &str) {
         self.server_deadline = None;
         self.cancel_limit = None;

@@ -1,12 +1,12 @@
-//! The pace at which a session's peers speak, and the short way to listen to one that speaks at once.
+//! Reading with a short wait, from a peer that answers at once.
 //!
 //! Most of a busy session's waits are for one peer that answers within a millisecond: the server that was
 //! asked something, the client that was answered. To read from its socket and let the kernel wait there is
-//! one call where waiting for both sockets and then reading is two. What the other side does meanwhile, and
-//! what this thread is told, is noticed when the wait is over: after [`BRIEF_WAIT`] at the latest, or with the
+//! one call where waiting for both sockets and then reading is two. Events of the other side, and
+//! signals for this thread, are noticed when the wait is over: after [`BRIEF_WAIT`] at the latest, or with the
 //! answer. A peer that took longer is waited for in the other way until it is quick again.
 //!
-//! Wakes nobody and is woken by nobody: the wake-up signal stays blocked here, and pending for the next wait.
+//! No other thread can end this wait: the wake-up signal stays blocked here, and pending for the next wait.
 
 use super::driver::Driver;
 use super::io::Input;
@@ -22,17 +22,17 @@ pub(crate) enum Peer {
     Server,
 }
 
-/// Whether each peer spoke soon when it was waited for last.
+/// Whether each peer answered soon when it was waited for last.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
     client: bool,
     server: bool,
-    /// When somebody spoke last, or the session got its server connection.
+    /// When a peer sent something last, or the session got its server connection.
     since: MonotonicTime,
 }
 
 impl Pace {
-    /// A client may be silent for long before it asks first; a server is quick with most that it is asked.
+    /// A client may send its first request late. A server answers most requests soon.
     pub(crate) fn new(now: MonotonicTime) -> Pace {
         Pace {
             client: false,
@@ -48,20 +48,20 @@ impl Pace {
         }
     }
 
-    /// Takes note that a peer has spoken.
+    /// Notes that a peer has sent something.
     pub(crate) fn note_read(&mut self, peer: Peer, now: MonotonicTime) {
         *self.of(peer) = now.since(self.since) < BRIEF_WAIT;
         self.since = now;
     }
 
-    /// Takes note that the session has got a server connection: that it waited for it says nothing of anybody.
+    /// Notes that the session has got a server connection: the wait for it says nothing about the peers.
     pub(crate) fn start(&mut self, now: MonotonicTime) {
         self.since = now;
     }
 }
 
 impl Driver {
-    /// The peer that alone is expected to say something, and soon, given what each is waited for.
+    /// The peer that alone is expected to send something, and soon, given what each socket is waited for.
     pub(crate) fn next_to_speak(&mut self, client: Interest, server: Interest) -> Option<Peer> {
         let peer = match (self.session.phase(), &self.session.link) {
             (Phase::Idle, _) => Peer::Client,
@@ -77,7 +77,7 @@ impl Driver {
         (reads && alone && *self.pace.of(peer)).then_some(peer)
     }
 
-    /// Waits briefly for the peer to speak, and serves it.
+    /// Waits briefly for bytes from the peer, and acts on them.
     pub(crate) fn read_briefly(&mut self, peer: Peer) {
         let read = match (peer, &mut self.session.link, &mut self.server) {
             (Peer::Server, Some(link), Some(stream)) => {

@@ -18,7 +18,7 @@ use crate::server::cancel;
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a session may take to get its thread.
-const SEATING: Duration = Duration::from_secs(1);
+const THREAD_WAIT: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether it has it.
 const LOOK: Duration = Duration::from_millis(2);
@@ -29,7 +29,7 @@ pub fn cancel(shared: &Shared, key: &CancelKey) -> bool {
     let Some(handle) = shared.sessions.by_cancel_key(key) else {
         return false;
     };
-    let deadline = MonotonicTime::now().after(SEATING);
+    let deadline = MonotonicTime::now().after(THREAD_WAIT);
     loop {
         match handle.cancel() {
             Cancel::Send(backend) => {

@@ -1,7 +1,7 @@
 //! What a session has of its pool: a place in the queue, or a live connection out of it.
 //!
-//! Invariant: a connection that was lent is given back or written off exactly once, and a place in the
-//! queue is given up, also if the thread that has them panics.
+//! Invariant: a connection that was checked out is checked in or discarded exactly once, and a place in the queue is
+//! given up, also if the thread that has them panics. How a session uses this is in `session::attach`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub enum CheckoutError {
     Failed(Arc<ConnectError>),
     /// The pool no longer exists.
     Closed,
-    /// The caller was told something else.
+    /// The caller has to stop.
     Interrupted,
 }
 
@@ -49,7 +49,7 @@ pub struct Checkout {
     /// The pool.
     pool: Arc<Pool>,
     waiter: Arc<Waiter>,
-    /// The pool counts a connection as lent to us.
+    /// The pool counts a connection as checked out by this session.
     link: bool,
     /// The waiter has a place in the pool's queue.
     queued: bool,
@@ -83,7 +83,7 @@ impl Checkout {
     }
 
     /// Takes a connection that lies idle and is alive, if there is one and nobody is in front of us; else
-    /// there is a place in the queue now. Dead ones on the way are written off.
+    /// there is a place in the queue now. Dead ones on the way are discarded.
     ///
     /// # Errors
     /// [`CheckoutError::Closed`].
@@ -95,8 +95,8 @@ impl Checkout {
         self.take_alive(request, now)
     }
 
-    /// Asks on behalf of one who has waited since `since`, in another process or another life: its place
-    /// in the queue is by that moment. A connection that is there at once and alive is returned.
+    /// Asks for a session that has waited since `since`, here or in another process: its place in the queue is by
+    /// that moment. A connection that is there at once and alive is returned.
     ///
     /// # Errors
     /// [`CheckoutError::Closed`].
@@ -141,7 +141,7 @@ impl Checkout {
     }
 
     /// What has become of the place in the queue: a connection that is alive, or why there is none, which is also so
-    /// if the deadline has passed. `None`: who waits is woken when there is more to say. Never waits.
+    /// if the deadline has passed. `None`: the session will be woken. Never waits.
     pub fn poll(&mut self, deadline: MonotonicTime) -> Option<Result<Connection, CheckoutError>> {
         let outcome = self.pool.poll(&self.waiter, deadline)?;
         self.take_awaited(outcome).transpose()
@@ -223,12 +223,12 @@ impl Checkout {
         }
     }
 
-    /// Whether whoever has it is a thread of its own, and no set.
+    /// Whether the session has a thread of its own, and is in no set.
     pub fn is_in_own_thread(&self) -> bool {
         self.waiter.set_number() == 0
     }
 
-    /// Lets go of the pool while the connection, if there is one, stays lent: somebody else has it now.
+    /// Lets go of the pool. A connection stays checked out: the session takes it along to its next driver.
     pub fn hand_on(mut self) -> Arc<Pool> {
         self.leave_queue();
         self.link = false;

@@ -1,5 +1,5 @@
-//! A client that has logged in, with all that belongs to it: what a thread serves, parks, or takes over
-//! from another process.
+//! A client that has logged in, with its session and its sockets, while no thread drives it. In this form a session
+//! begins, and goes from one process to another.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub enum Reply {
     Given,
     /// These bytes.
     Owed(Vec<u8>),
-    /// The reply to a command that is still being carried out. The session rests until it is known.
+    /// The reply to a command that is still being carried out. The session is not served until it is known.
     Awaited,
 }
 
@@ -43,7 +43,7 @@ pub struct ConsoleSession {
     pub client: Stream,
     /// Which commands it may give.
     pub rights: Rights,
-    /// What it has said and nobody has read.
+    /// Bytes that it has sent and that are not read yet.
     pub unread: Vec<u8>,
     /// What it is owed.
     pub reply: Reply,
@@ -61,7 +61,7 @@ pub enum ClientKind {
 pub struct Client {
     /// Its entry in the registry.
     pub entry: RegistryGuard,
-    /// Its place among `max_connections`.
+    /// Its permit, one of `max_connections`.
     pub client_permit: ClientPermit,
     /// What it has logged in to.
     pub kind: ClientKind,
@@ -84,7 +84,7 @@ impl Client {
         }
     }
 
-    /// Whether it was doing something for its client when it parked, or is about to.
+    /// Whether it was doing something for its client when it was detached, or is about to.
     pub fn is_busy(&self) -> bool {
         match &self.kind {
             ClientKind::Pool(detached) => {
@@ -95,12 +95,12 @@ impl Client {
         }
     }
 
-    /// Whether it rests until the reply to its command is known.
+    /// Whether it waits until the reply to its command is known.
     pub fn awaits_reply(&self) -> bool {
         matches!(&self.kind, ClientKind::Console(console) if console.reply == Reply::Awaited)
     }
 
-    /// The reply it waits for is known: whoever serves it next gives it.
+    /// Notes the reply that it waits for. It is sent when the session is served again.
     pub fn answer(&mut self, reply: Vec<u8>) {
         if let ClientKind::Console(console) = &mut self.kind {
             console.reply = Reply::Owed(reply);

@@ -42,7 +42,7 @@ impl Driver {
         self.read_ahead();
     }
 
-    /// The client's socket says that nobody reads what is sent to it.
+    /// The client's socket shows that the client reads nothing more.
     ///
     /// # Errors
     /// [`CloseReason::Gone`], unless the client has sent a Terminate.

@@ -1,7 +1,7 @@
-//! The end of a session: the client's last words go out, its server connection is brought back to its pool
-//! or closed, and the client's side is closed so that the words arrive.
+//! The end of a session: the last message to the client goes out, the server connection is cleaned and given back to
+//! its pool or closed, and the client's socket is closed so that the message arrives.
 //!
-//! Every way a session can end goes through here. It never waits: what it waits for is waited for like anything else.
+//! Every way a session can end goes through here. Nothing here blocks.
 //! A client that left something running holds its server connection for a second at most.
 
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::net::stream::Finish;
 use crate::net::wait::{Interest, Readiness};
 use crate::relay::session::{Phase, ServerLink};
 
-/// How long the last words to a client may take to arrive.
+/// How long the last message to a client may take to arrive.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
 /// A session that is being closed.
 #[derive(Debug)]
 pub(crate) struct Closing {
     pub(crate) close_reason: CloseReason,
-    /// What the client is still to be sent, unless nobody reads it.
+    /// Bytes still to be sent to the client, unless it reads nothing more.
     words: Option<Vec<u8>>,
     stage: ClosingStage,
 }
@@ -38,7 +38,7 @@ enum ClosingStage {
     Cancelling(String, MonotonicTime),
     /// The session has no server connection any more.
     Settled,
-    /// The client reads the last words, until then.
+    /// The client reads the last message, until then.
     Finishing(Finish, MonotonicTime),
 }
 
@@ -129,7 +129,7 @@ impl Driver {
         }
     }
 
-    /// Begins to bring the server connection back to its pool, or closes it.
+    /// Begins to clean the server connection, to give it back to its pool, or closes it.
     fn begin_to_settle(&mut self, close_reason: &CloseReason) -> ClosingStage {
         if self.server.is_none() {
             return ClosingStage::Settled;

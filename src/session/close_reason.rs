@@ -51,7 +51,7 @@ impl Timeout {
 /// Why a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The client said Terminate.
+    /// The client sent Terminate.
     Left,
     /// The client closed the connection, and everything before that has been served.
     Closed,
@@ -60,7 +60,7 @@ pub enum CloseReason {
     /// The client closed its side of the connection this long ago, and something that it asked for still goes on.
     ClosedForLong(Duration),
     /// The client took nothing of a huge row for this long, and so kept its server connection from
-    /// everybody else.
+    /// other clients.
     StoodStill(Duration),
     /// The client took nothing of what it is owed, or sent nothing more of half a message, for this long, while others
     /// waited for its server connection.
@@ -89,12 +89,12 @@ pub enum CloseReason {
     Stopped,
     /// It does not end: it goes on in another process.
     Moves,
-    /// It does not end: it is silent until its client speaks.
+    /// It does not end: it is idle. No longer used.
     Sleeps,
 }
 
 impl CloseReason {
-    /// What the client is told: SQLSTATE and message. `None` if there is nobody to tell, or somebody has.
+    /// The error for the client: SQLSTATE and message. `None` if the client cannot read it or has got its error.
     pub fn code_and_message(&self) -> Option<(SqlState, String)> {
         Some(match self {
             CloseReason::Left
@@ -171,7 +171,7 @@ impl CloseReason {
         out
     }
 
-    /// Whether there is nobody to hear any last words.
+    /// Whether the client reads no last message.
     pub fn is_deaf(&self) -> bool {
         matches!(self, CloseReason::Gone(_) | CloseReason::StoodStill(_))
     }

@@ -1,6 +1,6 @@
 //! A console session: its server is the pooler itself.
 //!
-//! Only the simple protocol is spoken. What the commands are is not known here: a [`Console`] answers.
+//! Only the simple protocol is spoken. The commands are in the room `admin`, which answers as [`Console`].
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub enum Rights {
     Everything,
 }
 
-/// Whoever knows the console's commands.
+/// The console's commands, as this room sees them.
 pub trait Console: Send + Sync {
     /// Carries out an order that was given to the other process of a hand-over.
     fn obey(&self, order: Order);
@@ -54,7 +54,7 @@ pub trait Console: Send + Sync {
     /// Whether a command that was begun is still being carried out. If not, its answer is appended.
     fn is_underway(&self, command: &str, out: &mut Vec<u8>) -> bool;
 
-    /// Begins an upgrade, which this session has asked for. It rests until it is known how that went.
+    /// Begins an upgrade, which this session has asked for. It is not served until the outcome is known.
     fn upgrade(&self, requester: Client);
 }
 

@@ -1,7 +1,7 @@
 //! A client's session with its driver: what a thread of its own drives, or a shared set, and what goes from one to the
 //! other as it stands.
 //!
-//! Invariant: it is in one place at a time, and whoever has it alone drives it.
+//! Invariant: a session has one owner at a time, a thread of its own or a set, and only its owner drives it.
 
 use std::sync::Arc;
 

@@ -87,13 +87,13 @@ pub struct Driver {
     pub(crate) handle: Arc<Handle>,
     /// What the session has of its pool.
     pub(crate) checkout: Checkout,
-    /// The pool's plan, as far as this thread knows, and its version.
+    /// The pool's configuration, as far as this session knows, and its version.
     pub(crate) config: (u64, Arc<PoolConfig>),
     pub(crate) session: Box<Session>,
     pub(crate) client: Stream,
     pub(crate) server: Option<Stream>,
     pub(crate) out: Output,
-    /// The client's unread bytes were offered and are not enough.
+    /// A step over the client's unread bytes has consumed nothing: more of them are needed.
     pub(crate) starved: bool,
     /// The client has broken the protocol, in these words; it is told when it has its replies.
     pub(crate) violation: Option<String>,
@@ -118,7 +118,7 @@ pub struct Driver {
     pub(crate) server_progress: Progress,
     /// When it was last looked whether the peers' hosts acknowledge what they are sent.
     pub(crate) looked_at_hosts: MonotonicTime,
-    /// How soon its peers speak.
+    /// How soon its peers answer.
     pub(crate) pace: Pace,
     /// What the client's unfinished message takes.
     pub(crate) unfinished: MemoryShare,
@@ -173,7 +173,7 @@ impl Driver {
         }
     }
 
-    /// Waits in the calling thread for what is wanted, which is this thread's only session, and takes notice.
+    /// Waits in the calling thread, which drives no other session, for what is wanted, and takes notice.
     pub(crate) fn wait(&mut self, wanted: &Wanted) {
         if let Some(peer) = wanted.soon {
             return self.read_briefly(peer);
@@ -269,7 +269,7 @@ impl Driver {
     fn heed_news(&mut self, wanted: &Wanted, woken: io::Result<Woken>) -> Result<(), CloseReason> {
         match woken {
             Ok(Woken::Interrupted) => {
-                self.take_up_plan();
+                self.take_up_config();
                 Ok(())
             }
             Ok(Woken::Deadline) => self.check_limits(),

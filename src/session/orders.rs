@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::registry::CancelKey;
 
-/// A command of the console, or what a signal means. A name is that of a database; without one all are meant.
+/// A command of the console or a signal that both processes of a hand-over carry out. A name is that of a database;
+/// without one, all databases are meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// SIGHUP, RELOAD.

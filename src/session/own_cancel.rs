@@ -113,7 +113,7 @@ impl OwnCancels {
             request.send();
         }
         self.workers.fetch_sub(1, Ordering::SeqCst);
-        // Whoever saw this thread as the last that there may be has left its request to it.
+        // A caller that saw as many threads as there may be has left its request to this one.
         for request in self.requests.1.try_iter() {
             request.send();
         }

@@ -1,7 +1,7 @@
-//! The sessions that live: what others may see of each, and the few things they may tell it.
+//! The live sessions: what other threads may see of each, and the signals they may send it.
 //!
-//! The session itself belongs to its thread. Beside it stands a [`Handle`] that anybody may hold: flags to
-//! raise, numbers to read, and what it takes to cancel. Invariant: the handle of a session says Running
+//! The session itself belongs to its thread. Beside it stands a [`Handle`] that any thread may hold: signals to
+//! set, numbers to read, and what a CancelRequest needs. Invariant: the handle of a session says Running
 //! exactly while the session may have something running on that backend.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use crate::relay::session::process_id;
 use crate::server::backend::{BackendKey, Count};
 use crate::tls::suite::Negotiated;
 
-/// What a session can be told, as bits of its flags.
+/// Signals that other threads set for a session, as bits. `session::suspend` acts on them.
 pub mod signals {
     /// Finish the transaction, tell the client 58006, and leave.
     pub const DRAIN: u32 = 1;
@@ -33,9 +33,9 @@ pub mod signals {
     /// The session's pool is no longer in the configuration: finish the transaction, tell the client
     /// 58006, and leave.
     pub const REMOVED: u32 = 1 << 5;
-    /// Park at the next wait: the session goes to another process.
+    /// Be detached at the next wait: the session goes to another process.
     pub const HAND_OVER: u32 = 1 << 6;
-    /// The other process cannot take the session now: it does not come by itself.
+    /// Stay here: the other process cannot take the session now.
     pub const PINNED: u32 = 1 << 7;
     /// A CancelRequest of ours has been dealt with: look whether the connection can be given back.
     pub const CANCELLED: u32 = 1 << 4;
@@ -74,7 +74,7 @@ pub enum Activity {
 pub enum Cancel {
     /// Send one to this backend, then call [`Handle::cancel_done`].
     Send(Arc<BackendKey>),
-    /// Nothing more: the session was told to leave the queue, or there is nothing to cancel.
+    /// Nothing more: the session was signalled to leave the queue, or there is nothing to cancel.
     Done,
     /// Nobody can say at the moment: no thread drives the session.
     Away,
@@ -113,7 +113,7 @@ pub struct ClientInfo {
     pub tls: Option<Negotiated>,
 }
 
-/// What others may know of a session, and tell it.
+/// What other threads may see of a session, and how they signal it.
 #[derive(Debug)]
 pub struct Handle {
     /// Who it is.
@@ -124,7 +124,7 @@ pub struct Handle {
     pub transactions: Count,
     /// Queries it has finished.
     pub queries: Count,
-    /// Errors it was told of.
+    /// Errors that its client has got.
     pub errors: Count,
     /// Since when it has had a server connection, if it has one.
     active_since: AtomicU64,
@@ -159,13 +159,13 @@ impl Handle {
         )
     }
 
-    /// Tells the session something and makes its thread look up, wherever it waits.
+    /// Sets signals for the session and wakes its thread, wherever it waits.
     pub fn signal(&self, flag: u32) {
         self.flags.fetch_or(flag, Ordering::AcqRel);
         self.wake();
     }
 
-    /// Makes the session's thread look up.
+    /// Wakes the session's thread.
     pub fn wake(&self) {
         self.waiter.ring();
     }
@@ -181,7 +181,7 @@ impl Handle {
         }
     }
 
-    /// What the session was told and has not yet heeded.
+    /// The signals that are set and not yet acted on.
     pub fn signals(&self) -> u32 {
         self.flags.load(Ordering::Acquire)
     }
@@ -192,7 +192,7 @@ impl Handle {
         self.driven_by(Waker::polling());
     }
 
-    /// The same of whoever is woken like this.
+    /// From now on the session is driven by the thread or set that `waker` wakes.
     pub(crate) fn driven_by(&self, waker: Waker) {
         self.waiter.woken_by(waker);
     }
@@ -206,7 +206,7 @@ impl Handle {
         ))
     }
 
-    /// Notes that the session has heeded a flag.
+    /// Clears signals.
     pub fn clear(&self, flag: u32) {
         self.flags.fetch_and(!flag, Ordering::AcqRel);
     }

@@ -26,22 +26,22 @@ use crate::net::wait;
 use crate::pool::pool_configs;
 use crate::pool::pools::Pools;
 
-/// Places for console sessions beyond `max_connections`.
+/// Permits for console sessions beyond `max_connections`.
 const CONSOLE_RESERVE: usize = 4;
 
-/// How long last words are waited for when the process stops: they are on their way, and only an end with unread bytes
-/// can overtake them.
+/// How long last messages are waited for when the process stops: they are on their way, and only an end with unread
+/// bytes can overtake them.
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// The stages of a process's life, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Stage {
-    /// Everybody is welcome.
+    /// Clients can log in.
     Open,
     /// Transactions finish; only the console takes new sessions.
     Draining,
-    /// Everybody is told to leave.
+    /// All sessions are signalled to end.
     Stopping,
 }
 
@@ -73,7 +73,7 @@ pub struct Shared {
     pub(crate) sets: Arc<Sets>,
     /// What keeps mock logins of one user alike.
     pub mock: MockSecret,
-    /// Who answers on the console.
+    /// What answers on the console.
     pub console: OnceLock<Arc<dyn Console>>,
     /// Connections since the start.
     pub accept_counters: AcceptCounters,
@@ -89,7 +89,7 @@ pub struct Shared {
     /// Whether all sessions move.
     all_are_handed_over: AtomicBool,
     peer_process: Mutex<Option<PeerProcess>>,
-    /// Nobody can log in any more who has begun.
+    /// Logins under way have to fail now.
     logins_end: AtomicBool,
     /// Sessions may still come from a predecessor that has handed over all others.
     stragglers: AtomicBool,
@@ -107,12 +107,12 @@ struct PeerProcess {
 pub enum HandoverScope {
     /// All.
     Everybody,
-    /// Those of the console. The others finish their transactions here and are told 58006.
+    /// Those of the console. The other sessions finish their transactions here and get 58006.
     Console,
 }
 
 impl HandoverScope {
-    /// What a session is told.
+    /// The signal for a session.
     fn flag(self, console: bool) -> u32 {
         match self {
             HandoverScope::Console if !console => signals::DRAIN,
@@ -121,7 +121,7 @@ impl HandoverScope {
     }
 }
 
-/// Where sessions that were told to move are handed in.
+/// Where sessions that were signalled to move are handed in.
 struct HandoverSink {
     parked: Sender<Client>,
     whom: HandoverScope,
@@ -129,7 +129,7 @@ struct HandoverSink {
     thread: Pid,
 }
 
-/// A place among `max_connections`; dropping it frees it.
+/// One of `max_connections`. Dropping it frees it.
 #[derive(Debug)]
 pub struct ClientPermit(Arc<Shared>);
 
@@ -148,7 +148,7 @@ impl Drop for LoggingIn {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("House").finish_non_exhaustive()
+        f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 
@@ -159,7 +159,7 @@ impl Drop for ClientPermit {
 }
 
 impl Shared {
-    /// A house with these settings, its pools empty.
+    /// The shared state of a process with these settings. Its pools are empty.
     pub fn new(settings: Settings, mock: MockSecret) -> Arc<Shared> {
         let pools = Arc::new(Pools::default());
         pools.apply(pool_configs::pool_configs(&settings), |_, _| None);
@@ -237,7 +237,7 @@ impl Shared {
         }
     }
 
-    /// Goes on to a later stage and tells everybody.
+    /// Goes on to a later stage and signals it to all sessions.
     pub fn enter(&self, stage: Stage) {
         self.stage.fetch_max(stage as u8, Ordering::AcqRel);
         let flag = match stage {
@@ -251,7 +251,7 @@ impl Shared {
         }
     }
 
-    /// Tells every session something.
+    /// Signals every session.
     pub fn signal_all(&self, flag: u32) {
         for handle in self.sessions.all() {
             handle.signal(flag);
@@ -267,12 +267,12 @@ impl Shared {
         self.most_clients() + if console { CONSOLE_RESERVE } else { 0 }
     }
 
-    /// Whether there is no place for one more client.
+    /// Whether `max_connections` is reached.
     pub(crate) fn is_full(&self, console: bool) -> bool {
         self.admitted.load(Ordering::Acquire) >= self.room(console)
     }
 
-    /// A place for one more client, if there is one. The console has some in reserve.
+    /// A permit for one more client, if there is one. The console has some in reserve.
     pub(crate) fn admit(self: &Arc<Shared>, console: bool) -> Option<ClientPermit> {
         let most = self.room(console);
         self.admitted
@@ -283,16 +283,16 @@ impl Shared {
             .map(|_| ClientPermit(Arc::clone(self)))
     }
 
-    /// A place for a client that has one already in the process it comes from.
+    /// A permit for a client that has one already in the process it comes from.
     pub fn admit_moved(self: &Arc<Shared>) -> ClientPermit {
         self.admitted.fetch_add(1, Ordering::AcqRel);
         ClientPermit(Arc::clone(self))
     }
 
-    /// From now on sessions move: who is told to parks at its next wait and is handed in at `parked`, and the
-    /// calling thread is woken. Those that log in later park as soon as they have. Returned are those that are
-    /// still to be told, who is doing something first; among them, one that has to wait for a server connection
-    /// does not wait to be told.
+    /// From now on sessions move. A session that is signalled HAND_OVER is detached at its next wait and sent to
+    /// `parked`, and the calling thread is woken. A client that logs in later is handed in at once. Returns the sessions
+    /// that are still to be signalled, busy ones first. A busy session that would have to wait for a server connection is
+    /// handed in without a signal.
     pub fn begin_handover(
         &self,
         parked: Sender<Client>,
@@ -321,7 +321,7 @@ impl Shared {
         self.all_are_handed_over.load(Ordering::Acquire)
     }
 
-    /// What a session has to be told that has just been entered, if sessions move.
+    /// The signal for a session that has just been entered, if sessions move.
     pub fn handover_signal(&self, console: bool) -> Option<u32> {
         let handover_sink = self.handover_sink.lock();
         handover_sink
@@ -380,13 +380,13 @@ impl Shared {
         }
     }
 
-    /// The time of those who are logging in is over.
+    /// The time of logins under way is over: they end.
     pub fn end_logins(&self) {
         self.logins_end.store(true, Ordering::Release);
         self.wake_logins();
     }
 
-    /// Whether nobody can log in any more who has begun.
+    /// Whether logins under way have to end.
     pub(crate) fn ends_logins(&self) -> bool {
         self.logins_end.load(Ordering::Acquire) || self.stage() == Stage::Stopping
     }
@@ -397,7 +397,7 @@ impl Shared {
         }
     }
 
-    /// How long last words are waited for that may take so long otherwise.
+    /// How long a last message is waited for that may otherwise take `otherwise`.
     pub(crate) fn patience_at_the_end(&self, usual: Duration) -> Duration {
         match self.stage() {
             Stage::Stopping => usual.min(MOMENT),
@@ -410,12 +410,12 @@ impl Shared {
         self.stragglers.load(Ordering::Acquire)
     }
 
-    /// From now on, or no longer, they may.
+    /// Notes whether sessions may still come from the predecessor.
     pub fn await_stragglers(&self, awaited: bool) {
         self.stragglers.store(awaited, Ordering::Release);
     }
 
-    /// Hands in a session that was told to move.
+    /// Hands in a session that was signalled to move.
     ///
     /// # Errors
     /// The session, if it is not to move after all.
@@ -449,7 +449,7 @@ impl Shared {
         MemoryShare::new(&self.unfinished)
     }
 
-    /// How many are logging in.
+    /// How many clients are logging in.
     pub fn logins(&self) -> usize {
         self.logging_in.lock().len()
     }

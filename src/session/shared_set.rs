@@ -39,7 +39,7 @@ const RETRY: Duration = Duration::from_millis(100);
 const SERVER: u64 = 1;
 const PLACE_BITS: u32 = 31;
 
-/// What others see of a set.
+/// What other threads see of a set.
 #[derive(Debug)]
 pub(super) struct SharedSet {
     wakeups: Arc<Wakeups>,
@@ -140,7 +140,7 @@ impl Members {
         }
     }
 
-    /// The life of the thread.
+    /// What the thread does until the process ends.
     fn work(&mut self) {
         let mut events = Events::default();
         let (mut woken, mut freed) = (Vec::new(), Vec::new());
@@ -235,7 +235,7 @@ impl Members {
         };
         let driven = &mut member.driven;
         let Some(wanted) = wanted_of_client(driven) else {
-            // It would be told again and again.
+            // epoll would report it again and again.
             driven.driver.client.unregister();
             return;
         };
@@ -258,7 +258,7 @@ impl Members {
         let registration = slot.registration.clone();
         let user = slot.user;
         let silence = || {
-            // Nobody has the connection, or wants anything of it: it would be told again and again.
+            // No session has the connection, or wants anything of it: epoll would report it again and again.
             if let Some(registration) = registration.upgrade() {
                 registration.end();
             }
@@ -372,7 +372,7 @@ impl Members {
         let Err(back) = self.shared.hand_in(driven.into_guest()) else {
             return;
         };
-        // Whoever was to move it has given up in the meantime: it goes on here.
+        // The hand-over has ended in the meantime: the session goes on here.
         if let Some(driven) = back.driven(&self.shared) {
             self.set.members.fetch_add(1, Ordering::Relaxed);
             self.take_in(driven);

@@ -52,7 +52,7 @@ impl Eq for dyn Meaning + '_ {}
 #[derive(Debug)]
 struct ByDefinition {
     statement: Arc<Statement>,
-    /// The shelf's tick when it was last asked for.
+    /// The cache's tick when it was last asked for.
     used: AtomicU64,
 }
 
@@ -167,7 +167,7 @@ impl SharedStatements for StatementRegistry {
     }
 
     fn intern(&self, definition: &[u8], under: &Arc<[u8]>, limit: usize) -> Arc<Statement> {
-        // Before anybody is asked to understand it.
+        // Checked first: it is cheap.
         let epoch = self.epoch();
         let alone = constants::belong_to_their_time(definition);
         let transient = alone || definition.len() > LARGE || parse_settings::is_unknown(under);

@@ -11,7 +11,7 @@ use crate::relay::begin::Deferred;
 use crate::relay::session::Phase;
 
 impl Driver {
-    /// Does what the session was told.
+    /// Acts on the signals that are set.
     pub(crate) fn check_signals(&mut self) -> Result<(), CloseReason> {
         let flags = self.handle.signals();
         if flags == 0 {
@@ -72,7 +72,7 @@ impl Driver {
                 let _ = self.refuse_request();
             }
         }
-        // What it has done and its pool has not been told goes with it.
+        // Counts that its pool has not got yet go with it.
         DetachedSession {
             pool: self.checkout.hand_on(),
             session: self.session,

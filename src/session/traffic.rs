@@ -53,7 +53,7 @@ impl Driver {
                 _ => Ok(()),
             };
             match written {
-                // What it said last is still to be read.
+                // Its last bytes are still to be read.
                 Err(error) if !ready.readable => return self.lose_server(&error.to_string()),
                 _ => {}
             }
@@ -202,7 +202,7 @@ impl Driver {
                             link.backend.key.tally.bytes_sent.add(n);
                             self.session.work.received += n;
                         }
-                        // It may have said why before it closed: that is read next.
+                        // It may have sent the reason before it closed: that is read next.
                         Err(_) => self.out.server.clear(),
                     }
                 }
@@ -233,7 +233,7 @@ impl Driver {
         }
     }
 
-    /// What the session has done since the pool was last told; the handle is told here.
+    /// What the session has done since the pool last counted it. The handle counts it here.
     pub(super) fn take_work(&mut self) -> Counters {
         let work = std::mem::take(&mut self.session.work);
         let handle = &self.handle;

@@ -3,7 +3,7 @@
 //!
 //! What an answer means and how long it holds is said in [`auth::found`](crate::auth::found). Invariant: of all
 //! logins of one user that need an answer one runs the query, the others wait for its answer; no lock is held
-//! meanwhile, and a login that was told to stop does not wait.
+//! meanwhile, and a login that has to stop does not wait.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::pool::waiter::Waiter;
 use crate::server::ask::{self, NoAnswer};
 use crate::server::backend::Connection;
 
-/// How often a login that waits for another one's answer looks whether it was told to stop.
+/// How often a login that waits for another one's answer looks whether it has to stop.
 const LOOK_UP: Duration = Duration::from_millis(100);
 
 /// Why a user could not be looked up, for the log. The client only learns that it was not possible.
@@ -187,7 +187,7 @@ impl UserLookup {
     }
 
     /// What is known of the user, or what the query says, which must have answered at `deadline`. `told` says whether
-    /// logins were told to stop.
+    /// logins have to stop.
     ///
     /// # Errors
     /// [`Unavailable`].
