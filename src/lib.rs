@@ -54,7 +54,7 @@
 //! - The secrets that move with a session lie in memory that core dumps leave out ([`tls::nodump`]). OpenSSL wipes
 //!   its own memory when it frees it ([`tls::openssl_memory`]), but core dumps contain what it has in use. To keep that
 //!   out too would take an allocator of our own; passwords are in a core dump in any case, so it has to be forbidden.
-//! - A login over TLS is done by one thread and its session driven by another (`client::parking`). What a
+//! - A login over TLS is done by one thread and its session driven by another (`client::idle_threads`). What a
 //!   handshake leaves in its thread is as much memory as all else that an idle client costs.
 //! - There is no room for `/metrics` yet.
 //!

@@ -53,7 +53,7 @@ const SHARE_OF_DESCRIPTORS: u64 = 4;
 /// Events of listeners carry their index and this bit.
 const LISTENER: u64 = 1 << 63;
 
-/// What the acceptor is told to do.
+/// Commands for the acceptor.
 pub(super) enum Command {
     /// Accept from this listener, too. The answer: whether it can be waited for.
     Listen(Arc<Listener>, Sender<io::Result<()>>),
@@ -63,7 +63,7 @@ pub(super) enum Command {
     Take(Sender<Vec<NewConnection>>),
     /// Keep this connection. Answered when that is so.
     Adopt(Box<NewConnection>, Sender<()>),
-    /// Keep this socket, on which the last word is said, until the client has closed it.
+    /// Keep this socket, on which the last message is written, until the client has closed it.
     Linger(OwnedFd, Address),
 }
 
@@ -141,7 +141,7 @@ impl Acceptor {
         })
     }
 
-    /// The life of the thread, which ends with the process.
+    /// What the thread does until the process ends.
     pub(super) fn work(&mut self) {
         self.client_threads.logins.acceptor_is_here();
         loop {
@@ -272,7 +272,7 @@ impl Acceptor {
         self.listen();
     }
 
-    /// Tells the others how many there are that have no thread.
+    /// Publishes how many connections have no thread.
     fn tell_count(&self) {
         let waiting = self.held.len() - self.lingering;
         self.client_threads.held.store(waiting, Ordering::Release);
@@ -328,7 +328,7 @@ impl Acceptor {
         }
     }
 
-    /// Closes the connection that has been silent longest; whether there is one.
+    /// Closes the connection that has sent nothing for longest. Returns whether there was one.
     fn make_room(&mut self, now: MonotonicTime, silence: Duration) -> bool {
         let silence = u64::try_from(silence.as_micros()).unwrap_or(0);
         let before = MonotonicTime::from_micros(now.micros().saturating_sub(silence));
@@ -348,7 +348,7 @@ impl Acceptor {
         true
     }
 
-    /// Keeps a connection and looks at what it has said.
+    /// Keeps a connection and looks at what it has sent.
     fn keep(&mut self, connection: NewConnection) {
         let id = self.hold(connection, State::Waiting);
         self.advance(id);

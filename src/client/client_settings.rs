@@ -1,8 +1,8 @@
 //! What the settings in a client's startup packet come to on its pool's servers.
 //!
 //! PostgreSQL itself says so: the settings are tried on a server connection once, and remembered for the
-//! next client that sends the same. What the client is told is what is in effect, and a setting that
-//! PostgreSQL refuses is refused in PostgreSQL's words.
+//! next client that sends the same. The client gets the values in effect as ParameterStatus. A
+//! setting that PostgreSQL refuses is refused in PostgreSQL's words.
 
 use std::fmt;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl fmt::Display for StartupSettingsError {
     }
 }
 
-/// Finds out what `wanted` comes to. `told` says whether the caller was told to stop.
+/// Finds out what `wanted` comes to. `told` says whether the caller has to stop.
 ///
 /// # Errors
 /// [`StartupSettingsError`].
@@ -194,7 +194,7 @@ fn obtain(
     }
 }
 
-/// What a client is told if no connection is to be had: the values as it has sent them. What they come to follows
+/// The ParameterStatus values if no server connection can be had: the values as the client has sent them. What they come to follows
 /// with its first transaction.
 fn as_sent(
     settings: &Settings,
@@ -273,7 +273,7 @@ fn ask_for_defaults(checkout: &mut Checkout, config: &PoolConfig, interrupted: &
     }
 }
 
-/// Lets the pooler say something of its own on a connection that has just been lent.
+/// Lets the pooler send statements of its own on a connection that was just checked out.
 fn converse(
     connection: Connection,
     deadline: MonotonicTime,

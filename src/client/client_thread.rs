@@ -71,7 +71,7 @@ pub(super) fn serve_session(shared: &Arc<Shared>, driven: Box<Driven>) {
         Left::Joins(driven) => shared.sets.join(driven),
         Left::Moves(client) => {
             if let Err(back) = shared.hand_in(client) {
-                // Whoever was to move it has given up in the meantime: it goes on here.
+                // The hand-over has ended in the meantime: the session goes on here.
                 if let Some(driven) = back.driven(shared) {
                     shared.sets.join(driven);
                 }
@@ -80,7 +80,7 @@ pub(super) fn serve_session(shared: &Arc<Shared>, driven: Box<Driven>) {
     }
 }
 
-/// Serves a client of the console until it leaves, or until it moves: then it is handed to whoever moves it.
+/// Serves a client of the console until it leaves, or until it moves: then it is handed to the upgrade thread.
 pub(super) fn serve_at_console(shared: &Arc<Shared>, mut client: Client) {
     loop {
         let handle = Arc::clone(client.handle());
@@ -118,7 +118,7 @@ pub(super) fn serve_at_console(shared: &Arc<Shared>, mut client: Client) {
             }
             return;
         }
-        // Whoever was to move it has given up in the meantime: it goes on here.
+        // The hand-over has ended in the meantime: the session goes on here.
         match shared.hand_in(parked) {
             Ok(()) => return,
             Err(back) => client = *back,
@@ -129,7 +129,7 @@ pub(super) fn serve_at_console(shared: &Arc<Shared>, mut client: Client) {
 /// Serves a console session.
 ///
 /// # Errors
-/// The session, if it is to move or to rest.
+/// The session, if it is to move or has to wait for a reply.
 fn serve_console(
     shared: &Arc<Shared>,
     handle: &Arc<Handle>,

@@ -1,7 +1,7 @@
 //! The threads that serve clients, and which client gets one.
 //!
 //! The acceptor (`client::acceptor`) hands over connections whose first packet has come. Each is given to a thread
-//! that is parked after its last client left, or to a new one. Invariant: the number of threads is counted and bounded
+//! that waits without work after its last client left, or to a new one. Invariant: the number of threads is counted and bounded
 //! before one is started, because a start that fails for want of memory mappings ends the process. A CancelRequest
 //! and a console session are served even if no thread can be started.
 
@@ -22,9 +22,9 @@ use super::acceptor::{Acceptor, Class, Command};
 use super::client_thread::{log_in, serve_at_console, serve_session};
 use super::client_tls::Encryption;
 use super::console_login::ConsoleVerifiers;
+use super::idle_threads::{IdleThreads, PARKED, ThreadClass};
 use super::login_permit::{LOGINS, LoginPermit, Logins};
 use super::new_connection::NewConnection;
-use super::parking::{Bay, PARKED, Parking};
 use super::rejections::Rejections;
 use crate::config::Settings;
 use crate::net::clock::MonotonicTime;
@@ -72,12 +72,12 @@ enum Work {
     },
 }
 
-/// A thread that waits for its work. Dropping this sets it free.
+/// A thread that waits for its work. Dropping this releases the thread.
 #[derive(Debug)]
-pub struct Seat(Sender<Work>);
+pub struct ThreadTicket(Sender<Work>);
 
-impl Seat {
-    /// Lets the thread serve this guest.
+impl ThreadTicket {
+    /// Lets the thread serve this client.
     pub fn take_in(self, client: Client) {
         self.take(Work::Client(Box::new(client)));
     }
@@ -88,7 +88,7 @@ impl Seat {
     }
 }
 
-/// A connection between the acceptor and its login, so that nobody is overlooked in between.
+/// A connection between the acceptor and its login. While this lives, a hand-over counts the connection.
 #[derive(Debug)]
 pub(super) struct AcceptGuard(Arc<AtomicUsize>);
 
@@ -105,7 +105,7 @@ impl Drop for AcceptGuard {
     }
 }
 
-/// Serves connections with threads.
+/// The threads for clients, and what their logins share.
 #[derive(Debug)]
 pub struct ClientThreads {
     pub(super) shared: Arc<Shared>,
@@ -115,9 +115,9 @@ pub struct ClientThreads {
     pub(super) console_verifiers: ConsoleVerifiers,
     /// The limit of logins under way.
     pub(super) logins: Arc<Logins>,
-    /// The threads that are parked. They are told where to find their work.
-    parking: Parking<Receiver<Work>>,
-    /// The thread that accepts, and how to tell it something.
+    /// The threads without work.
+    idle_threads: IdleThreads<Receiver<Work>>,
+    /// Commands to the thread that accepts, and that thread, to be woken.
     acceptor: (Sender<Command>, Mutex<Option<Pid>>),
     commands: Mutex<Option<Receiver<Command>>>,
     listeners: Mutex<Vec<Arc<Listener>>>,
@@ -143,7 +143,7 @@ pub struct ClientThreads {
 }
 
 impl ClientThreads {
-    /// A reception for the house's clients, with so many threads at most. Those in reserve are started.
+    /// Starts the threads in reserve. `most_threads` bounds the number of all threads for clients.
     ///
     /// # Errors
     /// If they cannot be started.
@@ -165,7 +165,7 @@ impl ClientThreads {
             encryption,
             console_verifiers,
             logins: limit,
-            parking: Parking::default(),
+            idle_threads: IdleThreads::default(),
             acceptor: (commands, Mutex::default()),
             commands: Mutex::new(Some(obeyed)),
             listeners: Mutex::default(),
@@ -222,7 +222,7 @@ impl ClientThreads {
         Ok(())
     }
 
-    /// Tells the acceptor something, if there is one.
+    /// Sends the acceptor a command, if there is an acceptor.
     pub(super) fn tell_acceptor(&self, command: Command) {
         let thread = *self.acceptor.1.lock();
         if let Some(thread) = thread {
@@ -269,8 +269,8 @@ impl ClientThreads {
         let _ = answered.recv();
     }
 
-    /// Takes away the connections that no login has begun for: they have said nothing yet, or not enough, or
-    /// wait for a thread. They are the caller's alone.
+    /// Takes away the connections that no login has begun for: they have sent nothing yet, or not enough, or
+    /// wait for a thread. Only the caller has them afterwards.
     pub fn take_new_connections(&self) -> Vec<NewConnection> {
         let (answer, answered) = bounded(1);
         self.tell_acceptor(Command::Take(answer));
@@ -286,8 +286,8 @@ impl ClientThreads {
     }
 
     /// All clients are another process's: lets the threads end that still wait for them, a few at a time. At the
-    /// end of the process they would all wake up at once, and whoever has work to do on the machine would wait
-    /// for thousands of them.
+    /// end of the process they would all wake up at once, and other work on the machine would wait for
+    /// thousands of them.
     pub fn end_idle_threads(&self) {
         self.nobody_comes.store(true, Ordering::Relaxed);
         for few in thread::others().chunks(EXIT_BATCH) {
@@ -323,15 +323,15 @@ impl ClientThreads {
     /// Gives those at the console a thread for whom there was none. False if some still wait: to be called again soon.
     pub fn start_runnable(self: &Arc<ClientThreads>) -> bool {
         while !self.waiting.lock().is_empty() {
-            let seat = match self.seat() {
-                Ok(seat) => seat,
+            let ticket = match self.ticket() {
+                Ok(ticket) => ticket,
                 Err(error) => {
                     self.note_no_thread(&error);
                     return false;
                 }
             };
             match self.waiting.lock().pop_front() {
-                Some(client) => seat.take_in(client),
+                Some(client) => ticket.take_in(client),
                 None => break,
             }
         }
@@ -343,9 +343,9 @@ impl ClientThreads {
         if self.busy() >= self.most_sessions {
             return Err(driven);
         }
-        match self.seat() {
-            Ok(seat) => {
-                seat.take(Work::Session(driven));
+        match self.ticket() {
+            Ok(ticket) => {
+                ticket.take(Work::Session(driven));
                 Ok(())
             }
             Err(error) => {
@@ -355,19 +355,19 @@ impl ClientThreads {
         }
     }
 
-    /// A thread that is there to serve a guest who is still to come: one that is parked, or a new one.
+    /// A thread for a client that is still to come: one without work, or a new one.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn seat(self: &Arc<ClientThreads>) -> io::Result<Seat> {
-        self.seat_from(&[Bay::Fresh])
+    pub fn ticket(self: &Arc<ClientThreads>) -> io::Result<ThreadTicket> {
+        self.ticket_from(&[ThreadClass::Fresh])
     }
 
-    fn seat_from(self: &Arc<ClientThreads>, bays: &[Bay]) -> io::Result<Seat> {
-        let (seat, mut work) = bounded(1);
-        for &bay in bays {
-            match self.parking.offer(bay, work) {
-                Ok(()) => return Ok(Seat(seat)),
+    fn ticket_from(self: &Arc<ClientThreads>, classes: &[ThreadClass]) -> io::Result<ThreadTicket> {
+        let (ticket, mut work) = bounded(1);
+        for &class in classes {
+            match self.idle_threads.offer(class, work) {
+                Ok(()) => return Ok(ThreadTicket(ticket)),
                 Err(back) => work = back,
             }
         }
@@ -381,7 +381,7 @@ impl ClientThreads {
         }
         let started = thread::spawn(STACK, move || client_threads.work(work));
         match started {
-            Ok(()) => Ok(Seat(seat)),
+            Ok(()) => Ok(ThreadTicket(ticket)),
             Err(error) => {
                 self.threads.fetch_sub(1, Ordering::Relaxed);
                 Err(error)
@@ -401,9 +401,9 @@ impl ClientThreads {
         class: Class,
     ) -> Result<(), Box<NewConnection>> {
         let work = Work::Arrival(connection, permit, arriving);
-        let error = match self.seat_from(&[Bay::Handshakes, Bay::Fresh]) {
-            Ok(seat) => {
-                seat.take(work);
+        let error = match self.ticket_from(&[ThreadClass::Handshakes, ThreadClass::Fresh]) {
+            Ok(ticket) => {
+                ticket.take(work);
                 return Ok(());
             }
             Err(error) => error,
@@ -449,12 +449,12 @@ impl ClientThreads {
     /// Threads that have work.
     fn busy(&self) -> usize {
         let threads = self.threads.load(Ordering::Relaxed);
-        threads.saturating_sub(self.parking.len())
+        threads.saturating_sub(self.idle_threads.len())
     }
 
     /// Serves a client whose login this thread has done, or gives it to a thread that has done no handshake, or to a
     /// set.
-    fn serve_arrived(self: &Arc<ClientThreads>, client: Client, bay: Bay) {
+    fn serve_arrived(self: &Arc<ClientThreads>, client: Client, class: ThreadClass) {
         let shared = &self.shared;
         if matches!(client.kind, ClientKind::Console(_)) {
             return serve_at_console(shared, client);
@@ -468,7 +468,7 @@ impl ClientThreads {
             }
             _ => return shared.sets.join(driven),
         }
-        if bay == Bay::Fresh {
+        if class == ThreadClass::Fresh {
             return serve_session(shared, driven);
         }
         if let Err(driven) = self.give_thread(driven) {
@@ -476,13 +476,13 @@ impl ClientThreads {
         }
     }
 
-    /// The life of a thread: serve a client, wait for the next one, and end when none comes.
+    /// What a thread does: serve a client, wait for the next one, and end when none comes.
     fn work(self: Arc<ClientThreads>, first: Receiver<Work>) {
         thread::restore_priority();
-        let (mut next, mut bay) = (first, Bay::Fresh);
+        let (mut next, mut class) = (first, ThreadClass::Fresh);
         let mut preempts = None;
         loop {
-            // Whoever kept this thread for a client may have no client after all.
+            // The client that this thread was reserved for may not have come.
             if let Ok(now) = next.recv() {
                 let shared = &self.shared;
                 let few = self.busy() <= self.processors;
@@ -494,9 +494,9 @@ impl ClientThreads {
                     Work::Arrival(connection, permit, arriving) => {
                         if let Some(client) = log_in(&self, connection, permit, arriving, false) {
                             if client.handle().info.tls.is_some() {
-                                bay = Bay::Handshakes;
+                                class = ThreadClass::Handshakes;
                             }
-                            self.serve_arrived(client, bay);
+                            self.serve_arrived(client, class);
                         }
                     }
                     Work::Client(client) => serve_at_console(shared, *client),
@@ -512,7 +512,10 @@ impl ClientThreads {
                 thread::end_with_process();
             }
             // While sessions move threads have other things to do than to end.
-            match self.parking.wait(bay, self.shared.all_are_handed_over()) {
+            match self
+                .idle_threads
+                .wait(class, self.shared.all_are_handed_over())
+            {
                 Some(work) => next = work,
                 None => break,
             }

@@ -1,6 +1,6 @@
-//! TLS with clients: what their handshakes stand on.
+//! TLS with clients: the certificates and keys of their handshakes.
 //!
-//! A reload replaces what is stood on for those to come; an established connection does not look back.
+//! A reload replaces them for later handshakes. Established connections stay as they are.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub struct Encryption {
 
 impl Encryption {
     /// Goes over to these settings. What OpenSSL does not accept, which the configuration's tests have not
-    /// found, is told in the log and not offered; who must use TLS is then refused.
+    /// found, is logged, and TLS is not offered. A client that must use TLS is then refused.
     pub fn apply(&self, settings: &Settings) {
         let wanted = settings.general.client_tls.as_ref();
         let same = match (&*self.current.read(), wanted) {

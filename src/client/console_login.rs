@@ -54,7 +54,7 @@ impl ConsoleVerifiers {
 type ConsoleUser<'a> = (&'a str, Rights, Verifier);
 
 impl ConsoleVerifiers {
-    /// The users of the console. For each login all of them are looked at, whoever it is that comes.
+    /// The users of the console. Each login looks at all of them, so that the time it takes does not depend on the user.
     fn all<'a>(
         &self,
         general: &'a General,
@@ -72,7 +72,7 @@ impl ConsoleVerifiers {
         Ok(users)
     }
 
-    /// Computes the verifiers before anybody comes: the first to ask for one would be told by the time it takes.
+    /// Computes the verifiers before the first login, which would otherwise take noticeably longer.
     pub(super) fn prepare(&self, general: &General, mock: &MockSecret) {
         if let Err(error) = self.all(general, mock) {
             log::warn!("nobody can log in to the console by a password: {error}");
@@ -147,7 +147,7 @@ impl Login<'_> {
     }
 }
 
-/// What a client of the console is told of parameters.
+/// ParameterStatus for a client of the console.
 fn parameters(startup: &Startup) -> Parameters {
     let mut settings = startup.settings.iter();
     let name = settings

@@ -35,7 +35,7 @@ impl Origin {
 #[derive(Debug, Default)]
 struct Group {
     size: usize,
-    /// Those the pooler waits for, the one that has been silent longest first.
+    /// Connections that the pooler waits for, the one that has sent nothing for longest first.
     silent: BTreeSet<(MonotonicTime, u64)>,
 }
 
@@ -89,8 +89,8 @@ impl Crowd {
         self.members.len()
     }
 
-    /// The connection that has been silent longest, of the address that has most connections and a silent one.
-    /// None if it has not been silent since `before`: a connection of another address is not closed in its
+    /// Of the address that has most connections and one that the pooler waits for: the one that has sent nothing for longest.
+    /// None if it has sent something since `before`: a connection of another address is not closed in its
     /// place, or one address that connects again and again would have all others closed.
     pub(super) fn longest_silent(&self, before: MonotonicTime) -> Option<u64> {
         let largest = |(_, origin): &(usize, Origin)| self.groups.get(origin)?.silent.first();

@@ -42,16 +42,16 @@ use crate::wire::startup::{self, FirstPacket, Startup};
 /// The names of the database that is the console.
 pub const CONSOLE_DATABASES: [&str; 2] = ["pgdoorman", "pgbouncer"];
 
-/// A login that came to nothing. The client has been told.
+/// A failed login. The client has got its error.
 #[derive(Debug)]
 pub struct Rejected {
     /// Why.
     pub refusal: LoginError,
-    /// The socket, to be kept until the client has read its last words.
+    /// The socket, to be kept until the client has read its last message.
     pub socket: Option<OwnedFd>,
 }
 
-/// Logs a connection in. On refusal the client has been told. `in_reserve`: only a CancelRequest or a session
+/// Logs a connection in. If this fails, the client has got its error. `in_reserve`: only a CancelRequest or a session
 /// at the console can be served.
 ///
 /// # Errors
@@ -229,7 +229,7 @@ impl Login<'_> {
         }
     }
 
-    /// The client has proved who it is, or need not: it gets its place.
+    /// The client has proved who it is, or need not: it gets its permit, one of `max_connections`.
     pub(super) fn admit(&self, console: bool) -> Result<ClientPermit, LoginError> {
         let client_permit = self.shared.admit(console).ok_or_else(full)?;
         self.permit.release();
@@ -269,7 +269,7 @@ impl Login<'_> {
         if self.shared.stage() != Stage::Open {
             return Err(say(sqlstate::POOLER_SHUTDOWN, "pooler is shut down now"));
         }
-        // The rules come first: who is kept out by them learns nothing of what databases there are.
+        // The rules come first: a client that they refuse does not learn which databases exist.
         let verdict = self.verdict(&startup)?;
         let Some(configured) = self.settings.serving(&startup.database) else {
             return Err(say(

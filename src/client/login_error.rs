@@ -15,11 +15,11 @@ use crate::wire::sqlstate::{self, SqlState};
 pub enum LoginError {
     /// Its business is done: it was a CancelRequest.
     Done,
-    /// It broke off or was never a client; nobody to tell.
+    /// It broke off or was never a client: it gets no error.
     Silent(String),
-    /// The TLS handshake failed; OpenSSL has told it.
+    /// The TLS handshake failed; OpenSSL has sent the alert.
     Handshake(String),
-    /// The client is told this; the log may know more.
+    /// The error for the client; the log may say more.
     Message {
         /// SQLSTATE.
         code: SqlState,
@@ -28,9 +28,9 @@ pub enum LoginError {
         /// For the log.
         log: String,
     },
-    /// It was silent before its login, and others waited.
+    /// It sent nothing before its login, and others waited.
     Crowded,
-    /// The client is told of this error, which is mostly PostgreSQL's.
+    /// The client gets this error, which is mostly PostgreSQL's.
     Forwarded(ErrorFields),
 }
 

@@ -17,7 +17,7 @@ use crate::net::clock::MonotonicTime;
 use crate::net::thread;
 use crate::net::wait;
 
-/// How long a client may be silent before its connection can be closed to make room: longer than a message
+/// How long a client may send nothing before its connection can be closed to make room: longer than a message
 /// takes around the world.
 pub(super) const SILENCE: Duration = Duration::from_millis(300);
 
@@ -41,7 +41,7 @@ struct State {
     crowd: Crowd,
     threads: HashMap<u64, LoginThread>,
     next: u64,
-    /// Logins that were told to close and have not ended.
+    /// Logins that were signalled to end and have not ended.
     closing: usize,
     /// Whom to wake when a permit is free.
     acceptor: Option<Pid>,
@@ -88,7 +88,7 @@ impl Logins {
     }
 
     /// A permit for a connection from `origin`; so many wait for one, it included. If there is none, the login
-    /// that has been silent longest is closed, and the acceptor woken when a permit is free.
+    /// that has sent nothing for longest is closed, and the acceptor woken when a permit is free.
     pub(super) fn begin(
         self: &Arc<Logins>,
         origin: Origin,

@@ -5,7 +5,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`client_threads`] | the threads for clients, and what logins share |
+//! | [`client_threads`] | the threads for clients, how many there are, and what logins share |
 //! | `client_threads/cancels.rs` | CancelRequests, each in a thread |
 //! | `client_threads/reserve.rs` | the threads in reserve |
 //! | [`client_thread`] | the work of a thread for one client |
@@ -23,7 +23,7 @@
 //! | `console_login` | a login to the console |
 //! | `login_error` | why a login fails, as an error and as a log line |
 //! | `rejections` | a bound on the log lines about rejected connections |
-//! | `parking` | threads without work |
+//! | `idle_threads` | threads without work |
 
 mod acceptor;
 mod authenticate;
@@ -33,12 +33,12 @@ pub mod client_threads;
 mod client_tls;
 mod console_login;
 mod crowd;
+mod idle_threads;
 mod known_user;
 pub mod login;
 mod login_error;
 mod login_permit;
 pub mod new_connection;
-mod parking;
 mod rejections;
 mod startup;
 mod turns;

@@ -12,7 +12,7 @@ use super::login_error::LoginError;
 use crate::net::address::Address;
 use crate::net::clock::MonotonicTime;
 
-/// Different reasons that are told within a second; what goes beyond is counted together.
+/// Different reasons that are logged within a second. Further ones are counted together.
 const REASONS: usize = 10;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -27,14 +27,14 @@ pub struct Rejections {
 struct State {
     /// When the second began; `None` if nothing was rejected lately.
     began: Option<MonotonicTime>,
-    /// How often each reason came up again after it was told.
+    /// How often each reason came up again after it was logged.
     again: HashMap<String, usize>,
     /// How many had reasons beyond those.
     others: usize,
 }
 
 impl State {
-    /// What there is to tell of the second that is over, if it is.
+    /// The lines for the second that is over, if it is.
     fn roll(&mut self, now: MonotonicTime) -> Vec<String> {
         if self.began.is_none_or(|began| now.since(began) < SECOND) {
             return Vec::new();
@@ -55,7 +55,7 @@ impl State {
         lines
     }
 
-    /// Whether this reason is to be told now.
+    /// Whether this reason is to be logged now.
     fn is_new(&mut self, reason: &str, now: MonotonicTime) -> bool {
         self.began.get_or_insert(now);
         if let Some(more) = self.again.get_mut(reason) {

@@ -81,7 +81,7 @@ impl Login<'_> {
         exchange.stream.is_unix() || tls.is_none_or(|tls| tls.plain_allowed)
     }
 
-    /// Goes over to TLS: the client has been told that it may, or has begun without asking
+    /// Goes over to TLS: the client has got its `S`, or has begun without asking
     /// (`sslnegotiation=direct`).
     fn tls(&mut self, exchange: &mut Exchange<'_>) -> Result<(), LoginError> {
         let acceptor = self.acceptor(exchange).ok_or_else(|| {

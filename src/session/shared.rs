@@ -397,7 +397,7 @@ impl Shared {
         }
     }
 
-    /// How long a last message is waited for that may otherwise take `otherwise`.
+    /// How long a last message is waited for that may take `usual` while the process serves.
     pub(crate) fn patience_at_the_end(&self, usual: Duration) -> Duration {
         match self.stage() {
             Stage::Stopping => usual.min(MOMENT),

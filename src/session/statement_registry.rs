@@ -167,7 +167,7 @@ impl SharedStatements for StatementRegistry {
     }
 
     fn intern(&self, definition: &[u8], under: &Arc<[u8]>, limit: usize) -> Arc<Statement> {
-        // Checked first: it is cheap.
+        // Read before PostgreSQL can parse the statement: any later definition then counts as newer.
         let epoch = self.epoch();
         let alone = constants::belong_to_their_time(definition);
         let transient = alone || definition.len() > LARGE || parse_settings::is_unknown(under);

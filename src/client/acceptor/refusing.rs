@@ -1,4 +1,4 @@
-//! The end of connections that get no thread: the last word, and the time until the client has read it.
+//! The end of connections that get no thread: the last message, and the time until the client has read it.
 //!
 //! Invariant: nothing is written that would have to wait, and nothing in the clear where TLS was agreed on.
 

@@ -1,7 +1,7 @@
 //! Connections whose first packet is there, in the order in which they get threads.
 //!
 //! Addresses take turns. A TLS handshake begins only when the rate allows it, and one whose turn cannot come in
-//! time is refused at once. Invariant: whoever waits here has neither a thread nor a permit nor a turn.
+//! time is refused at once. Invariant: a connection that waits here has neither a thread nor a permit nor a turn.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;

@@ -16,8 +16,8 @@ impl ClientThreads {
     /// [`ClientThreads::is_receiving`]. If it is not here the request goes `back`, or is dropped.
     pub fn cancel(self: &Arc<ClientThreads>, key: CancelKey, back: bool) {
         let _arriving = AcceptGuard::new(&self.arriving);
-        match self.seat() {
-            Ok(seat) => seat.take(Work::Cancel {
+        match self.ticket() {
+            Ok(ticket) => ticket.take(Work::Cancel {
                 key,
                 back,
                 _from: None,
@@ -45,8 +45,8 @@ impl ClientThreads {
             return cancel_elsewhere(&self.shared, key);
         }
         let busy = AcceptGuard::new(&self.cancels);
-        let seat = if self.cancels.load(Ordering::Relaxed) <= CANCELS {
-            self.seat()
+        let ticket = if self.cancels.load(Ordering::Relaxed) <= CANCELS {
+            self.ticket()
         } else {
             Err(io::ErrorKind::QuotaExceeded.into())
         };
@@ -57,8 +57,8 @@ impl ClientThreads {
             _from: Some(from),
             _arriving: busy,
         };
-        match seat {
-            Ok(seat) => seat.take(work),
+        match ticket {
+            Ok(ticket) => ticket.take(work),
             Err(_) => {
                 if self.reserve.try_send(work).is_err() {
                     log::warn!("too many cancel requests at a time; one was dropped");

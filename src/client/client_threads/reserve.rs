@@ -55,8 +55,8 @@ impl ClientThreads {
                 if matches!(client.kind, ClientKind::Pool(_)) {
                     return self.take_in([client]);
                 }
-                let client = match self.seat() {
-                    Ok(seat) => return seat.take_in(client),
+                let client = match self.ticket() {
+                    Ok(ticket) => return ticket.take_in(client),
                     Err(_) => clients.try_send(client),
                 };
                 if let Err(refused) = client {

@@ -14,7 +14,7 @@ use crossbeam::channel::Receiver;
 
 use super::apart::Parts;
 use super::{exchange, found, wrong};
-use crate::client::client_threads::{ClientThreads, Seat};
+use crate::client::client_threads::{ClientThreads, ThreadTicket};
 use crate::client::new_connection::NewConnection;
 use crate::net::fd_channel::FdChannel;
 use crate::net::stream::Stream;
@@ -63,10 +63,10 @@ pub(super) struct SessionReceiver {
     /// The number that came last, and the copy that all sessions of this pool share.
     shared: Option<(usize, Arc<Pool>, Arc<Parameters>)>,
     /// Sessions whose acceptance is about to be told; then they are served. Those of the console have a thread.
-    arrived: Vec<(Client, Option<Seat>)>,
+    arrived: Vec<(Client, Option<ThreadTicket>)>,
     taken: usize,
     /// The console session that has asked for the upgrade.
-    requester: Option<(Client, Seat)>,
+    requester: Option<(Client, ThreadTicket)>,
 }
 
 impl SessionReceiver {
@@ -222,11 +222,11 @@ impl SessionReceiver {
     }
 
     fn serve_arrived(&mut self) {
-        for (client, seat) in self.arrived.drain(..) {
-            match seat {
+        for (client, ticket) in self.arrived.drain(..) {
+            match ticket {
                 None => self.client_threads.take_in([client]),
-                Some(seat) if client.awaits_reply() => self.requester = Some((client, seat)),
-                Some(seat) => seat.take_in(client),
+                Some(ticket) if client.awaits_reply() => self.requester = Some((client, ticket)),
+                Some(ticket) => ticket.take_in(client),
             }
         }
     }
@@ -280,9 +280,9 @@ impl SessionReceiver {
 
     /// Tells who asked for the upgrade how it went.
     fn answer(&mut self, outcome: &Result<Outcome, String>) {
-        if let Some((mut requester, seat)) = self.requester.take() {
+        if let Some((mut requester, ticket)) = self.requester.take() {
             requester.answer(outcome::reply(outcome));
-            seat.take_in(requester);
+            ticket.take_in(requester);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::SessionReceiver;
-use crate::client::client_threads::Seat;
+use crate::client::client_threads::ThreadTicket;
 use crate::net::encrypted::Encrypted;
 use crate::net::stream::Stream;
 use crate::pool::pool::Pool;
@@ -139,7 +139,7 @@ impl SessionReceiver {
         if !self.carries(id, &mut moved.tls)? {
             return Ok(());
         }
-        let Some(seat) = self.seat(id)? else {
+        let Some(ticket) = self.ticket(id)? else {
             return Ok(());
         };
         let client = Stream::inherit(client, &moved.address, moved.tls);
@@ -170,13 +170,13 @@ impl SessionReceiver {
             unread: moved.unread,
             reply,
         });
-        self.take_in(id, Some(seat), handle, kind)
+        self.take_in(id, Some(ticket), handle, kind)
     }
 
     /// A thread for a session of the console, before the session is accepted. `None`: there is none, and the session was refused.
-    fn seat(&mut self, id: u64) -> io::Result<Option<Seat>> {
-        match self.client_threads.seat() {
-            Ok(seat) => Ok(Some(seat)),
+    fn ticket(&mut self, id: u64) -> io::Result<Option<ThreadTicket>> {
+        match self.client_threads.ticket() {
+            Ok(ticket) => Ok(Some(ticket)),
             Err(error) => {
                 self.say(&Message::Refused(Refused {
                     id,
@@ -201,7 +201,7 @@ impl SessionReceiver {
     fn take_in(
         &mut self,
         id: u64,
-        seat: Option<Seat>,
+        ticket: Option<ThreadTicket>,
         handle: Handle,
         kind: ClientKind,
     ) -> io::Result<()> {
@@ -224,7 +224,7 @@ impl SessionReceiver {
             client_permit: self.shared_state.admit_moved(),
             kind,
         };
-        self.arrived.push((client, seat));
+        self.arrived.push((client, ticket));
         // Sent together with those for others that have come with it.
         messages::queue(&mut self.channel, &Message::Accepted(id), Vec::new())
     }
