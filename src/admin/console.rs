@@ -1,4 +1,4 @@
-//! The desk at which the console's commands are carried out.
+//! The console: carries its commands out.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub trait Process: Send + Sync {
     /// Carries out, soon, what concerns the process and was asked of the other one of a hand-over.
     fn obey(&self, order: Order);
 
-    /// Begins an upgrade: a new process takes over. The session that asked is told how it went.
+    /// Begins an upgrade: a new process takes over. The session that asked gets the outcome.
     fn upgrade(&self, requester: Client);
 
     /// The log filter in force.
@@ -41,7 +41,7 @@ pub trait Process: Send + Sync {
     fn set_log_filter(&self, filter: &str) -> Result<(), String>;
 }
 
-/// The desk.
+/// The console of this process.
 pub struct AdminConsole {
     shared: Arc<Shared>,
     process: Box<dyn Process>,
@@ -51,12 +51,12 @@ pub struct AdminConsole {
 struct ConsoleError(SqlState, String);
 
 impl AdminConsole {
-    /// A desk in this house.
+    /// The console of the process with this shared state.
     pub fn new(shared: Arc<Shared>, process: Box<dyn Process>) -> AdminConsole {
         AdminConsole { shared, process }
     }
 
-    fn carry_out(&self, command: Command, out: &mut Vec<u8>) -> Result<Answer, ConsoleError> {
+    fn execute(&self, command: Command, out: &mut Vec<u8>) -> Result<Answer, ConsoleError> {
         match command {
             Command::Show(what) if what == "log_level" => {
                 let mut table = Table::new("log_level");
@@ -217,7 +217,7 @@ impl Console for AdminConsole {
     fn answer(&self, command: &str, rights: Rights, out: &mut Vec<u8>) -> Answer {
         let command = Command::parse(command);
         let done = if rights == Rights::Everything || matches!(command, Command::Show(_)) {
-            self.carry_out(command, out)
+            self.execute(command, out)
         } else {
             Err(ConsoleError(
                 sqlstate::INSUFFICIENT_PRIVILEGE,
