@@ -1,4 +1,4 @@
-//! The new process: the binary that now lies where this one was started from, tested, then started.
+//! The new process: the binary at the path that this process was started from is tested, then started.
 
 use std::env;
 use std::ffi::OsString;
@@ -119,7 +119,7 @@ impl Origin {
                     return Err("this process was told to stop".to_owned());
                 }
                 Ok(None) if deadline > MonotonicTime::now() => match (&stderr, &process) {
-                    // It has said its last and is about to end.
+                    // It has closed its output and is about to end.
                     (None, Ok(process)) if process.ends_within(LOOK).is_ok() => {}
                     _ => {
                         listen(&mut stderr, &mut said);

@@ -1,5 +1,4 @@
-//! What predecessor and successor say to each other: CBOR maps, one in a frame, with the descriptors they
-//! speak of.
+//! The messages between predecessor and successor: CBOR maps, one in a frame, with their descriptors.
 //!
 //! # How a message changes
 //!
@@ -53,7 +52,7 @@ pub const STATEMENT_APART: usize = 1024;
 /// Bytes in a piece, at most: others wait no longer than for one.
 pub const PIECE: usize = 256 * 1024;
 
-/// What is said.
+/// A message.
 ///
 /// Messages of which one process keeps the parts while the other has not accepted them are generic: written with
 /// references to what is kept ([`post_named`]), read as their own.
@@ -73,7 +72,7 @@ pub enum Message {
     Open,
     /// The successor has made ready for the sessions: there are threads for the first of them.
     Seated,
-    /// Settings that many sessions have been told; the first are number 0, the next number 1.
+    /// Settings as many clients know them (ParameterStatus); the first are number 0, the next number 1.
     Settings(Parameters),
     /// A connection that no login has begun for; one descriptor.
     New(New),
@@ -95,17 +94,17 @@ pub enum Message {
     Statements(Vec<Arc<Statement>>),
     /// Some of the users that `auth_query` has found.
     Found(FoundUsers),
-    /// What a pool has done since its state was told.
+    /// What a pool has done since its state was sent.
     Work(Box<PoolWork>),
-    /// A CancelRequest for a session that is not at the one who says this.
+    /// A CancelRequest for a session that the sender does not have.
     Cancel(CancelKey),
-    /// What was asked of the one who says this, and concerns both.
+    /// An order that the sender has got and both processes carry out.
     Order(Order),
     /// The predecessor has nothing more to give but sessions that are logging in, and this is what it has given.
     Done(Outcome),
     /// The successor has taken all.
     Finished,
-    /// What a newer program may say and this one does not know.
+    /// A message of a newer version that this one does not know.
     #[serde(skip)]
     Unknown,
 }
@@ -194,7 +193,7 @@ pub struct Hello {
     /// How many sessions there are, about.
     #[serde(default)]
     pub sessions: usize,
-    /// How many of them are not silent.
+    /// How many of them are not idle.
     #[serde(default)]
     pub awake: usize,
 }
@@ -251,7 +250,7 @@ pub struct FoundUsers {
     pub users: Vec<(String, Verifier, MonotonicTime)>,
 }
 
-/// What a pool has done since its state was told.
+/// What a pool has done since its state was sent.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PoolWork {
     /// The database.
@@ -305,13 +304,13 @@ pub struct New<O = Opening> {
 /// What is too large to go with its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Part {
-    /// What the client of the session with this number has said and nobody has read.
+    /// Unread bytes of the client of the session with this number.
     ClientUnread(u64),
-    /// What it is owed.
+    /// Bytes still to be written to it.
     ClientOwed(u64),
-    /// What its server has said and nobody has read.
+    /// Unread bytes of its server.
     ServerUnread(u64),
-    /// What that is owed.
+    /// Bytes still to be written to its server.
     ServerOwed(u64),
     /// The definition of the prepared statement with the second number, for the session with the first.
     Statement(u64, u64),
@@ -339,10 +338,10 @@ pub struct Moved<S = Session, T = Encrypted> {
     /// What belongs to it beside its value.
     #[serde(default)]
     pub standing: Standing,
-    /// Which [`Message::Settings`] it has been told, if that is not said in its value.
+    /// Which [`Message::Settings`] its client knows, if its value does not have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_to_client: Option<usize>,
-    /// When its server connection must have answered a question of the pooler's own.
+    /// When its server connection must have answered a statement of the pooler's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_deadline: Option<MonotonicTime>,
     /// The TLS of its client.
@@ -373,13 +372,13 @@ pub struct MovedConsole<T = Encrypted> {
     /// What belongs to it beside.
     #[serde(default)]
     pub standing: Standing,
-    /// What it has said and nobody has read.
+    /// Bytes that it has sent and that are not read yet.
     #[serde(default, with = "serde_bytes")]
     pub unread: Vec<u8>,
-    /// What it is owed.
+    /// Bytes still to be written to it.
     #[serde(default, with = "serde_bytes")]
     pub owed: Vec<u8>,
-    /// Whether it asked for the upgrade and is to be told how that went.
+    /// Whether it asked for the upgrade and waits for the outcome.
     #[serde(default)]
     pub awaits_outcome: bool,
     /// Which commands it may give.
@@ -392,7 +391,7 @@ pub struct MovedConsole<T = Encrypted> {
 /// Queues a message.
 ///
 /// # Errors
-/// If it cannot be put into words, or is too long.
+/// If it cannot be written as CBOR, or is too long.
 pub fn queue(
     channel: &mut FdChannel,
     message: &impl Serialize,

@@ -1,4 +1,4 @@
-//! How an upgrade went, in the words of the log and of the console.
+//! The outcome of an upgrade, as the log and the console show it.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The side that gives: a running pooler hands everything to its successor, or, if that fails at any
-//! point, goes on as if nothing had happened.
+//! The old process's side: it hands everything to its successor, or, if that fails at any point, goes on as if
+//! nothing had happened.
 
 mod apart;
 mod conduct;
@@ -41,25 +41,25 @@ use crate::session::orders::Errand;
 use crate::session::registry::{CancelKey, Handle};
 use crate::session::shared::Shared;
 
-/// Sessions that are sent and not yet acknowledged, at most: it bounds the descriptors in flight, and what
-/// one that is busy has in front of it.
+/// Sessions that are sent and not yet acknowledged, at most: it bounds the descriptors in flight, and what is sent
+/// before a busy session.
 const WINDOW: usize = 48;
 
-/// Sessions that are told to move and have not been acknowledged, at most. The others are served here in the
-/// meantime, and those among them that need what is no longer here come by themselves.
+/// Sessions that are signalled to move and have not been acknowledged, at most. The others are served here in the
+/// meantime. A session that needs a server connection of a pool that is moving is handed in without a signal.
 const WAVE: usize = 64;
 
-/// As many more once nobody is left to move but those who are silent: nobody waits for what is in front of it,
-/// and the fewer answers are awaited, the sooner all are there.
-const SILENT_MORE: usize = 208;
+/// As many more once only idle sessions are left to move: no client waits for them, and fewer waits for answers make
+/// the whole shorter.
+const IDLE_MORE: usize = 208;
 
-/// How long one that was told is awaited before others are told.
+/// How long a signalled session is awaited before others are signalled.
 const COMING: Duration = Duration::from_millis(20);
 
 /// Descriptors a successor needs beside those it is given.
 const SPARE_DESCRIPTORS: u64 = 64;
 
-/// The console session that has asked for the upgrade, if one has: it moves last, and is told how it went.
+/// The console session that has asked for the upgrade, if one has: it moves last, and gets the outcome.
 pub type Requester = Mutex<Option<Client>>;
 
 /// How an upgrade that is under way is given up.
@@ -91,7 +91,7 @@ impl Control {
 /// See [`Ends`].
 pub type OnReady<'a> = dyn Fn(u32, Option<PathBuf>) -> Result<(), String> + 'a;
 
-/// Whom to tell how far it is.
+/// What is called as the upgrade advances.
 pub struct Ends<'a> {
     /// The successor is ready; its process id and its pid file. It can be turned down.
     pub on_ready: &'a OnReady<'a>,
@@ -99,7 +99,7 @@ pub struct Ends<'a> {
     pub on_complete: &'a dyn Fn(Outcome),
 }
 
-/// How long a successor may take to stop when this process was told to.
+/// How long a successor may take to stop when this process has to stop.
 const STOPPING: Duration = Duration::from_millis(1500);
 
 /// How long a process that has closed its end may take to be dead.
@@ -116,13 +116,13 @@ struct HandOver<'a> {
     client_threads: &'a Arc<ClientThreads>,
     requester: &'a Requester,
     channel: FdChannel,
-    /// How long the successor may be silent while it owes an answer.
+    /// How long the successor may send nothing while it owes an answer.
     patience: Duration,
     last_heard: MonotonicTime,
     ready: bool,
-    /// Settings that the successor has been given by themselves.
+    /// Settings that were sent in messages of their own.
     settings: Vec<Arc<Parameters>>,
-    /// Numbers of the prepared statements that it has been given.
+    /// Numbers of the prepared statements that were sent.
     given: HashSet<u64>,
     /// Whether the successor has made ready for the sessions.
     seated: bool,
@@ -134,20 +134,20 @@ struct HandOver<'a> {
     ends: &'a Ends<'a>,
     /// The process that was started.
     started: u32,
-    /// The successor, if it is not the process that was started but one of that one's.
+    /// The successor, if it is not the process that was started but a child of that one.
     grandchild: Option<Process>,
     /// Sessions that could not be taken at the moment, and since when they are back.
     again: VecDeque<(u64, MonotonicTime)>,
-    /// What the pools had done when their state was told.
-    told_work: Vec<(Arc<pool::Pool>, Counters)>,
+    /// The counters of the pools when they were sent last.
+    sent_work: Vec<(Arc<pool::Pool>, Counters)>,
     /// The pools whose state was given, by their addresses, and whether with a key that a client has proved.
     given_pools: HashMap<usize, bool>,
     /// CancelRequests for sessions that are not here, or on their way, and orders.
     errands: Receiver<Errand>,
     /// Those among them whose session has not been sent.
     early_cancels: Vec<CancelKey>,
-    /// Sessions that are to be told to move, and those that have been and are not here yet.
-    to_tell: VecDeque<Arc<Handle>>,
+    /// Sessions that are to be signalled to move, and those that have been signalled and are not handed in yet.
+    to_signal: VecDeque<Arc<Handle>>,
     coming: Vec<(u64, MonotonicTime)>,
     parked: Receiver<Client>,
     backlog: VecDeque<(Client, MonotonicTime)>,
@@ -166,12 +166,12 @@ struct HandOver<'a> {
     outcome: Outcome,
 }
 
-/// Hands everything over. When this returns, nothing is left here but to exit; before that it is told when only
-/// those are left who are still logging in.
+/// Hands everything over. When this returns, nothing is left here but to exit. [`Ends::on_complete`] is called before,
+/// when only logins under way are left.
 ///
 /// # Errors
-/// Why it was abandoned. Everything that is not the dead successor's goes on here, and who asked is still,
-/// or again, in `requester`.
+/// Why it was abandoned. Everything that the dead successor had not accepted goes on here, and the session that asked
+/// for the upgrade is in `requester`.
 pub fn hand_over(
     shared: &Arc<Shared>,
     client_threads: &Arc<ClientThreads>,
@@ -190,7 +190,7 @@ pub fn hand_over(
         FdChannel::pair().map_err(|error| format!("no socket pair: {error}"))?;
     let (sender, parked) = unbounded();
     let (passes_on, errands) = unbounded();
-    // What is asked from now on the successor may not have heard of otherwise.
+    // Orders from now on have to be passed on to the successor.
     shared.begin_passing_on(passes_on);
     let mut child = match origin.start(&theirs) {
         Ok(child) => child,
@@ -220,10 +220,10 @@ pub fn hand_over(
         grandchild: None,
         again: VecDeque::new(),
         given_pools: HashMap::new(),
-        told_work: Vec::new(),
+        sent_work: Vec::new(),
         errands,
         early_cancels: Vec::new(),
-        to_tell: VecDeque::new(),
+        to_signal: VecDeque::new(),
         coming: Vec::new(),
         parked,
         backlog: VecDeque::new(),
@@ -274,7 +274,7 @@ fn describe(child: &mut Child, why: &io::Error) -> String {
         io::ErrorKind::BrokenPipe,
         io::ErrorKind::ConnectionReset,
     ];
-    // A process that dies closes its end before its death can be told.
+    // A process that dies closes its end before its death can be seen.
     let patience = if closed.contains(&why.kind()) {
         DYING
     } else {
@@ -310,8 +310,8 @@ fn silent(what: &str) -> io::Error {
 }
 
 impl HandOver<'_> {
-    /// Waits once and deals with what has happened. With `owed` the successor has to be heard from before
-    /// its time is up, and the words say what it fails to do otherwise.
+    /// Waits once and deals with what has happened. With `owed` the successor has to send something before its time is
+    /// up; the text says what it has failed to do if it does not.
     fn step(&mut self, owed: Option<&str>) -> io::Result<()> {
         if self.control.is_given_up() {
             return Err(io::Error::new(
@@ -365,7 +365,7 @@ impl HandOver<'_> {
         Ok(())
     }
 
-    /// Hears what the successor has said.
+    /// Acts on the messages of the successor.
     fn hear(&mut self) -> io::Result<()> {
         self.hear_last_words()?;
         if self.channel.has_ended() && !self.finished {
@@ -418,7 +418,7 @@ impl HandOver<'_> {
                     self.seated = true;
                 }
                 Message::Finished => self.finished = true,
-                // A newer successor may say more than is understood here.
+                // A newer successor may send messages that this version does not know.
                 _ => {}
             }
         }
@@ -437,7 +437,7 @@ impl HandOver<'_> {
         }
     }
 
-    /// Lets the successor tell those who have moved that it stops.
+    /// Lets the successor end the sessions that have moved, with the error of a shutdown.
     fn let_successor_stop(&self, child: &mut Child) {
         if self.outcome.moved == 0 && self.sessions.is_empty() {
             return;
@@ -452,8 +452,8 @@ impl HandOver<'_> {
         }
     }
 
-    /// The process that speaks to us may be a child of the one that was started, if that is a script. What
-    /// has to be dead before anything is taken back is the one that speaks.
+    /// The process at the other end may be a child of the one that was started, if that is a script. The process at the
+    /// other end has to be dead before anything is taken back.
     fn get_hold_of_successor(&mut self, pid_file: Option<PathBuf>) -> io::Result<()> {
         let mut successor = self.started;
         if let Some(number) = self.channel.writer() {

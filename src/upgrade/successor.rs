@@ -1,5 +1,5 @@
-//! The side that takes: a new process hears what it needs before it can serve, and then has a thread take
-//! the sessions (`successor/taking.rs`).
+//! The new process's side: it gets what it needs before it can serve. Then a thread takes the sessions
+//! (`successor/receive.rs`).
 
 mod apart;
 mod found;
@@ -32,7 +32,7 @@ use crate::session::shared::Shared;
 /// How long the predecessor may take to introduce itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A successor before it serves: what its predecessor has told it so far.
+/// A successor before it serves: what its predecessor has sent so far.
 pub struct InheritedState {
     channel: FdChannel,
     hello: Hello,
@@ -49,7 +49,7 @@ fn wrong(what: &str) -> io::Error {
 }
 
 impl InheritedState {
-    /// Says that it is ready, and which pid file is its own, and hears all that it needs before it can serve.
+    /// Sends that it is ready, and its pid file, and reads all that it needs before it can serve.
     ///
     /// # Errors
     /// If the other end is not a process of the same user, or does not keep to the rules, or dies.
@@ -142,7 +142,7 @@ impl InheritedState {
         self.hello.log_filter.as_deref()
     }
 
-    /// The house that goes on with what the predecessor has told.
+    /// The shared state, made of the settings and of what the predecessor has sent.
     pub fn shared(&self, settings: Settings) -> Arc<Shared> {
         let hello = &self.hello;
         let shared = Shared::new(settings, hello.mock.clone());
@@ -175,7 +175,7 @@ impl InheritedState {
     }
 
     /// Takes the sessions as they come, in a thread of its own, until the predecessor has nothing more to
-    /// give or is dead. Then, and before the predecessor hears of it, `on_end` is told whether it lives.
+    /// give or is dead. Then, before the predecessor gets the last message, `on_end` is called with whether it lives.
     ///
     /// # Errors
     /// If the thread cannot be started.
@@ -199,7 +199,7 @@ impl InheritedState {
                     SessionReceiver::new(shared, client_threads, self.channel, parts, errands);
                 taker.work(&self.hello, self.idle, on_end);
             })?;
-        // Whoever comes in from now on may bring a CancelRequest.
+        // From now on a client may bring a CancelRequest.
         let _ = has_started.recv();
         Ok(())
     }

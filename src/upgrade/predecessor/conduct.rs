@@ -1,7 +1,7 @@
-//! The course of a hand-over: who moves when, until nobody is left.
+//! The course of a hand-over: the order in which sessions move, until none is left.
 //!
-//! What is given is put into messages in `giving.rs`. Invariant: the upgrade is complete when all that is left here is
-//! still logging in, and the process ends when nobody is.
+//! `send.rs` puts them into messages. Invariant: the upgrade is complete when only logins under way are left here, and
+//! the process ends when none is.
 
 use std::io;
 use std::sync::Arc;
@@ -10,14 +10,15 @@ use std::time::Duration;
 use crossbeam::channel::Sender;
 
 use super::super::messages::{self, Message, PoolWork};
-use super::{COMING, HandOver, SILENT_MORE, WAVE, WINDOW};
+use super::{COMING, HandOver, IDLE_MORE, WAVE, WINDOW};
 use crate::net::clock::MonotonicTime;
 use crate::pool::totals::Counters;
 use crate::session::client::Client;
 use crate::session::registry::{Activity, Handle, signals};
 use crate::session::shared::HandoverScope;
 
-/// How long those have who are logging in when all others have moved, and then to hear that it was not long enough.
+/// How long logins under way may take when all others have moved, and how long their clients then have to read the
+/// error.
 const LOGGING_IN: Duration = Duration::from_secs(2);
 const HEARING: Duration = Duration::from_millis(500);
 
@@ -45,7 +46,7 @@ impl HandOver<'_> {
             );
             HandoverScope::Console
         };
-        self.to_tell = self.shared.begin_handover(sender, whom);
+        self.to_signal = self.shared.begin_handover(sender, whom);
         let mut cut_at = match whom {
             HandoverScope::Everybody => None,
             HandoverScope::Console => {
@@ -83,7 +84,7 @@ impl HandOver<'_> {
         Ok(())
     }
 
-    /// Gives what comes of those who were still logging in. Their time is bounded.
+    /// Gives the sessions of the logins that were still under way. Their time is bounded.
     pub(super) fn give_stragglers(&mut self) -> io::Result<()> {
         let deadline = MonotonicTime::now().after(LOGGING_IN);
         let end = deadline.after(HEARING);
@@ -109,9 +110,9 @@ impl HandOver<'_> {
         Ok(())
     }
 
-    /// What the pools have done since that was told last. The `last` time nothing is said of those that have done nothing.
+    /// Sends what the pools have done since it was sent last. The `last` time, pools that have done nothing are left out.
     fn give_work(&mut self, last: bool) -> io::Result<()> {
-        for (pool, told) in &mut self.told_work {
+        for (pool, told) in &mut self.sent_work {
             let now = pool.snapshot().totals.all;
             let work = now.since(told);
             *told = now;
@@ -128,21 +129,21 @@ impl HandOver<'_> {
         Ok(())
     }
 
-    /// Gives what can be given now. True if nothing is left here, or on its way, but who asked for the upgrade and who
-    /// is logging in.
+    /// Gives what can be given now. True if nothing is left here, or on its way, but logins and the session that asked
+    /// for the upgrade.
     fn round(&mut self) -> io::Result<bool> {
         let came = MonotonicTime::now();
         while let Ok(client) = self.parked.try_recv() {
             let id = client.handle().info.id;
             self.coming.retain(|(coming, _)| *coming != id);
-            // Somebody waits for what a busy session does.
+            // A busy session goes first: its client waits.
             if client.is_busy() {
                 self.backlog.push_front((client, came));
             } else {
                 self.backlog.push_back((client, came));
             }
         }
-        self.tell_some();
+        self.signal_some();
         self.offer_again();
         self.client_threads.start_runnable();
         let window = WINDOW + self.more();
@@ -160,14 +161,14 @@ impl HandOver<'_> {
                 }
             }
         }
-        // While nothing is left but large pieces, those who are served come first.
-        let small = !self.backlog.is_empty() || !self.to_tell.is_empty();
+        // While only large pieces are left, sessions that are being served come first.
+        let small = !self.backlog.is_empty() || !self.to_signal.is_empty();
         self.haste.set(small || !self.has_pieces());
         self.give_piece()?;
         if self.client_threads.is_receiving() {
             self.new.extend(self.client_threads.take_new_connections());
         }
-        if self.backlog.is_empty() && self.to_tell.is_empty() {
+        if self.backlog.is_empty() && self.to_signal.is_empty() {
             self.give_new()?;
         }
         self.cut_kept();
@@ -176,7 +177,7 @@ impl HandOver<'_> {
         // is given below.
         let asking = usize::from(self.requester.lock().is_some());
         let all = !self.client_threads.is_receiving();
-        // Whoever logs in is in the registry before its login is over.
+        // A session is in the registry before its login is over.
         let all = all && self.shared.sessions.len() == asking;
         let all = self.give_idle()? && all;
         // What can be written at once needs no answer by itself: it is not waited for.
@@ -185,7 +186,7 @@ impl HandOver<'_> {
             && self.parcels.is_empty()
             && self.new.is_empty()
             && self.again.is_empty()
-            && self.to_tell.is_empty()
+            && self.to_signal.is_empty()
             && self.parked.is_empty();
         Ok(all && nobody_left && !self.is_owed())
     }
@@ -207,22 +208,22 @@ impl HandOver<'_> {
         self.step(owed.then_some("did not acknowledge a session"))
     }
 
-    /// How many more may be under way than where somebody is to move who is not silent.
+    /// How many more sessions may be under way, now that only idle ones are left, if so.
     fn more(&self) -> usize {
         let idle = |handle: &Arc<Handle>| handle.activity() == Activity::Idle;
-        if self.to_tell.front().is_none_or(idle) {
-            SILENT_MORE
+        if self.to_signal.front().is_none_or(idle) {
+            IDLE_MORE
         } else {
             0
         }
     }
 
-    /// Makes sessions move, a few at a time. A session is held up from when it is told until it is taken.
-    fn tell_some(&mut self) {
+    /// Makes sessions move, a few at a time. A session is held up from the signal until the successor accepts it.
+    fn signal_some(&mut self) {
         self.coming.retain(|(_, told)| told.elapsed() < COMING);
         let under_way = self.coming.len() + self.backlog.len() + self.sessions.len();
         let some = (WAVE + self.more()).saturating_sub(under_way);
-        for handle in self.to_tell.drain(..some.min(self.to_tell.len())) {
+        for handle in self.to_signal.drain(..some.min(self.to_signal.len())) {
             self.coming.push((handle.info.id, MonotonicTime::now()));
             handle.signal(signals::HAND_OVER);
         }

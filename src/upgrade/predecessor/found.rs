@@ -1,4 +1,4 @@
-//! What the predecessor gives of its pools: their state, and what the configuration does not say of them.
+//! What the predecessor sends of its pools: their state, and what the configuration does not say of them.
 //!
 //! Invariant: when a session is given, the successor knows its pool, and the key that its client has proved.
 
@@ -27,11 +27,11 @@ impl HandOver<'_> {
             verifier: now.config.login.verifier().cloned(),
         });
         if !self
-            .told_work
+            .sent_work
             .iter()
             .any(|(told, _)| Arc::ptr_eq(told, pool))
         {
-            self.told_work.push((Arc::clone(pool), now.totals.all));
+            self.sent_work.push((Arc::clone(pool), now.totals.all));
         }
         let message = Message::Pool(Box::new(Pool {
             database: pool.database.clone(),

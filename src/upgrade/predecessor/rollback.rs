@@ -53,7 +53,7 @@ impl HandOver<'_> {
         }
     }
 
-    /// The session does not move: it goes on here and is told to leave when it can.
+    /// The session does not move: it goes on here until it is between transactions, and ends then.
     pub(super) fn keep(&mut self, mut client: Client, why: &str) {
         let handle = client.handle();
         log::warn!("{} cannot move: {why}", handle.tag());
@@ -66,13 +66,13 @@ impl HandOver<'_> {
         self.client_threads.take_in([client]);
     }
 
-    /// The session with this number has to leave: it has the time that a shutdown would give it.
+    /// The session with this number has to end: it has the time that a shutdown would give it.
     fn note_kept(&mut self, id: u64) {
         let limit = self.shared.settings().general.shutdown_timeout;
         self.kept.push_back((id, MonotonicTime::now().after(limit)));
     }
 
-    /// Cuts those that were to leave and are still here.
+    /// Ends sessions that were to end and are still here.
     pub(super) fn cut_kept(&mut self) {
         while self
             .kept
@@ -94,7 +94,7 @@ impl HandOver<'_> {
 
     /// The successor is dead. What it had not taken goes on here.
     pub(super) fn take_back(&mut self) {
-        // It may have taken more than we have heard of.
+        // It may have accepted more than its messages that were read say.
         // It is dead, but a child of its own may keep its end open: what is there now is all.
         while !self.channel.has_ended() {
             let now = Some(MonotonicTime::now());
@@ -153,7 +153,7 @@ impl HandOver<'_> {
     }
 }
 
-/// The session is not to come by itself at once.
+/// Keeps the session from being handed in by itself at once.
 fn stay(client: &Client) {
     let handle = client.handle();
     handle.clear(signals::HAND_OVER);

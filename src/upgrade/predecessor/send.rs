@@ -1,6 +1,6 @@
-//! What the predecessor gives, put into messages: who it is, what it has, its sessions one by one.
+//! What the predecessor sends, put into messages: its own state, its pools, its sessions one by one.
 //!
-//! Everything given stays here too until it is acknowledged. Decides nothing over the course of the
+//! Everything sent stays here too until it is acknowledged. Decides nothing over the course of the
 //! hand-over.
 
 use std::io;
@@ -20,8 +20,8 @@ use crate::upgrade::messages::{
     self, Hello, Idle, Listener, Message, Moved, MovedConsole, New, Standing, VERSION,
 };
 
-/// Numbers left free between the predecessor's last and the successor's first, for those who come while
-/// both live.
+/// Numbers left free between the predecessor's last and the successor's first, for sessions and connections that
+/// begin while both live.
 const GAP: u64 = 10_000;
 
 /// Different settings that are given by themselves, at most: they are looked for one by one.
@@ -31,7 +31,7 @@ const MAX_SETTINGS: usize = 64;
 const TOGETHER: usize = 256 * 1024;
 
 impl HandOver<'_> {
-    /// The prepared statements: there may be many, and nobody has to wait for them.
+    /// The prepared statements: there may be many, and no session has to wait for them.
     pub(super) fn give_statements(&mut self) -> io::Result<()> {
         let mut together = Vec::new();
         let mut size = 0;
@@ -79,7 +79,7 @@ impl HandOver<'_> {
         Ok(())
     }
 
-    /// Who we are, where we listen, which pools there are.
+    /// Sends the state of the process, the listening sockets, and the pools.
     pub(super) fn introduce(&mut self) -> io::Result<()> {
         let shared = self.shared;
         let accept_counters = &shared.accept_counters;
@@ -202,7 +202,7 @@ impl HandOver<'_> {
             ClientKind::Pool(detached) => self.give_settings(&detached.session.reported_to_client),
             ClientKind::Console(_) => None,
         };
-        match post_guest(&mut self.channel, &mut client, reported_to_client) {
+        match queue_session(&mut self.channel, &mut client, reported_to_client) {
             Ok(()) => {
                 let id = client.handle().info.id;
                 self.sessions.insert(id, Pending::Session(client, since));
@@ -222,7 +222,7 @@ impl HandOver<'_> {
         }
     }
 
-    /// The number of the settings at the successor, who is given them if it has not got them. `None`: they go
+    /// The number of these settings at the successor. They are sent first if it does not have them. `None`: they go
     /// with the session.
     fn give_settings(&mut self, reported_to_client: &Arc<Parameters>) -> Option<usize> {
         let given = self
@@ -262,10 +262,10 @@ fn is_shortage(error: &io::Error) -> bool {
         .is_some_and(|code| short.contains(&code))
 }
 
-/// Queues a session with copies of its descriptors. Ours stay open: it may come back. What it has been `reported_to_client` by
-/// number is left out of its value, and so are the rules of a session without a server connection: the successor finds
-/// out by itself what rules apply to it.
-fn post_guest(
+/// Queues a session with copies of its descriptors. Ours stay open: it may come back. `reported_to_client` is left out
+/// of its value if the successor has it by number. The rules of a session without a server connection are left out too:
+/// the successor finds out which rules apply.
+fn queue_session(
     channel: &mut FdChannel,
     client: &mut Client,
     reported_to_client: Option<usize>,

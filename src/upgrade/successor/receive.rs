@@ -1,8 +1,8 @@
 //! Taking sessions and idle server connections as they come, until the predecessor has nothing more to give
 //! or is dead.
 //!
-//! Invariant: a session is served here only once it is on its way to the predecessor that it has been
-//! accepted, or the predecessor is gone.
+//! Invariant: a session is served here only once its acknowledgement is on its way to the predecessor, or the
+//! predecessor is dead.
 
 mod sessions;
 
@@ -29,7 +29,7 @@ use crate::session::shared::Shared;
 use crate::upgrade::messages::{self, Hello, Message, New};
 use crate::upgrade::outcome::{self, Outcome};
 
-/// Bytes of memory that a silent session takes, about, and what is made ready for all of them at most.
+/// Bytes of memory that an idle session takes, about, and what is made ready for all of them at most.
 const SESSION_SIZE: usize = 4096;
 const MAX_ROOM: usize = 32 * 1024 * 1024;
 
@@ -52,17 +52,17 @@ pub(super) struct SessionReceiver {
     shared_state: Arc<Shared>,
     client_threads: Arc<ClientThreads>,
     channel: FdChannel,
-    /// Large pieces take their time, and nobody waits for them.
+    /// Large pieces take their time, and no other session waits for them.
     haste: Haste,
     /// What has come before its session.
     parts: Parts,
     /// What is to be passed on to the predecessor.
     errands: Receiver<Errand>,
-    /// Settings that sessions have been told, by their numbers.
+    /// Settings as clients know them, by their numbers.
     settings: Vec<Arc<Parameters>>,
     /// The number that came last, and the copy that all sessions of this pool share.
     shared: Option<(usize, Arc<Pool>, Arc<Parameters>)>,
-    /// Sessions whose acceptance is about to be told; then they are served. Those of the console have a thread.
+    /// Sessions that are about to be acknowledged; then they are served. Those of the console have a thread.
     arrived: Vec<(Client, Option<ThreadTicket>)>,
     taken: usize,
     /// The console session that has asked for the upgrade.
@@ -113,7 +113,7 @@ impl SessionReceiver {
         self.serve_arrived();
         self.shared_state.pools.expect_no_more();
         self.shared_state.end_passing_on();
-        // An order is carried out here, and nobody is there any more to whom it has to be passed on.
+        // An order is carried out here; there is no other process any more to pass it on to.
         while let Ok(errand) = self.errands.try_recv() {
             if let Errand::Cancel(key) = errand {
                 self.client_threads.cancel(key, false);
@@ -130,12 +130,12 @@ impl SessionReceiver {
         match &outcome {
             Ok(outcome) => {
                 log::info!("took over from the predecessor: {outcome}");
-                // Whoever is to hear that all is well hears it here.
+                // The session that asked for the upgrade gets the good outcome here.
                 self.answer(&Ok(*outcome));
                 if let Err(error) = self.say(&Message::Finished) {
                     log::warn!("the predecessor could not be told that all is taken: {error}");
                 }
-                // Who was still logging in there comes now, and what it was asked last.
+                // The last logins come now, and the last orders.
                 let end = self.take_all();
                 log::debug!("the predecessor has ended: {end:?}");
                 self.serve_arrived();
@@ -208,13 +208,13 @@ impl SessionReceiver {
         }
     }
 
-    /// Says something and makes sure that it is on its way: what it says becomes true only then.
+    /// Sends a message and makes sure that it is on its way: its content becomes true only then.
     fn say(&mut self, message: &Message) -> io::Result<()> {
         messages::queue(&mut self.channel, message, Vec::new())?;
         self.flush()
     }
 
-    /// Tells that the sessions which have arrived are accepted, and serves them.
+    /// Acknowledges the sessions that have arrived, and serves them.
     fn settle(&mut self) -> io::Result<()> {
         self.flush()?;
         self.serve_arrived();
@@ -248,7 +248,7 @@ impl SessionReceiver {
 
     fn new_connection(&mut self, new: New, mut descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let fd = descriptors.pop().ok_or_else(|| wrong("no descriptor"))?;
-        // From then on it is this process's alone, and nobody reads what it says before that.
+        // From then on it belongs to this process alone, and its socket is not read before that.
         self.say(&Message::AcceptedNew(new.number))?;
         self.client_threads.adopt_new_connection(NewConnection {
             socket: fd.into(),
@@ -267,7 +267,7 @@ impl SessionReceiver {
         };
         self.say(&Message::AcceptedIdle(number))?;
         if let Err(why) = carried {
-            // Nothing can be said on it, not even good-bye.
+            // Nothing can be written on it, not even an alert.
             log::warn!("a server connection cannot be taken over: {why}");
             return Ok(());
         }
@@ -278,7 +278,7 @@ impl SessionReceiver {
         Ok(())
     }
 
-    /// Tells who asked for the upgrade how it went.
+    /// Sends the outcome to the session that asked for the upgrade.
     fn answer(&mut self, outcome: &Result<Outcome, String>) {
         if let Some((mut requester, ticket)) = self.requester.take() {
             requester.answer(outcome::reply(outcome));

@@ -1,6 +1,6 @@
 //! Sessions that have come: put together from their message, their parts and their descriptors, and given a thread.
 //!
-//! When they are served is decided in [`taking`](super). Invariant: a session is accepted or refused, never both, and
+//! When they are served is decided in [`receive`](super). Invariant: a session is accepted or refused, never both, and
 //! is accepted only when there is a thread for it, or a set.
 
 use std::io;
