@@ -34,7 +34,7 @@ pub enum NotFound {
     /// There is no such process.
     #[error("there is no process {0}")]
     Gone(u32),
-    /// It is of another program, or of a version without a ledger.
+    /// It is of another program, or of a version without a status file.
     #[error(
         "process {0} ({1}) is not a pg_doorman, or an older one that takes only `kill -USR2 {0}`; it was not signalled"
     )]

@@ -1,7 +1,7 @@
-//! The life of the process: it serves, heeds signals, and leaves in an orderly way.
+//! The main loop of the process: signals, commands, reload, upgrade and shutdown.
 //!
-//! Signals are taken by one thread with `sigwait` and everything that happens to the process as a whole is
-//! one queue of events, worked off here, one at a time.
+//! Signals are taken by one thread with `sigwait` and everything that concerns the process as a whole is
+//! an event in one queue. The main loop handles them one at a time. What follows SIGUSR2 is in `succession`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,13 +32,13 @@ use crate::upgrade::launch::Origin;
 use crate::upgrade::outcome::{self, Outcome};
 use crate::upgrade::predecessor::{Control, Requester};
 
-/// How long sessions have to say their last words after they were told to leave.
+/// How long sessions have to send their last messages after they were signalled to end.
 const LEAVING: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether the last session has gone.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
 
-/// What happens to the process.
+/// Events of the process.
 pub(super) enum Event {
     Signal(Signal),
     ShutDown,
@@ -49,7 +49,7 @@ pub(super) enum Event {
     Ordered(Order),
     /// An upgrade has come to its end.
     Upgraded(Result<Outcome, String>),
-    /// After that: nobody is left here.
+    /// After that: no session is left here.
     Empty,
     /// Nothing more comes from the predecessor; whether it lives.
     TookOver(bool),
@@ -100,7 +100,7 @@ pub(super) struct MainLoop {
     pub(super) sender: Sender<Event>,
     pub(super) client_threads: Arc<ClientThreads>,
     pub(super) origin: Origin,
-    /// Whether SIGINT comes from somebody's keyboard.
+    /// Whether SIGINT comes from a keyboard.
     pub(super) at_terminal: bool,
     pub(super) upgrade: Upgrade,
     /// The console session that has asked for the upgrade under way.
@@ -133,10 +133,10 @@ pub(super) enum Upgrade {
     TakingOver,
 }
 
-/// Serves until told to leave. `ready` is whom to tell, in a daemon, that the doors are open.
+/// Serves until the process has to end. In a daemon, `ready` is called when clients are accepted.
 ///
 /// # Errors
-/// [`StartError`]; `ready` has then been told.
+/// [`StartError`]; `ready` has then got it.
 pub fn serve(start: Start, ready: Option<Ready>) -> Result<(), StartError> {
     let is_heir = start.hand_over.is_some();
     match start_process(start) {
@@ -371,7 +371,7 @@ impl MainLoop {
         }
     }
 
-    /// Tells everybody to leave, closes what is open, and is gone.
+    /// Signals all sessions to end, closes what is open, and ends the process.
     fn stop(mut self) {
         self.notify(&[Notice::Stopping]);
         self.status_file.note(UpgradeState::Stopping);
@@ -380,7 +380,7 @@ impl MainLoop {
         while self.shared.sessions.len() + self.shared.logins() > 0
             && deadline > MonotonicTime::now()
         {
-            // Nothing more is heeded, but who rests at the console must not do so for ever.
+            // Nothing more is carried out, but a console session must not wait for its reply for ever.
             if let Ok(Event::Upgrade(mut requester)) = self.events.recv_timeout(LOOK) {
                 requester.answer(outcome::refusal("the pooler is shutting down"));
                 self.client_threads.take_in([*requester]);

@@ -1,7 +1,7 @@
-//! How the process begins to serve: signals are set aside, listening sockets bound or taken over, the house
-//! made, and the doors opened last.
+//! Start-up: signals are blocked, listening sockets bound or taken over, the shared state made, and clients accepted
+//! last.
 //!
-//! What it does from then on is in [`life`](crate::daemon::main_loop).
+//! What happens from then on is in [`main_loop`](crate::daemon::main_loop).
 
 use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
@@ -42,7 +42,7 @@ const IN_FLIGHT: u64 = 512;
 /// Descriptors that room is made for beforehand, at most: 8 bytes of kernel memory each.
 const MAX_ROOM: u64 = 64 * 1024;
 
-/// The variable that makes SIGINT a shutdown although nobody sits at a terminal.
+/// The variable that makes SIGINT a shutdown also without a terminal.
 const SHUTDOWN_ONLY: &str = "PG_DOORMAN_CI_SHUTDOWN_ONLY";
 
 /// Why the process could not begin to serve, with its exit code (`sysexits.h`).
@@ -108,8 +108,8 @@ fn taken_signals() -> SigSet {
     set
 }
 
-/// Opens the doors: what the process needs is made, in an order in which nothing has to be undone for a
-/// client, and clients are let in last.
+/// Starts the process: what it needs is made in an order in which nothing has to be undone for a client, and clients
+/// are accepted last.
 ///
 /// # Errors
 /// [`StartError`].
@@ -155,7 +155,7 @@ pub(super) fn start_process(start: Start) -> Result<MainLoop, StartError> {
     };
     let announce = |fd| InheritedState::announce(fd, pid_path.as_deref());
     let mut inherited = match hand_over.map(announce) {
-        // Who gave us up goes on serving; there is nothing for us to do.
+        // The predecessor has given this process up and goes on serving.
         Some(Err(error)) => {
             return Err(StartError {
                 code: 1,
@@ -198,9 +198,9 @@ pub(super) fn start_process(start: Start) -> Result<MainLoop, StartError> {
     let _ = shared.console.set(Arc::new(console));
     let janitor = start_janitor(&shared).map_err(no_thread)?;
     let client_threads = start_reception(&shared).map_err(no_thread)?;
-    // Whoever is let in, or comes from the predecessor, is let down by nothing that fails after this.
+    // Nothing after this can fail and end clients that were accepted or came from the predecessor.
     client_threads.pause();
-    // The last thing before the doors open: they must not, beside another instance.
+    // The last check before clients are accepted: no other instance may run.
     let pid = std::process::id();
     let pid_file = match (&pid_path, inherited.is_some()) {
         (None, _) => None,

@@ -1,7 +1,7 @@
-//! The ledger: where a process says what has become of its upgrades, for whoever may look into it.
+//! The status file: a process writes the outcome of its upgrades there, for other processes of the same user.
 //!
-//! It is a file in memory (`memfd_create`) that the process keeps open as long as it lives. Who may see
-//! its descriptors (the same user, or root) opens it through `/proc/PID/fd` and can read on after the
+//! It is a file in memory (`memfd_create`) that the process keeps open as long as it lives. The same user,
+//! or root, opens it through `/proc/PID/fd` and can read on after the
 //! process has ended. So `pg_doorman upgrade` needs no socket, port, password or file on a disk, in the
 //! foreground, in a daemon and in a container alike; no other process can pass itself off as this one; and
 //! an outcome cannot be missed, however soon the process is gone.
@@ -37,7 +37,7 @@ const MAX_TEXT: usize = 8 * 1024;
 const TRIES: usize = 500;
 const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
-/// What the process says of itself.
+/// The content of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The binary a successor would be made of.
@@ -75,7 +75,7 @@ pub struct StatusFile {
     entry: Status,
 }
 
-/// A configuration file's name as it stands in a ledger.
+/// A configuration file's name as it stands in a status file.
 pub fn named(config_file: &Path) -> PathBuf {
     fs::canonicalize(config_file)
         .or_else(|_| std::path::absolute(config_file))
@@ -83,7 +83,7 @@ pub fn named(config_file: &Path) -> PathBuf {
 }
 
 impl StatusFile {
-    /// The ledger of this process.
+    /// The status file of this process.
     ///
     /// # Errors
     /// No descriptor, or no memory, is left.
@@ -148,7 +148,7 @@ impl StatusFile {
 pub struct Reader(File);
 
 impl Reader {
-    /// The ledger of a process; `None` if it has none, and so is not pg_doorman, or an old one.
+    /// The status file of a process; `None` if it has none, and so is not pg_doorman, or an old one.
     ///
     /// # Errors
     /// `NotFound` if there is no such process, `PermissionDenied` if its descriptors may not be seen.
@@ -177,7 +177,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// Whether two processes have one and the same ledger open.
+    /// Whether two processes have one and the same status file open.
     pub fn is_same(&self, other: &Reader) -> bool {
         let inode = |reader: &Reader| reader.0.metadata().map(|meta| meta.ino()).ok();
         inode(self).is_some() && inode(self) == inode(other)

@@ -25,7 +25,7 @@ use crate::upgrade::predecessor::{self, Ends};
 /// How long an upgrade may take to end when the process is to stop.
 const GIVING_UP: Duration = Duration::from_millis(1900);
 
-/// How long after an upgrade it may take until nobody is logging in here any more.
+/// How long logins under way may take after an upgrade.
 const LAST_LOGINS: Duration = Duration::from_secs(4);
 
 impl MainLoop {
@@ -81,18 +81,18 @@ impl MainLoop {
         Err(refused)
     }
 
-    /// An upgrade has failed: tells everybody whom it concerns.
+    /// An upgrade has failed: logs it and informs the service manager, the status file and the console.
     pub(super) fn upgrade_failed(&mut self, why: String) {
         self.upgrade = Upgrade::Idle;
         log::error!(
-            "UPGRADE ABANDONED, this process goes on serving: {why}. Mend that and send SIGUSR2 again"
+            "UPGRADE ABANDONED, this process goes on serving: {why}. Fix it and send SIGUSR2 again"
         );
         self.notify(&[Notice::Ready]);
         self.status_file.note(UpgradeState::Abandoned(why.clone()));
         self.answer_asker(why);
     }
 
-    /// Tells the console session that has asked for the upgrade that nothing came of it.
+    /// Sends the failure to the console session that has asked for the upgrade.
     fn answer_asker(&self, why: String) {
         if let Some(mut requester) = self.requester.lock().take() {
             requester.answer(outcome::reply(&Err(why)));
@@ -120,7 +120,7 @@ impl MainLoop {
                 let ends = Ends {
                     on_ready: &|pid, file| {
                         successor.store(pid, Ordering::Release);
-                        // If it cannot be written, those who look into it would find a process that is gone.
+                        // If it cannot be written, readers would find the number of a process that is gone.
                         let path = file.as_ref().or(own_pid_file.as_ref());
                         path.map_or(Ok(()), |path| pidfile::check_writable(path))
                             .map_err(|error| error.to_string())?;
@@ -152,7 +152,7 @@ impl MainLoop {
         }
     }
 
-    /// The predecessor has died: what it would have said last is said by this process.
+    /// The predecessor has died: this process sends the notices that the predecessor would have sent last.
     pub(super) fn become_main(&mut self) {
         let pid = std::process::id();
         if let Some(file) = &mut self.pid_file {
@@ -176,8 +176,7 @@ impl MainLoop {
         self.status_file.note(UpgradeState::Replaced(outcome));
         self.see_last_off();
         self.client_threads.end_idle_threads();
-        // Whoever has sent a signal a moment ago did not know that this is no longer the process to send it
-        // to.
+        // A signal of a moment ago was meant for the process that serves.
         while let Ok(event) = self.events.recv_timeout(LOOK) {
             if let Event::Signal(signal) = event {
                 self.signal_successor(signal);
@@ -200,7 +199,7 @@ impl MainLoop {
         }
     }
 
-    /// Waits for those who are still logging in, and passes on what is asked of this process meanwhile.
+    /// Waits for logins under way, and passes on what is asked of this process meanwhile.
     fn see_last_off(&self) {
         let end = MonotonicTime::now().after(LAST_LOGINS);
         while let Ok(event) = self.events.recv_timeout(end.remaining()) {

@@ -1,11 +1,12 @@
 //! `pg_doorman upgrade`: has a running instance upgraded and says how that went.
 //!
-//! The instance is signalled (SIGUSR2) and writes what becomes of it into its [ledger](crate::daemon::status_file),
-//! which was opened before. So the outcome is the instance's own word, also if it has ended meanwhile.
+//! The instance is signalled (SIGUSR2) and writes what becomes of it into its
+//! [status file](crate::daemon::status_file), which was opened before. So the instance itself gives the outcome, also
+//! if it has ended meanwhile.
 //! Other ways were looked at: the log may go anywhere; a pid file is only a daemon's, and says nothing of
 //! an upgrade that was abandoned; the console needs a password; a socket would be one more door to guard.
 //!
-//! Invariant: only a process that has a ledger is signalled, and success is reported only if an upgrade
+//! Invariant: only a process that has a status file is signalled, and success is reported only if an upgrade
 //! that began after this command has come to its end.
 
 use std::path::{Path, PathBuf};
@@ -24,8 +25,8 @@ use crate::upgrade::outcome::Outcome;
 /// How often it is looked what has become of the upgrade.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How long an instance may take to heed the signal.
-const HEEDING: Duration = Duration::from_secs(20);
+/// How long an instance may take to act on the signal.
+const REACTION: Duration = Duration::from_secs(20);
 
 /// How long it is awaited when all is done. It may have clients that are still logging in, for which nobody waits here.
 const ENDING: Duration = Duration::from_secs(1);
@@ -48,7 +49,7 @@ pub fn upgrade(
         UpgradeState::Replaced(_) => arguments.pid.is_none(),
         _ => false,
     } {
-        // Asked first: what is read after the end is the last word.
+        // Asked first: what is read after the end is final.
         let has_ended = instance.ended(LOOK);
         entry = read(&instance)?;
         match entry.upgrade_state {
@@ -92,9 +93,9 @@ pub fn upgrade(
 
 fn await_outcome(instance: &Instance, before: &Status) -> Result<Outcome, String> {
     let pid = instance.pid;
-    let heeding = MonotonicTime::now().after(HEEDING);
+    let deadline = MonotonicTime::now().after(REACTION);
     loop {
-        // Asked first: what is read after the end is the last word.
+        // Asked first: what is read after the end is final.
         let has_ended = instance.ended(LOOK);
         let now = read(instance)?;
         let has_begun = now.begun > before.begun;
@@ -112,9 +113,9 @@ fn await_outcome(instance: &Instance, before: &Status) -> Result<Outcome, String
             _ if has_ended => return Err(ended(pid)),
             // It begins when its predecessor has ended.
             UpgradeState::TakingOver => {}
-            _ if !has_begun && heeding <= MonotonicTime::now() => {
+            _ if !has_begun && deadline <= MonotonicTime::now() => {
                 return Err(format!(
-                    "process {pid} has not heeded SIGUSR2 for {HEEDING:?}; is it stopped, or under a debugger?"
+                    "process {pid} has not acted on SIGUSR2 for {REACTION:?}; is it stopped, or under a debugger?"
                 ));
             }
             _ => {}
