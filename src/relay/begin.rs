@@ -1,5 +1,4 @@
-//! `begin;` on its own: the client has its answer at once, and PostgreSQL hears of it when there is more to
-//! do. Until then the client has no server connection to keep from others while it thinks.
+//! `begin;` on its own: the client gets its reply at once, and PostgreSQL gets the BEGIN with the next request. Until then the client has no server connection to keep from others while it thinks.
 //!
 //! Only this one form is deferred, which asyncpg and its like send; what says more than that, or comes with
 //! more behind it, goes to PostgreSQL as it is.

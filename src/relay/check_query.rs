@@ -1,6 +1,6 @@
 //! `pooler_check_query`: a simple query that is answered with what PostgreSQL last answered to it.
 //!
-//! The session overhears PostgreSQL's answer as it passes, and gives it to others byte for byte. Nothing is
+//! The session captures PostgreSQL's answer as it passes, and other sessions give it byte for byte. Nothing is
 //! kept of an answer that is more than rows: an error, a notice, an open transaction, or anything that the
 //! query does to its server connection.
 
@@ -40,7 +40,7 @@ impl Session {
         (body.strip_suffix(b"\0")? == text.as_bytes()).then_some(head.whole())
     }
 
-    /// Gives the client an answer that was overheard before.
+    /// Gives the client an answer that was captured before.
     pub fn answer_as_before(&mut self, answer: &[u8], out: &mut Output) {
         // As any Query does.
         self.statements.remove(&b""[..]);

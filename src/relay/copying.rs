@@ -7,7 +7,7 @@
 //! Close of what does not exist, which changes nothing), and those that have no reply before the mark's
 //! were ignored. The client gets exactly the replies that PostgreSQL gave.
 //!
-//! The invariant: the queue holds no uncertain reply that nothing behind it will tell.
+//! The invariant: the queue holds no uncertain reply that no later reply will settle.
 
 use super::conversation::Conversation;
 use super::expected::{Expected, Reply};
@@ -163,7 +163,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Desync`]: a request was sent behind Syncs in the same batch, and has not broken the copy. PostgreSQL runs it or
-    /// discards it, by whether it had read those, and nothing tells which.
+    /// discards it, by whether it had read those, and no reply shows which.
     pub(super) fn copy_in_fails(&mut self, error: &ErrorFields) -> Result<(), Desync> {
         let Some(link) = &mut self.link else {
             return Ok(());

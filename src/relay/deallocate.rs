@@ -1,4 +1,4 @@
-//! DEALLOCATE in SQL: it speaks of a statement by the client's name, and the server knows it by another.
+//! DEALLOCATE in SQL: it names a statement by the client's name; the server has it under another name.
 //!
 //! A single DEALLOCATE is understood, in a Query and in a statement, there when it is bound. In an open batch only
 //! PostgreSQL can answer a Query; it deallocates a statement that the pooler has made for that. One among several
@@ -96,7 +96,7 @@ impl Session {
                 }
                 let link = self.link.as_ref();
                 let status = link.map_or(without_server, |link| link.backend.status);
-                // As any Query does; the server does not hear of this one.
+                // As any Query does; this one is not sent to the server.
                 self.statements.remove(&b""[..]);
                 if let Some(link) = &mut self.link {
                     link.unnamed_parsed = false;

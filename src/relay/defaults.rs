@@ -1,4 +1,4 @@
-//! Settings that the client has not chosen. They have the defaults of the server connection, and the client gets them
+//! Settings that the client has not set. They have the defaults of the server connection, and the client gets them
 //! as ParameterStatus.
 //!
 //! Invariant: a default is never set, only reset to. So a change by an administrator, and the end of a recovery,
@@ -31,7 +31,7 @@ impl Session {
             || self.reported_to_client.get(name) != self.defaults.get(name)
     }
 
-    /// What is to be done on the connection about a setting that differs from what the client was told: it is
+    /// What is to be done on the connection about a setting that differs from what was reported to the client: it is
     /// set to that, it is reset, or nothing, since it is at its default.
     pub(super) fn to_set_up<'a>(
         &self,
@@ -64,7 +64,7 @@ impl Session {
     }
 
     /// The connection is set up: takes up what PostgreSQL has said of its defaults meanwhile, and goes by them from
-    /// now on. To be called before the client is told.
+    /// now on. To be called before the client gets the report.
     pub(super) fn take_up_defaults(&mut self) {
         let Some(link) = &mut self.link else { return };
         let backend = &mut link.backend;
@@ -96,7 +96,7 @@ impl Session {
         self.defaults = Arc::new(defaults);
     }
 
-    /// The settings of its startup packet, which it was told as it had sent them, are in effect: they are what
+    /// The settings of its startup packet, which were reported as it had sent them, are in effect: they are what
     /// PostgreSQL makes of them.
     pub(super) fn take_up_as_sent(&mut self) {
         if !std::mem::take(&mut self.as_sent) {

@@ -1,5 +1,5 @@
-//! An error from the server: what will not come any more is taken back, and the client is told in words
-//! of its own.
+//! An error from the server: expected replies that will not come are taken back, and the client gets the error with its
+//! own names of statements.
 //!
 //! The invariant: after an error the client's names, and what the server is known to have, are what they
 //! would be had the requests it skipped never been sent.
@@ -112,13 +112,13 @@ impl Session {
                 link.cancelled = Some(fields.message.clone());
             }
         }
-        // While the client is being served it hears of every error, also of that of a Parse which the
+        // While the client is being served it gets every error, also of that of a Parse which the
         // pooler added: its own would have failed alike.
         serving && !self.abandoned && !own
     }
 
     /// Takes the client's batch up again, if the error is of a statement that has to be parsed anew and the client
-    /// need not hear of that. Whatever it hears, a stale statement is used no more.
+    /// need not get that error. In any case a stale statement is used no more.
     fn takes_up_again(
         &mut self,
         stale: Option<(u64, Option<usize>)>,
@@ -260,7 +260,7 @@ impl Session {
     }
 }
 
-/// What the client is told of an error beside or instead of PostgreSQL's words.
+/// What the client gets beside or instead of PostgreSQL's error.
 struct Words {
     /// The client's own name of the statement that its request speaks of.
     called: Option<Vec<u8>>,

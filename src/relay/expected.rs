@@ -66,7 +66,7 @@ pub struct Refusal {
     pub code: String,
     /// For the client.
     pub words: String,
-    /// The routine of PostgreSQL's whose refusal this is, if drivers tell it by that.
+    /// The routine of PostgreSQL's whose refusal this is, if drivers recognise it by that.
     #[serde(default)]
     pub routine: Option<String>,
 }
@@ -100,7 +100,7 @@ pub struct Undo {
     /// What the request deallocates if it succeeds: the client's name, and the number if the server loses it too.
     #[serde(default)]
     pub deallocates: Option<(Vec<u8>, Option<u64>)>,
-    /// What the client is told if the request fails at its turn.
+    /// The error for the client if the request fails at its turn.
     #[serde(default)]
     pub refusal: Option<Refusal>,
 }

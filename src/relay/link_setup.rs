@@ -1,8 +1,7 @@
-//! A server connection comes to the session, and leaves it as clean as it came.
+//! What happens on a server connection after checkout and before check-in.
 //!
-//! Coming, it is made to have the settings that the client has been told, by one round trip, or by none if
-//! nothing differs. Leaving, what the client left behind is undone behind the client's back: its reply is
-//! on its way while the pooler cleans.
+//! After checkout, the settings that the client knows are made on it, in one round trip, or in none if nothing differs.
+//! Before check-in, what the client left behind is undone. The client already has its reply then.
 
 use std::sync::Arc;
 
@@ -177,7 +176,7 @@ impl Session {
             statements.extend(set_statement(others.copied()));
         }
         if self.departs {
-            // Where it is the server's default it is set all the same: only so a RESET can be told from none.
+            // Where it is the server's default it is set all the same: only so a RESET can be noticed.
             let default = |(name, startup_settings): (_, &[u8])| {
                 let own = reported_to_client
                     .get(name)
@@ -225,7 +224,7 @@ impl Session {
         }
     }
 
-    /// Tells the client what is in effect on the server connection and differs from what it was told.
+    /// Reports to the client what is in effect on the server connection and differs from what was reported.
     fn tell_settings(&mut self, out: &mut Output) {
         let Some(link) = &mut self.link else { return };
         if Arc::ptr_eq(&self.reported_to_client, &link.backend.reported) {
@@ -404,7 +403,7 @@ impl Session {
     }
 }
 
-/// Whether settings that were chosen at startup are told to be others.
+/// Whether a report has other values for settings of the startup packet.
 fn departs(startup_settings: &Parameters, reported_to_client: &Parameters) -> bool {
     let is_other =
         |(name, value): (&str, &[u8])| reported_to_client.get(name).is_some_and(|own| own != value);

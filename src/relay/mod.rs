@@ -8,13 +8,13 @@
 //! | [`server_link`] | the value's part about its server connection, while it has one |
 //! | [`shared_statements`] | what a session asks of the statements that all sessions share |
 //! | [`expected`] | the queue of replies a client still expects |
-//! | [`in_flight`] | what is known only when a batch under way has been answered |
+//! | [`in_flight`] | what must wait until a batch under way has been answered |
 //! | [`output`] | what a step wants written, without copying what is only passed on |
 //! | [`conversation`] | where the conversation with the server stands, and what follows from that |
 //! | [`copying`] | COPY FROM STDIN |
 //! | [`requests`] | a step over what the client sent |
 //! | [`running`] | Query, FunctionCall and Execute |
-//! | [`begin`] | a BEGIN that PostgreSQL hears of with the request behind it |
+//! | [`begin`] | a BEGIN that is sent only with the request behind it |
 //! | [`held_statements`] | the statements of a client by name, and their bytes |
 //! | [`names`] | the names in messages |
 //! | [`parsing`] | Parse: a client prepares a statement |
@@ -22,18 +22,18 @@
 //! | [`statement_limits`] | how much may be prepared |
 //! | [`deallocate`] | DEALLOCATE in SQL of statements that follow |
 //! | [`client_end`] | the end of a client's requests |
-//! | [`delays`] | who keeps a session from going on |
+//! | [`delays`] | which peer keeps a session from going on |
 //! | [`check_query`] | a query that is answered with PostgreSQL's last answer to it |
-//! | [`parse_settings`] | the settings that the texts of statements are read under |
-//! | [`row_description`] | what clients have been told of their statements' rows |
-//! | [`stale_plan`] | statements that have to be parsed anew |
+//! | [`parse_settings`] | the settings that a statement's text is parsed under |
+//! | [`row_description`] | the columns of statements' rows, as clients know them |
+//! | [`stale_plan`] | "cached plan must not change result type": statements parsed anew |
 //! | [`replies`] | a step over what the server sent |
-//! | [`errors`] | what an error takes back, and in whose words it is told |
-//! | [`defaults`] | settings that the client has not chosen |
+//! | [`errors`] | what an error takes back, and the error that the client gets |
+//! | [`defaults`] | settings that the client has not set |
 //! | [`going_back`] | a client's startup settings, once more behind its RESET |
-//! | [`link_setup`] | a server connection comes to the session and leaves it |
+//! | [`link_setup`] | making the client's settings on a server connection, and cleaning it |
 //!
-//! All others are methods of [`Session`](crate::relay::session::Session), which is all the state there is.
+//! Except for the values named above, all are methods of [`Session`](crate::relay::session::Session), which is all the state there is.
 
 pub mod begin;
 pub mod check_query;

@@ -1,4 +1,4 @@
-//! The names that messages of the extended protocol carry: where they stand, and what tells one from another.
+//! The names that messages of the extended protocol carry: where they stand, and how they are compared.
 //!
 //! Knows no statements. The invariant: a message is never taken for well formed because it is not whole yet.
 
@@ -10,7 +10,7 @@ use crate::wire::frontend;
 /// some dozen bytes.
 const MAX_NAMES: usize = 8 * 1024;
 
-/// What tells a name from others: as PostgreSQL, its first 63 bytes.
+/// The part of a name that counts: as in PostgreSQL, its first 63 bytes.
 pub(super) fn key(name: &[u8]) -> &[u8] {
     &name[..name.len().min(63)]
 }

@@ -415,7 +415,7 @@ impl Session {
     }
 
     /// In session mode the client has one server connection all along, so what it notifies itself of is
-    /// told with its own process id. Without that it could not see that it is the sender.
+    /// given its own process id. Without that it could not see that it is the sender.
     fn notification(&self, body: Option<&[u8]>, out: &mut Output) -> Fate {
         let Some((own, body)) = self.link.as_ref().zip(body) else {
             return Fate::Pass;

@@ -117,7 +117,7 @@ pub struct ServerLink {
 }
 
 impl ServerLink {
-    /// A connection that has just been lent.
+    /// A connection that was just checked out.
     pub(crate) fn new(backend: Box<Backend>, now: MonotonicTime) -> ServerLink {
         ServerLink {
             portals_deallocating: HashMap::new(),

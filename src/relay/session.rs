@@ -69,7 +69,7 @@ pub struct Side {
     pub frame: Frame,
 }
 
-/// What the plan of the session's pool says of the protocol; refreshed whenever a connection is lent.
+/// The settings of the session's pool that concern the protocol. They are refreshed at each checkout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rules {
@@ -169,7 +169,7 @@ pub struct Session {
     /// The rules it is served by.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rules: Rules,
-    /// What PostgreSQL reports of its settings, as the client has been told.
+    /// The settings that PostgreSQL reports, as the client knows them.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub reported_to_client: Arc<Parameters>,
     /// Settings of its own that PostgreSQL does not report.
@@ -181,7 +181,7 @@ pub struct Session {
     /// What PostgreSQL would report had it chosen nothing.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub defaults: Arc<Parameters>,
-    /// The settings of its startup packet are told as they were sent: PostgreSQL has yet to take them.
+    /// The settings of its startup packet were reported as they were sent: PostgreSQL has yet to take them.
     #[serde(default, skip_serializing_if = "is_default")]
     pub as_sent: bool,
     /// The statements it has prepared, by its own names; the unnamed one has the empty name.
@@ -226,7 +226,7 @@ pub struct Session {
     /// Its server connection is of no use; its request is unread, to be sent on another.
     #[serde(skip)]
     pub elsewhere: bool,
-    /// What it has done since its pool was last told.
+    /// What it has done since its pool last counted it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub work: Counters,
 }

@@ -2,12 +2,12 @@
 //! because somebody has altered a table, and PostgreSQL refuses to run it until it is parsed anew
 //! (`RevalidateCachedQuery`, 0A000 "cached plan must not change result type").
 //!
-//! A client that has just parsed its statement, or asks what its result is, must not hear of that: the
-//! statement that is stale stands on the server for others' sake. Its request is taken up again with the
-//! statement parsed anew. A client that runs what it prepared before hears of it, as it would from
+//! A client that has just parsed its statement, or asks what its result is, must not get that error: the
+//! stale statement is on the server because other clients prepared it. Its request is taken up again with the
+//! statement parsed anew. A client that runs what it prepared before gets it, as it would from
 //! PostgreSQL: it knows the result as it was then, and there are drivers that crash on rows which are
-//! otherwise, even if they have PostgreSQL describe them. Whatever the client hears, the stale statement is
-//! used no more, on no server connection and by no client; who prepares it anew is served.
+//! otherwise, even if they have PostgreSQL describe them. In any case the stale statement is used no
+//! more, on no server connection and by no client. A client that prepares it anew is served.
 //!
 //! Which of its statements a client has described before the change and which after it is not known here:
 //! one that it has described anew on one server connection may still be refused once on another.
@@ -119,7 +119,7 @@ impl ReplayBuffer {
 
     /// Where the request begins whose reply is due, if `due` requests have not had theirs, and the batch
     /// can be sent again from there: nothing before it needs to be, and the client does not rely on what
-    /// it has heard of the result in an earlier batch.
+    /// it knows the result from an earlier batch.
     fn place(&self, due: usize) -> Option<usize> {
         let place = self.unanswered(due)?;
         let (_, kind, body) = self.messages().find(|(at, ..)| *at == place)?;
@@ -158,7 +158,7 @@ impl ReplayBuffer {
     }
 }
 
-/// What a client is told in PostgreSQL's words if it would misread the rows.
+/// PostgreSQL's error for a client that would misread the rows.
 pub(super) fn refusal() -> Refusal {
     Refusal {
         code: sqlstate::FEATURE_NOT_SUPPORTED.to_owned(),

@@ -179,7 +179,7 @@ impl Session {
         under: &Arc<[u8]>,
         statements: &dyn SharedStatements,
     ) -> Option<Arc<Statement>> {
-        // What the client was told of it under the others holds.
+        // What the client knows of it under the other settings holds.
         let reported_to_client = !meant.shape.is_unknown();
         if meant.is_unnamed() {
             let mut other = Statement::unnamed(statements.next_number(), &meant.definition, under);

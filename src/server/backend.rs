@@ -1,6 +1,6 @@
 //! A server connection as a value: everything that is true of it except its socket.
 //!
-//! It can be kept, lent, written down and handed to another process. The socket travels beside it in a
+//! It can be kept in a pool, checked out, and handed to another process. The socket travels beside it in a
 //! [`Connection`].
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::wire::backend::TransactionStatus;
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// Adds `n`. Only whoever has the connection does, so no locked addition is needed.
+    /// Adds `n`. Only the owner of the connection does, so no locked addition is needed.
     pub fn add(&self, n: u64) {
         self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
     }
@@ -126,7 +126,7 @@ impl BackendKey {
         self.tainted.store(true, Ordering::Release);
     }
 
-    /// Whether a CancelRequest may come at any time: the connection must not be lent again.
+    /// Whether a CancelRequest may come at any time: the connection must not be given to another session.
     pub fn is_tainted(&self) -> bool {
         self.tainted.load(Ordering::Acquire)
     }

@@ -42,7 +42,7 @@ impl DirtyState {
     pub const FORGETTING: DirtyState = DirtyState(1 << 9);
     /// Running it may change how texts are read (`reading`).
     pub const READING: DirtyState = DirtyState(1 << 10);
-    /// The text may define something of which no tag tells: SELECT INTO, CREATE TABLE AS, within EXPLAIN too.
+    /// The text may define something that no tag shows: SELECT INTO, CREATE TABLE AS, within EXPLAIN too.
     pub const DEFINING: DirtyState = DirtyState(1 << 11);
     /// Running it may be a COPY FROM STDIN.
     pub const COPYING_IN: DirtyState = DirtyState(1 << 12);
@@ -51,7 +51,7 @@ impl DirtyState {
     /// Could be anything.
     pub const EVERYTHING: DirtyState = DirtyState(1 << 7);
 
-    /// A setting may be changed of which the text does not tell which.
+    /// A setting may be changed, and the text does not show which.
     const SETTING_ANYTHING: DirtyState =
         DirtyState(DirtyState::EVERYTHING.0 | DirtyState::RESETTING.0);
 
@@ -205,7 +205,7 @@ pub const RESET_SETTINGS: &str = "SET SESSION AUTHORIZATION DEFAULT;RESET ROLE;R
 pub const RESET_IDENTITY: &str = "SET SESSION AUTHORIZATION DEFAULT;RESET ROLE";
 
 /// Words in a statement's text and what they are taken for where it is not read closer. One that may change a setting
-/// in a way of which its tag does not tell has one of these that mean RESETTING.
+/// in a way that its tag does not show has one of these that mean RESETTING.
 const WORDS: [(&str, DirtyState); 20] = [
     ("set_config", DirtyState::SETTING_ANYTHING),
     // A view by which settings can be changed: UPDATE pg_settings.
@@ -282,7 +282,7 @@ fn may_begin_with_set(text: &[u8]) -> bool {
     one.contains(&b';') || words.iter().any(|word| begins(word))
 }
 
-/// What a text that may change settings leaves, as far as its CommandComplete will not tell.
+/// What a text that may change settings leaves, as far as its CommandComplete does not show it.
 fn read(text: &[u8]) -> DirtyState {
     let mut found = DirtyState::NONE;
     let updates = found_in(text, "pg_settings") && found_in(text, "update");

@@ -1,4 +1,4 @@
-//! Server settings by name: what PostgreSQL reports, what a client has been told, what the pooler has
+//! Server settings by name: what PostgreSQL reports, what was reported to a client, what the pooler has
 //! applied.
 //!
 //! Names compare as PostgreSQL compares them, without regard to case, and keep the spelling they came

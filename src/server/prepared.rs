@@ -52,7 +52,7 @@ pub struct Statement {
     /// Its plan has become stale somewhere: it is to be parsed anew, under another number.
     #[serde(default)]
     retired: AtomicBool,
-    /// What rows it gives, if somebody has been told.
+    /// The columns of its rows, if a client knows them.
     #[serde(default)]
     pub shape: RowShape,
     /// The epoch of definitions in which it was made; 0 in another process, where each is younger.

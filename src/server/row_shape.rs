@@ -1,4 +1,4 @@
-//! What rows a statement gives, as far as a client relies on it once it has been told: the names of the
+//! The columns of a statement's rows, as far as a client relies on them once it knows them: the names of the
 //! columns, their types and the types' modifiers. Not their formats, which each Bind chooses.
 //!
 //! The comparison is of hashes, which stay the same between versions of the pooler.
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::wire::frame;
 
-/// It has not been told yet.
+/// No client knows it yet.
 const UNKNOWN: u64 = 0;
 /// It gives no rows, and never will.
 const NO_ROWS: u64 = 1;
@@ -35,17 +35,17 @@ impl RowShape {
         }
     }
 
-    /// Whether nobody has been told what it is.
+    /// Whether no client knows it yet.
     pub fn is_unknown(&self) -> bool {
         self.hash.load(Ordering::Acquire) == UNKNOWN
     }
 
-    /// Whether it may be otherwise in this epoch than it was when it was told.
+    /// Whether it may differ in this epoch from what clients know.
     pub fn may_have_changed(&self, epoch: u64) -> bool {
         self.hash.load(Ordering::Acquire) > NO_ROWS && self.seen.load(Ordering::Acquire) < epoch
     }
 
-    /// What was told, of a statement for which it has not been seen.
+    /// What clients know, of a statement for which it has not been seen.
     pub fn told(&self) -> RowShape {
         RowShape {
             hash: AtomicU64::new(self.hash.load(Ordering::Acquire)),

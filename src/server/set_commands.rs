@@ -11,7 +11,7 @@ const FIRST_PARTS: usize = 64;
 /// Parts of a call of `set_config` that are kept.
 const CALL_PARTS: usize = 24;
 
-/// Changes that are told one by one; with more of them anything may have changed.
+/// Changes that are listed one by one; with more of them anything may have changed.
 const MAX_CHANGES: usize = 64;
 
 /// What a setting is changed to.
