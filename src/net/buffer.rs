@@ -22,7 +22,7 @@ pub const SIZE_FOR_RECORDS: usize = 2 * MAX_RECORD;
 const KEPT: usize = 128;
 
 /// The one given back last is borrowed first: it is the one the processor still has in its cache. Nobody
-/// waits for this lock; whoever finds it taken does without.
+/// waits for this lock; a thread that finds it taken does without.
 type Kept = Mutex<Vec<Box<[u8]>>>;
 
 static KEPT_BUFFERS: Kept = Mutex::new(Vec::new());

@@ -23,7 +23,7 @@ pub enum ExchangeError {
     /// The deadline passed.
     #[error("timed out")]
     Deadline,
-    /// This thread was told to stop.
+    /// This thread has to stop.
     #[error("interrupted")]
     Interrupted,
     /// The socket failed.
@@ -36,7 +36,7 @@ pub enum ExchangeError {
 pub enum NotEncrypted {
     /// The conversation broke off.
     Broken(ExchangeError),
-    /// The handshake failed, in these words. The peer has been told by an alert.
+    /// The handshake failed, in these words. The peer has got an alert.
     Refused(String),
 }
 
@@ -48,7 +48,7 @@ pub struct Exchange<'a> {
     pub inbox: Vec<u8>,
     /// When the conversation must be over.
     pub deadline: Option<MonotonicTime>,
-    /// Whether this thread was told to stop; asked when it is woken.
+    /// Whether this thread has to stop; asked when it is woken.
     pub must_stop: &'a dyn Fn() -> bool,
 }
 

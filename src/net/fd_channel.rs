@@ -24,7 +24,7 @@ use super::outbox::{Draft, Outbox};
 /// Bytes in front of a frame's body.
 const HEADER: usize = 5;
 
-/// The longest body, in bytes. What is longer goes in pieces: whoever comes behind it waits no longer than for this.
+/// The longest body, in bytes. What is longer goes in pieces: a message behind it waits no longer than for this.
 const MAX_LENGTH: usize = 16 << 20;
 
 /// Descriptors in one frame, at most.

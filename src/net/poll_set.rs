@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::clock::MonotonicTime;
 use super::wait::{Interest, Readiness, mask_while_waiting};
 
-/// Events that one wait tells of.
+/// Events that one wait returns.
 const EVENTS: usize = 128;
 
 /// The sockets of a set. Anybody may end a registration; one thread waits.
@@ -34,7 +34,7 @@ pub struct Registration {
     set: Arc<PollSet>,
     socket: RawFd,
     token: u64,
-    /// What the kernel has been told to look for; `None` if the registration has ended.
+    /// What the kernel looks for; `None` if the registration has ended.
     armed: Mutex<Option<EpollFlags>>,
 }
 
@@ -134,7 +134,7 @@ impl PollSet {
     }
 }
 
-/// What a wait has told.
+/// What a wait has returned.
 #[derive(Debug)]
 pub struct Events {
     all: [EpollEvent; EVENTS],

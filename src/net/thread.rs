@@ -112,7 +112,7 @@ pub fn others() -> Vec<Pid> {
 }
 
 /// How much a thread that hurries goes before others: it has nearly five times their share of a busy processor.
-/// With 10 a crowd of silent sessions moves sooner still, but who has work to do waits for it longer
+/// With 10 a crowd of idle sessions moves sooner still, but who has work to do waits for it longer
 /// (`bench/upgrade`).
 const NICE_BOOST: i32 = 7;
 

@@ -1,7 +1,7 @@
 //! The one call in which a thread of this program waits for its peers, for as long as it takes. (A peer that
 //! is about to speak may be waited for where it is read: `Stream::receive_soon`, for two milliseconds.)
 //!
-//! A thread must also wake up when it is told to: to move, to stop, to be cancelled. Of the two ways that
+//! A thread must also wake up when another thread wants it to: to move, to stop, to be cancelled. Of the two ways that
 //! cannot miss a wake-up this is the one that costs no descriptor: the wake-up signal is blocked in every
 //! thread at all times except inside `ppoll`, which unblocks it for as long as it waits. A signal that
 //! came a moment too early is pending and ends the next wait at once. The other way, an eventfd for each
@@ -120,7 +120,7 @@ pub enum Woken {
     },
     /// The deadline passed.
     Deadline,
-    /// Somebody called [`wake`]: look at what you were told.
+    /// Another thread called [`wake`]: look at the signals.
     Interrupted,
 }
 

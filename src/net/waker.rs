@@ -1,4 +1,4 @@
-//! How to wake whoever waits for something: a blocked thread, the thread of one session, or the thread of a set.
+//! How to wake a waiter: a blocked thread, the thread of one session, or the thread of a set.
 //!
 //! Knows nothing of what is waited for. Invariant: a wake-up is never lost. A thread that does not wait yet finds it
 //! when it begins to.
