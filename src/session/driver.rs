@@ -1,7 +1,7 @@
-//! What drives a session: advance as far as that goes without waiting, wait, take notice of what has happened.
+//! What drives a session: its turn, which goes as far as that is possible without waiting, and its wait.
 //!
-//! [`Driver::advance`] and [`Driver::ready`] never block, so a thread can drive many sessions; [`Driver::wait`] is
-//! for a thread that drives one. Nothing of the protocol is here. The invariant: whenever a session waits, its value and
+//! `Driver::advance` and `Driver::ready` never block, so a thread can drive many sessions. `Driver::wait` is for a
+//! thread that drives one. Nothing of the protocol is here. The invariant: whenever a session waits, its value and
 //! its one or two sockets are all there is; and whatever way it ends, its server connection goes back clean or is
 //! closed.
 

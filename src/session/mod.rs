@@ -12,11 +12,11 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`shared`] | the settings in force, the pools, the registries, the stage of the process |
-//! | [`registry`] | all sessions, and what others may see of each and signal to it |
+//! | [`registry`] | all sessions by number and cancel key; what other threads see of each, and signal to it |
 //! | [`statement_registry`] | the prepared statements that sessions share |
-//! | [`memory`] | how much memory the clients' unfinished messages take together |
+//! | [`memory`] | the limit on the memory of all clients' unfinished messages (`max_memory_usage`) |
 //! | [`orders`] | commands and CancelRequests that both processes of a hand-over carry out |
-//! | [`cancel`] | what a CancelRequest does |
+//! | [`cancel`] | a CancelRequest: its session, and what is sent to PostgreSQL |
 //! | [`user_lookup`] | users looked up in PostgreSQL, by `auth_query` |
 //!
 //! A session and what drives it:
@@ -25,17 +25,17 @@
 //! |---|---|
 //! | [`client`] | a logged-in client: its session and its sockets |
 //! | `sets` | which thread drives a session: the rule |
-//! | [`driven`] | a session with its driver, in a thread of its own or in a set |
+//! | `driven` | a session with its driver, in a thread of its own or in a set |
 //! | `shared_set` | many sessions that one thread drives |
-//! | [`driver`] | advance without waiting, wait, take notice |
-//! | `traffic` | read, step, write |
+//! | [`driver`] | what a session does in a turn, and its wait |
+//! | `traffic` | read, step through the relay, write |
 //! | [`brief_read`] | reading with a short wait where a peer answers at once |
 //! | `io` | bytes between sockets and the session's buffers |
 //! | [`suspend`] | signals to a session, and taking it apart to move |
-//! | `limits` | timeouts |
+//! | `limits` | timeouts of a session |
 //! | `client_gone` | a client that has closed its connection |
-//! | [`checkout`] | a session's place in a pool's queue, or its server connection |
-//! | `attach` | a server connection comes to the session, and is given back |
+//! | [`checkout`] | checkout as a value: a place in a pool's queue, or a connection that the pool counts as in use |
+//! | `attach` | checkout and check-in: when a session asks, what it does with the connection, when it goes back |
 //! | [`close_reason`] | why a session ends, as an error and as a log line |
 //! | `close` | closing both sides |
 //! | `own_cancel` | cancelling what a client that is gone has left running |
