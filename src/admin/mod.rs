@@ -4,7 +4,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`commands`] | a command's words |
+//! | [`commands`] | parsing a command |
 //! | [`console`] | carries commands out |
 //! | [`show`] | one table for each SHOW |
 //! | [`table`] | a table as messages of the protocol |

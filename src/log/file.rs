@@ -1,4 +1,4 @@
-//! The log file, and where a daemon logs if nobody says.
+//! The log file, and where a daemon logs if the configuration does not say.
 //!
 //! The file is appended to. `reopen` opens it anew, so that logrotate can move the old one away. It does not
 //! rotate files itself, and writes no records: see `stderr`.

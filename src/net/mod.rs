@@ -1,26 +1,27 @@
-//! Sockets and the one place where a thread waits for them.
+//! Sockets, and the calls in which threads wait for them.
 //!
-//! Knows nothing of PostgreSQL's messages. All sockets are used with `MSG_DONTWAIT`, so the only call in
-//! which a thread of this program blocks on a peer is [`wait::wait`], which [`stream::wait`] stands before.
+//! Knows nothing of PostgreSQL's messages. All sockets are used with `MSG_DONTWAIT`, so a thread blocks on peers
+//! in three calls only: [`wait::wait`] for one session (by way of [`stream::wait`]), [`poll_set`] for many sockets, and
+//! `Stream::receive_soon` for two milliseconds.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`wait`] | the one call in which a thread waits, and how another thread wakes it |
+//! | [`wait`] | waiting for one or two sockets, and how another thread wakes the waiting one |
 //! | [`poll_set`] | many sockets that one thread waits for |
 //! | [`waker`] | how to wake a thread, or a member of a set of sessions |
 //! | [`stream`] | a connected socket, with or without TLS |
 //! | [`encrypted`] | the TLS of a connection, beside its socket |
 //! | [`exchange`] | send and receive in turns within a deadline, as a login does |
-//! | [`buffer`] | I/O buffers, borrowed while they are needed |
+//! | [`buffer`] | I/O buffers, taken while they are needed |
 //! | [`address`] | the address of a peer |
 //! | [`clock`] | time that two processes agree on |
 //! | `acknowledged` | whether the other side's host still acknowledges data |
 //! | [`listener`] | a listening TCP socket |
 //! | [`unix_listener`] | a listening Unix socket, and its file |
 //! | `port_holders` | whether a process listens on a port |
-//! | [`fd_channel`] | frames with descriptors, over a Unix socket: the wire of the hand-over |
-//! | `inbox` | what has come over that wire |
-//! | `outbox` | what is to be sent over that wire |
+//! | [`fd_channel`] | frames with descriptors, over a Unix socket, between the processes of a hand-over |
+//! | `inbox` | frames received on an [`fd_channel`] |
+//! | `outbox` | frames to be sent on an [`fd_channel`] |
 //! | [`process`] | another process, by its descriptor |
 //! | [`thread`] | name, scheduling and number of a thread |
 //! | [`limits`] | how many threads this process may have |

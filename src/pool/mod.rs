@@ -1,7 +1,7 @@
 //! Pools: which client gets which server connection, and when.
 //!
 //! A pool belongs to one user of one database. It does not know the client protocol: it deals in
-//! connections and in those who wait for one. No I/O happens under its lock.
+//! connections and in waiters for one. No I/O happens under its lock.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -11,13 +11,13 @@
 //! | [`found`] | pools that the configuration does not name |
 //! | [`pool`] | one pool: its connections, and the queue for them |
 //! | `state` | what is behind a pool's lock |
-//! | [`waiter`] | one who waits for a connection |
+//! | [`waiter`] | a place in the queue, and the slot in which a connection is handed over |
 //! | [`connector`] | the thread that makes one connection |
 //! | `failures` | failures to connect in a row: when to try again, what to log |
-//! | `maintenance` | connections made and taken in, expired ones closed, a new configuration put in force |
-//! | [`janitor`] | the thread that does the maintenance from time to time |
+//! | `maintenance` | `idle_timeout`, `server_lifetime`, `min_pool_size`; a new configuration put in force; RECONNECT |
+//! | [`janitor`] | the thread that calls the maintenance and grants permits |
 //! | [`database_limit`] | permits for the connections to one database (`max_db_connections`), and which pool gets one |
-//! | [`startup_cache`] | what startup settings come to on a pool's servers |
+//! | [`startup_cache`] | what PostgreSQL makes of clients' startup settings |
 //! | [`check_query`] | the kept answer to `pooler_check_query` |
 //! | [`totals`] | counters |
 //! | `handover` | a pool between two processes |

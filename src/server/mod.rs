@@ -9,8 +9,8 @@
 //! | [`target`] | where connections of a pool lead, and as which user |
 //! | [`login`] | connecting and logging in |
 //! | [`server_tls`] | TLS to PostgreSQL |
-//! | [`ask`] | a question of the pooler's own, with a parameter |
-//! | [`messages`] | whole messages in turns, as in a login |
+//! | [`ask`] | a query of the pooler's own, with a parameter (`auth_query`) |
+//! | [`messages`] | reading whole messages, as in a login |
 //! | [`cancel`] | sending a CancelRequest |
 //! | [`parameters`] | settings by name |
 //! | [`prepared`] | prepared statements as values, and which of them one connection has |

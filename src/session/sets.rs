@@ -2,8 +2,8 @@
 //!
 //! The rule, whole:
 //!
-//! - A session has a thread of its own as long as no more than `client_threads` have one (0: all have one). The others
-//!   are in shared sets.
+//! - A session has a thread of its own as long as no more than `client_threads` have one (0: all have one), and the
+//!   system has threads for them. The others are in shared sets.
 //! - A session is *busy* from when its request is on its way to a server, or waits for one, until the reply is there.
 //!   A session with a thread of its own that becomes busy while as many of those as the machine has processors are busy
 //!   already joins a shared set. So the busiest sessions keep threads of their own, one for each processor, and
@@ -13,7 +13,8 @@
 //!   never in all that time were more sessions busy than there are processors, in sets and out of them. The time is the
 //!   hysteresis. To move a session there and back costs about as much as ten transactions save, and a load that comes
 //!   in bursts would pay that for each burst.
-//! - A session joins the set that has fewest.
+//! - A session that comes from another process begins in a set.
+//! - A session joins the set that has fewest. At the moment there is one set.
 //!
 //! Invariant: a session is counted busy in one place, and a thread of its own is counted as long as a session has it.
 
@@ -30,13 +31,13 @@ use super::shared::Shared;
 use super::shared_set::SharedSet;
 use crate::net::clock::MonotonicTime;
 
-/// See the module.
+/// How long a session in a set must have been calm before it goes back to a thread of its own.
 const CALM: Duration = Duration::from_millis(500);
 
 /// How exact the time is when more sessions were busy than there are processors.
 const EXACT: Duration = Duration::from_millis(20);
 
-/// Starts a thread for a session, or gives it back.
+/// Starts a thread for a session, or gives the session back.
 type GiveThread = dyn Fn(Box<Driven>) -> Result<(), Box<Driven>> + Send + Sync;
 
 /// See the module.
