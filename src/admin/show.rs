@@ -381,7 +381,7 @@ fn pool_coordinator(shared: &Shared) -> Table {
         let Some(limit) = users[0].config().database_limit else {
             continue;
         };
-        let taken = users[0].seats_taken();
+        let taken = users[0].permits_taken();
         let mut values = vec![users[0].database.clone()];
         let numbers = [
             limit.most,

@@ -194,8 +194,8 @@ fn obtain(
     }
 }
 
-/// The ParameterStatus values if no server connection can be had: the values as the client has sent them. What they come to follows
-/// with its first transaction.
+/// The ParameterStatus values if no server connection can be had: the values as the client has sent them. What they
+/// come to follows with its first transaction.
 fn as_sent(
     settings: &Settings,
     pool: &Arc<Pool>,

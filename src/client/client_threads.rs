@@ -1,9 +1,9 @@
 //! The threads that serve clients, and which client gets one.
 //!
-//! The acceptor (`client::acceptor`) hands over connections whose first packet has come. Each is given to a thread
-//! that waits without work after its last client left, or to a new one. Invariant: the number of threads is counted and bounded
-//! before one is started, because a start that fails for want of memory mappings ends the process. A CancelRequest
-//! and a console session are served even if no thread can be started.
+//! The acceptor (`client::acceptor`) hands over connections whose first packet has come. Each is given to a thread that
+//! waits without work after its last client left, or to a new one. Invariant: the number of threads is counted and
+//! bounded before one is started, because a start that fails for want of memory mappings ends the process. A
+//! CancelRequest and a console session are served even if no thread can be started.
 
 mod cancels;
 mod reserve;

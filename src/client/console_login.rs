@@ -54,7 +54,8 @@ impl ConsoleVerifiers {
 type ConsoleUser<'a> = (&'a str, Rights, Verifier);
 
 impl ConsoleVerifiers {
-    /// The users of the console. Each login looks at all of them, so that the time it takes does not depend on the user.
+    /// The users of the console. Each login looks at all of them, so that the time it takes does not depend on the
+    /// user.
     fn all<'a>(
         &self,
         general: &'a General,

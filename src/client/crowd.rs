@@ -89,8 +89,8 @@ impl Crowd {
         self.members.len()
     }
 
-    /// Of the address that has most connections and one that the pooler waits for: the one that has sent nothing for longest.
-    /// None if it has sent something since `before`: a connection of another address is not closed in its
+    /// Of the address that has most connections and one that the pooler waits for: the one that has sent nothing for
+    /// longest. None if it has sent something since `before`: a connection of another address is not closed in its
     /// place, or one address that connects again and again would have all others closed.
     pub(super) fn longest_silent(&self, before: MonotonicTime) -> Option<u64> {
         let largest = |(_, origin): &(usize, Origin)| self.groups.get(origin)?.silent.first();

@@ -160,8 +160,8 @@ impl LoginPermit {
         let mut state = self.logins.state.lock();
         state.crowd.heard(self.id);
         if let Some(login) = state.threads.get_mut(&self.id) {
-            let was_told = std::mem::take(&mut login.must_close);
-            state.closing -= usize::from(was_told);
+            let was_signalled = std::mem::take(&mut login.must_close);
+            state.closing -= usize::from(was_signalled);
         }
     }
 

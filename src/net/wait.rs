@@ -1,14 +1,13 @@
 //! The call in which a thread waits for the one or two sockets of its session, for as long as it takes. A shared set
-//! waits in [`poll_set`](super::poll_set) instead, and a peer that is about to send something may be waited for where it
-//! is read (`Stream::receive_soon`, for two milliseconds).
+//! waits in [`poll_set`](super::poll_set) instead, and a peer that is about to send something may be waited for where
+//! it is read (`Stream::receive_soon`, for two milliseconds).
 //!
 //! A thread must also wake up when another thread wants it to: to move, to stop, to be cancelled. Of the two ways that
-//! cannot miss a wake-up this is the one that costs no descriptor: the wake-up signal is blocked in every
-//! thread at all times except inside `ppoll` and `epoll_pwait`, which unblock it for as long as they wait. A signal that
-//! came a moment too early is pending and ends the next wait at once. The other way, an eventfd for each
-//! client, costs a descriptor and some 200 bytes of kernel memory for each of thousands of idle clients
-//! and one more entry in every poll; a signal costs its receiver about two microseconds, and only when
-//! there is something to tell.
+//! cannot miss a wake-up this is the one that costs no descriptor: the wake-up signal is blocked in every thread at all
+//! times except inside `ppoll` and `epoll_pwait`, which unblock it for as long as they wait. A signal that came a
+//! moment too early is pending and ends the next wait at once. The other way, an eventfd for each client, costs a
+//! descriptor and some 200 bytes of kernel memory for each of thousands of idle clients and one more entry in every
+//! poll; a signal costs its receiver about two microseconds, and only when there is something to tell.
 //!
 //! The signal is SIGURG: its default action is to be ignored, nothing here uses urgent data, and
 //! debuggers pass it on without stopping.

@@ -10,13 +10,13 @@ use std::time::Duration;
 use crate::net::clock::MonotonicTime;
 use crate::server::login::ConnectError;
 
-/// After a failure nobody tries again for this long on behalf of those who wait already.
+/// For this long after a failure no attempt is made for clients that wait already.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// To keep the minimum warm nobody tries again for longer and longer, up to this.
+/// To keep the minimum warm, the pause between attempts doubles up to this.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// The same failure is told again after this long.
+/// The same failure is logged again after this long.
 const TELL_AGAIN: Duration = Duration::from_secs(20);
 
 /// A line for the log that would come again and again: it is written at once, and then every now and then with

@@ -1,7 +1,7 @@
 //! Pools that the configuration does not name: made when a client has logged in whose user or database was found
-//! elsewhere, and removed when nobody has used them for a while.
+//! elsewhere, and removed when they were unused for a while.
 //!
-//! Who may log in is not decided here. Invariant: a pool that anybody holds is not removed, so a session never loses
+//! Who may log in is not decided here. Invariant: a pool that is still held is not removed, so a session never loses
 //! its pool but by a reload.
 
 use std::sync::Arc;
@@ -100,7 +100,7 @@ impl Pools {
         Ok(pool)
     }
 
-    /// Removes pools that the configuration does not name and nobody has used for so long.
+    /// Removes pools that the configuration does not name and that were unused for so long.
     pub fn sweep(&self, unused: Unused) {
         if self.expects.load(Ordering::Acquire) {
             return;

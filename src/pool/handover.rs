@@ -63,7 +63,7 @@ impl Pool {
     }
 
     /// Counts a connection from another process that a session brings with it.
-    pub fn adopt_lent(&self, backend: &mut Backend) {
+    pub fn adopt_in_use(&self, backend: &mut Backend) {
         let mut state = self.lock();
         state.arrive(backend);
         state.in_use += 1;

@@ -142,7 +142,7 @@ impl Pool {
         if state.closed {
             return Err(NoConnection::Closed);
         }
-        if let Some(connection) = state.lend_idle_to_newcomer(waiter.set_number()) {
+        if let Some(connection) = state.check_out_idle_if_first(waiter.set_number()) {
             waiter.note_queued(None);
             return Ok(Request::Met(connection));
         }
@@ -161,7 +161,7 @@ impl Pool {
         deadline: MonotonicTime,
         interrupted: impl Fn() -> bool,
     ) -> Result<(Connection, Source), NoConnection> {
-        // What `told` looks at may change without a word to the waiter.
+        // What `told` looks at may change without a wake-up.
         const LOOK_UP: Duration = Duration::from_millis(250);
         loop {
             match waiter.pick_up() {
@@ -236,7 +236,7 @@ impl Pool {
     ) -> Result<(Connection, Source), NoConnection> {
         match (self.vacate(waiter), why) {
             (None, why) => Err(why),
-            // It came in the last moment: whoever only ran out of time is glad of it.
+            // It came in the last moment: it is used if only the time has run out.
             (Some((connection, how)), NoConnection::TimedOut(_) | NoConnection::Failed(_)) => {
                 Ok((connection, how))
             }
@@ -261,7 +261,7 @@ impl Pool {
         if state.closed {
             return Err(NoConnection::Closed);
         }
-        if let Some(connection) = state.lend_idle_to_newcomer(waiter.set_number()) {
+        if let Some(connection) = state.check_out_idle_if_first(waiter.set_number()) {
             waiter.note_queued(Some(since));
             return Ok(Request::Met(connection));
         }
@@ -317,12 +317,12 @@ impl Pool {
         if state.closed {
             return Err(NoConnection::Closed);
         }
-        if let Some(connection) = state.lend_idle(waiter.set_number()) {
+        if let Some(connection) = state.check_out_idle(waiter.set_number()) {
             return Ok(Request::Met(connection));
         }
         let now = MonotonicTime::now();
         let first = state.queue.front().map_or(now, |first| first.since);
-        // Who was met at once found nobody in the queue, so all who are in it came later.
+        // A session that got a connection at once found the queue empty, so all in it came later.
         let since = waiter.queued_since().unwrap_or(first);
         Ok(self.enqueue(&mut state, waiter, since, false))
     }
@@ -337,8 +337,8 @@ impl Pool {
         self.take_back(connection, Source::Hand, work, now);
     }
 
-    /// Takes back a connection. `how` says whether anybody has just heard from its server: one that was
-    /// put into a slot and not used is no fresher than it was.
+    /// Takes back a connection. `how` says whether its server has just answered: a connection that was put
+    /// into a slot and not used is no fresher than it was.
     fn take_back(
         self: &Arc<Pool>,
         mut connection: Connection,
@@ -425,7 +425,7 @@ impl Pool {
         self.connect(state, allowed);
     }
 
-    /// Whether anybody waits for a connection.
+    /// Whether any session waits for a connection.
     pub fn is_waited_for(&self) -> bool {
         !self.lock().queue.is_empty()
     }
@@ -479,7 +479,7 @@ impl Pool {
     }
 
     /// How many connections all users of its database have together.
-    pub fn seats_taken(&self) -> usize {
+    pub fn permits_taken(&self) -> usize {
         self.permits.taken()
     }
 

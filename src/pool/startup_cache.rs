@@ -46,13 +46,13 @@ impl Effect {
 const OLD: Duration = Duration::from_secs(1);
 
 impl State {
-    /// What is known of PostgreSQL's defaults is told to nobody before PostgreSQL has said it again.
+    /// The known defaults of PostgreSQL are reported to no client before PostgreSQL has reported them again.
     pub(super) fn forget_defaults(&mut self) {
         self.confirmed = None;
         self.known.clear();
     }
 
-    /// Takes up what a connection that has come back has heard of PostgreSQL's defaults.
+    /// Takes up the defaults that PostgreSQL has reported on a connection that has come back.
     pub(super) fn take_news(&mut self, backend: &mut Backend, now: MonotonicTime) {
         let Some(news) = backend.news.take() else {
             return;
@@ -82,13 +82,13 @@ impl Pool {
         self.lock().reported.clone()
     }
 
-    /// The same, if it may be told to a client that logs in.
+    /// What PostgreSQL reports on a fresh connection, if it may be reported to a client that logs in.
     pub fn defaults(&self) -> Option<Arc<Parameters>> {
         let state = self.lock();
         state.confirmed.and(state.reported.clone())
     }
 
-    /// Whether PostgreSQL should be asked again before anybody is told its defaults.
+    /// Whether PostgreSQL should be asked again before a client gets its defaults.
     pub fn defaults_are_old(&self) -> bool {
         let state = self.lock();
         state
@@ -104,8 +104,8 @@ impl Pool {
     }
 
     /// Takes an idle connection, if there is one and no client waits.
-    pub fn lend_idle(&self) -> Option<Connection> {
-        self.lock().lend_idle_to_newcomer(0)
+    pub fn check_out_idle(&self) -> Option<Connection> {
+        self.lock().check_out_idle_if_first(0)
     }
 
     /// What these startup settings come to, if that is known.

@@ -1,4 +1,4 @@
-//! What a pool consists of, behind its lock, and what is true of it whoever asks.
+//! The state of a pool, behind its lock.
 //!
 //! Who gets a connection is decided in [`pool`](super::pool). Invariant: a waiter is woken for what lies in its
 //! slot only once the lock is free.
@@ -59,7 +59,7 @@ pub(super) struct State {
     pub(super) proved: Option<ClientKey>,
     /// What PostgreSQL reports on a connection with all settings at their defaults, as far as is known.
     pub(super) reported: Option<Arc<Parameters>>,
-    /// When PostgreSQL said so last; `None` if it has to be asked before anybody is told so.
+    /// When PostgreSQL said so last; `None` if it has to be asked before a client gets these values.
     pub(super) confirmed: Option<MonotonicTime>,
     pub(super) known: HashMap<Settings, Effect>,
     pub(super) shared: HashSet<Arc<Parameters>>,
@@ -87,7 +87,7 @@ impl Drop for Wakeups {
     }
 }
 
-/// Idle connections that nobody gets any more, to be closed once the lock is free.
+/// Idle connections that are no longer given out, to be closed once the lock is free.
 #[derive(Debug, Default)]
 pub(super) struct Expired(Vec<Connection>);
 
@@ -230,7 +230,7 @@ impl State {
     }
 
     /// Takes an idle connection, if there is one and the pool is not paused.
-    pub(super) fn lend_idle(&mut self, set: u32) -> Option<Connection> {
+    pub(super) fn check_out_idle(&mut self, set: u32) -> Option<Connection> {
         if self.paused {
             return None;
         }
@@ -239,10 +239,10 @@ impl State {
         Some(connection)
     }
 
-    /// As [`State::lend_idle`], but only if no client waits.
-    pub(super) fn lend_idle_to_newcomer(&mut self, set: u32) -> Option<Connection> {
+    /// As [`State::check_out_idle`], but only if no client waits.
+    pub(super) fn check_out_idle_if_first(&mut self, set: u32) -> Option<Connection> {
         if self.queue.is_empty() {
-            self.lend_idle(set)
+            self.check_out_idle(set)
         } else {
             None
         }
@@ -345,8 +345,8 @@ impl State {
         }
     }
 
-    /// A connection could not be made: waiting clients get the error if no other connection will come. What can heal is waited
-    /// for as long as they wait.
+    /// A connection could not be made: waiting clients get the error if no other connection will come. What can heal is
+    /// waited for as long as they wait.
     pub(super) fn pass_on_failure(&mut self, error: ConnectError) {
         let error = Arc::new(error);
         self.failures.keep(Arc::clone(&error));

@@ -36,7 +36,7 @@ pub struct Counters {
     pub errors: u64,
 }
 
-/// What is nothing has not to be told.
+/// A counter of 0 is left out of messages.
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
@@ -91,7 +91,7 @@ pub struct Shortage {
     pub evictions: u64,
     /// Connections that it made in the reserve.
     pub of_reserve: u64,
-    /// Times its clients were told that there is none.
+    /// Times its clients got an error because there was none.
     pub exhaustions: u64,
 }
 

@@ -1,8 +1,8 @@
-//! One who waits for a server connection: a slot that a connection is put into, and how to wake who waits.
+//! A waiter for a server connection: a slot that a connection is put into, and how to wake the waiting session.
 //!
-//! The slot is the only place where a connection changes hands. Whoever puts one in and whoever gives up
-//! waiting agree under the slot's lock, so no connection is lost between them. A driven session says how it is
-//! woken; any other thread that waits here parks.
+//! The slot is the only place where a connection changes hands. Putting one in and giving up the wait
+//! happen under the slot's lock, so no connection is lost between them. A driven session sets how it is woken; any
+//! other thread blocks here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -17,27 +17,27 @@ use crate::server::login::ConnectError;
 /// What lies in the slot.
 #[derive(Debug, Default)]
 enum Slot {
-    /// Nobody waits.
+    /// No session waits.
     #[default]
     Vacant,
-    /// Somebody waits.
+    /// A session waits.
     Waiting,
     /// A connection, to be picked up, and how it came.
     Connection(Connection, Source),
-    /// The news that none can be made.
+    /// The error: no connection can be made.
     Failure(Arc<ConnectError>),
 }
 
-/// How a connection came to the one who waited for it.
+/// Where a connection in the slot comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// From the hands of its last user, who has just heard from the server.
+    /// From its last session, for which the server has just answered.
     Hand,
     /// From among the idle ones.
     Idle,
 }
 
-/// One who may wait for a connection.
+/// A session or thread that may wait for a connection.
 #[derive(Debug, Default)]
 pub struct Waiter {
     slot: Mutex<Slot>,
@@ -45,15 +45,15 @@ pub struct Waiter {
     waker: Mutex<Option<Waker>>,
     /// The number of the set that drives it, or 0.
     set: AtomicU32,
-    /// When it joined the queue for what it asked for last; 0 if it was met at once. Changed under the
+    /// When it joined the queue for what it asked for last; 0 if it got a connection at once. Changed under the
     /// pool's lock only.
     queued_since: AtomicU64,
 }
 
-/// What a waiter heard.
+/// The state of a wait.
 #[derive(Debug)]
 pub enum WaitResult {
-    /// Here is a connection.
+    /// A connection has come.
     Connection(Connection, Source),
     /// None can be made.
     Failure(Arc<ConnectError>),
@@ -68,37 +68,37 @@ impl Waiter {
         self.queued_since.store(micros, Ordering::Relaxed);
     }
 
-    /// When it joined the queue; `None` if it was met at once.
+    /// When it joined the queue; `None` if it got a connection at once.
     pub(super) fn queued_since(&self) -> Option<MonotonicTime> {
         let micros = self.queued_since.load(Ordering::Relaxed);
         (micros != 0).then(|| MonotonicTime::from_micros(micros))
     }
 
-    /// From now on whoever waits is woken like this.
+    /// Sets how the session is woken.
     pub fn woken_by(&self, waker: Waker) {
         self.set.store(waker.set_number(), Ordering::Relaxed);
         *self.waker.lock() = Some(waker);
     }
 
-    /// The number of the set that drives whoever waits, or 0.
+    /// The number of the set that drives the session, or 0.
     pub fn set_number(&self) -> u32 {
         self.set.load(Ordering::Relaxed)
     }
 
-    /// How whoever waits is woken, if a session does.
+    /// How the session is woken, if a session waits.
     pub fn waker(&self) -> Option<Waker> {
         self.waker.lock().clone()
     }
 
-    /// Somebody begins to wait: the calling thread, if nobody has said how to wake the session. To be called before
+    /// Begins a wait: of the calling thread, if it is not set how to wake the session. To be called before
     /// the waiter is put into a queue.
     pub(super) fn arrive(&self) {
         self.waker.lock().get_or_insert_with(Waker::parked);
         *self.slot.lock() = Slot::Waiting;
     }
 
-    /// Puts a connection into the slot, or gives it back if nobody waits there any more. Who waits is for the caller
-    /// to wake, once it holds no lock that is wanted then.
+    /// Puts a connection into the slot, or returns it if the wait has ended. The caller wakes the
+    /// session, once it holds no lock that the session needs.
     pub(super) fn hand(
         &self,
         connection: Connection,
@@ -117,7 +117,7 @@ impl Waiter {
         }
     }
 
-    /// Puts bad news into the slot; as with [`Waiter::hand`] the waiter is for the caller to wake.
+    /// Puts an error into the slot. As with [`Waiter::hand`], the caller wakes the session.
     pub(super) fn fail(&self, error: Arc<ConnectError>) -> Option<Waker> {
         let mut slot = self.slot.lock();
         match std::mem::take(&mut *slot) {
@@ -132,7 +132,7 @@ impl Waiter {
         }
     }
 
-    /// Wakes whoever waits.
+    /// Wakes the waiting session or thread.
     pub fn ring(&self) {
         if let Some(waker) = self.waker() {
             waker.wake();

@@ -1,4 +1,5 @@
-//! `begin;` on its own: the client gets its reply at once, and PostgreSQL gets the BEGIN with the next request. Until then the client has no server connection to keep from others while it thinks.
+//! `begin;` on its own: the client gets its reply at once, and PostgreSQL gets the BEGIN with the next request. Until
+//! then the client has no server connection to keep from others while it thinks.
 //!
 //! Only this one form is deferred, which asyncpg and its like send; what says more than that, or comes with
 //! more behind it, goes to PostgreSQL as it is.

@@ -56,7 +56,7 @@ impl Session {
     }
 
     /// The answer that was listened for, once it is whole.
-    pub fn take_overheard(&mut self) -> Option<Vec<u8>> {
+    pub fn take_captured(&mut self) -> Option<Vec<u8>> {
         match std::mem::take(&mut self.captured_reply) {
             CapturedReply::Whole(answer) => Some(answer),
             other => {

@@ -162,8 +162,8 @@ impl Session {
     /// request itself is still the head.
     ///
     /// # Errors
-    /// [`Desync`]: a request was sent behind Syncs in the same batch, and has not broken the copy. PostgreSQL runs it or
-    /// discards it, by whether it had read those, and no reply shows which.
+    /// [`Desync`]: a request was sent behind Syncs in the same batch, and has not broken the copy. PostgreSQL runs it
+    /// or discards it, by whether it had read those, and no reply shows which.
     pub(super) fn copy_in_fails(&mut self, error: &ErrorFields) -> Result<(), Desync> {
         let Some(link) = &mut self.link else {
             return Ok(());

@@ -68,7 +68,7 @@ impl GoingBack {
         self.local = false;
     }
 
-    /// Notes a text that is run, or bound (`bound`), by a client that has `startup_settings` these settings at startup.
+    /// Notes a text that is run, or bound (`bound`), by a client whose startup packet has `startup_settings`.
     fn note(&mut self, commands: &SetCommands, startup_settings: &Parameters, bound: bool) {
         self.read |= bound;
         let mut names: Vec<String> = Vec::new();
@@ -182,7 +182,7 @@ impl GoingBack {
 }
 
 impl Session {
-    /// Notes what a text brings back to a default, where `found` are its traces; `bound` says that it may be run by
+    /// Notes what a text brings back to a default, where `found` is what it may leave behind; `bound` says that it may be run by
     /// an Execute. `text` is without its NUL, and `None` if it cannot be read.
     pub(super) fn note_going_back(&mut self, text: Option<&[u8]>, found: DirtyState, bound: bool) {
         let Some(link) = &mut self.link else { return };

@@ -33,7 +33,8 @@
 //! | [`going_back`] | a client's startup settings, once more behind its RESET |
 //! | [`link_setup`] | making the client's settings on a server connection, and cleaning it |
 //!
-//! Except for the values named above, all are methods of [`Session`](crate::relay::session::Session), which is all the state there is.
+//! Except for the values named above, all are methods of [`Session`](crate::relay::session::Session), which is all the
+//! state there is.
 
 pub mod begin;
 pub mod check_query;

@@ -3,8 +3,8 @@
 //! A Parse without a name goes to the server as it is: PostgreSQL analyses it anew each time. One with a name is
 //! answered from what the server has, if nothing was defined since that was analysed.
 //!
-//! How a prepared statement is used is in [`statements`](crate::relay::statements). The invariant: a client's name means
-//! what its last Parse that did not fail has said.
+//! How a prepared statement is used is in [`statements`](crate::relay::statements). The invariant: a client's name
+//! means what its last Parse that did not fail has said.
 
 use std::sync::Arc;
 

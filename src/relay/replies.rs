@@ -156,7 +156,7 @@ impl Session {
                 link.side.frame.dropped = dropped;
             }
             at += n;
-            if head.kind == backend::READY_FOR_QUERY || lent_head_is_own(self.link.as_ref()) {
+            if head.kind == backend::READY_FOR_QUERY || link_head_is_own(self.link.as_ref()) {
                 self.produce_own(out);
             }
         }
@@ -478,7 +478,7 @@ fn describes(link: &ServerLink) -> bool {
     front.is_some_and(|front| front.describes.is_some())
 }
 
-fn lent_head_is_own(link: Option<&ServerLink>) -> bool {
+fn link_head_is_own(link: Option<&ServerLink>) -> bool {
     link.and_then(|link| link.expected.front())
         .is_some_and(|front| front.deliver == Deliver::Produce || front.reply == Reply::CopyEnd)
 }

@@ -1,11 +1,11 @@
 //! The columns of statements' rows as clients know them, and the rule that this stays true.
 //!
-//! A client that knows its statement's rows does not ask again. PostgreSQL refuses to run the statement
-//! when they have become others (see [`stale_plan`](crate::relay::stale_plan)), but it cannot know that where the pooler has
-//! to parse the statement anew. So there the pooler asks what the rows are, before anything of the request
-//! is sent: if they are others the statement is used no more, as if PostgreSQL had found it stale.
-//! That costs a round trip, once for each statement and server connection, and only after somebody has
-//! changed the definition of something through the pooler, or a stale plan was met.
+//! A client that knows its statement's rows does not ask again. PostgreSQL refuses to run the statement when they have
+//! become others (see [`stale_plan`](crate::relay::stale_plan)), but it cannot know that where the pooler has to parse
+//! the statement anew. So there the pooler asks what the rows are, before anything of the request is sent: if they are
+//! others the statement is used no more, as if PostgreSQL had found it stale. That costs a round trip, once for each
+//! statement and server connection, and only after somebody has changed the definition of something through the pooler,
+//! or a stale plan was met.
 //!
 //! The invariant: all rows that are given under a statement's number have one shape, the one that clients know.
 

@@ -1,8 +1,8 @@
 //! Requests that run something: Query, FunctionCall and Execute. What each may change is noted before it is sent.
 //!
 //! Names of statements are in [`statements`](crate::relay::statements); whether a message is passed on at all is in
-//! [`conversation`](crate::relay::conversation). Invariant: nothing is sent behind a request that may change how a later
-//! one is understood, before the reply to it has come.
+//! [`conversation`](crate::relay::conversation). Invariant: nothing is sent behind a request that may change how a
+//! later one is understood, before the reply to it has come.
 
 use std::sync::Arc;
 

@@ -96,7 +96,7 @@ impl Changes {
     }
 }
 
-/// What running `text` may change, where `dirty` are those that were found in it.
+/// What running `text` may change, where `dirty` is what it may leave behind.
 pub fn changes(text: &[u8], dirty: DirtyState) -> Changes {
     let text = text.strip_suffix(b"\0").unwrap_or(text).trim_ascii();
     let text = text.strip_suffix(b";").unwrap_or(text);

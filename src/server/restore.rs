@@ -25,7 +25,7 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// The statements, one after the other, for a client that has `startup_settings` these settings at startup, on a server
+    /// The statements, one after the other, for a client whose startup packet has `startup_settings`, on a server
     /// connection that has logged in as `user`.
     pub fn statements(&self, startup_settings: &Parameters, user: &[u8]) -> Vec<Vec<u8>> {
         let (mut encoding, mut others) = (Parameters::default(), startup_settings.clone());
@@ -90,8 +90,8 @@ impl Restore {
         sql
     }
 
-    /// The statements that set those of the `startup_settings` settings that are at a default now, and if it may have gone back
-    /// who runs the statements, where that is as in a session that has just logged in as `user`.
+    /// The statements that set those of `startup_settings` that are at a default now. If the role may have gone back
+    /// too, they also set the role of a session that has just logged in as `user`.
     fn unknown(&self, startup_settings: &Parameters, user: &[u8]) -> Vec<Vec<u8>> {
         let mut values = Vec::new();
         for (name, value) in startup_settings.iter() {

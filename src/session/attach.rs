@@ -1,7 +1,8 @@
 //! Checkout and check-in: how a session gets a server connection and gives it back.
 //!
 //! A connection comes at once or from the queue, is tried and set up, and is replaced if it is dead. It goes back clean
-//! or is closed. Invariant: the session's [`Checkout`](crate::session::checkout::Checkout) keeps what there is to give back.
+//! or is closed. Invariant: the session's [`Checkout`](crate::session::checkout::Checkout) keeps what there is to give
+//! back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,7 +77,7 @@ impl Driver {
 
     /// Tells the pool PostgreSQL's answer to the check query, if it has just come.
     pub(crate) fn keep_check_answer(&mut self) {
-        let Some(answer) = self.session.take_overheard() else {
+        let Some(answer) = self.session.take_captured() else {
             return;
         };
         if let Some(link) = &self.session.link {
@@ -155,7 +156,7 @@ impl Driver {
                     self.decline(connection);
                     return Err(close_reason);
                 }
-                self.lend_after_wait(connection, since)?;
+                self.attach_after_wait(connection, since)?;
             }
             Err(CheckoutError::Closed) => self.find_pool()?,
             Err(why) => self.refuse_without_server(&why, since)?,
@@ -168,7 +169,7 @@ impl Driver {
         since.after(self.config.1.query_wait_timeout)
     }
 
-    fn lend_after_wait(
+    fn attach_after_wait(
         &mut self,
         connection: Connection,
         since: MonotonicTime,

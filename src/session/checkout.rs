@@ -50,18 +50,18 @@ pub struct Checkout {
     pool: Arc<Pool>,
     waiter: Arc<Waiter>,
     /// The pool counts a connection as checked out by this session.
-    link: bool,
+    in_use: bool,
     /// The waiter has a place in the pool's queue.
     queued: bool,
 }
 
 impl Checkout {
-    /// Nothing yet, or, if it is `link`, a connection that the pool counts already.
-    pub fn new(pool: Arc<Pool>, waiter: Arc<Waiter>, link: bool) -> Checkout {
+    /// Nothing yet; or, if `in_use`, a connection that the pool counts as checked out already.
+    pub fn new(pool: Arc<Pool>, waiter: Arc<Waiter>, in_use: bool) -> Checkout {
         Checkout {
             pool,
             waiter,
-            link,
+            in_use,
             queued: false,
         }
     }
@@ -111,8 +111,8 @@ impl Checkout {
     /// Takes a connection that lies idle and is alive, if there is one and nobody waits.
     pub fn obtain_idle(&mut self) -> Option<Connection> {
         loop {
-            let mut connection = self.pool.lend_idle()?;
-            self.link = true;
+            let mut connection = self.pool.check_out_idle()?;
+            self.in_use = true;
             if is_alive(&mut connection) {
                 return Some(connection);
             }
@@ -171,7 +171,7 @@ impl Checkout {
     ) -> Result<Option<Connection>, CheckoutError> {
         self.queued = false;
         let (mut connection, how) = outcome?;
-        self.link = true;
+        self.in_use = true;
         if how == Source::Hand {
             // Its last user has heard from the server a moment ago: as good as a look at the socket.
             return Ok(Some(connection));
@@ -206,13 +206,13 @@ impl Checkout {
 
     /// Gives the clean connection back, as of `now`, with what was done with it.
     pub fn give_back(&mut self, connection: Connection, work: &Counters, now: MonotonicTime) {
-        self.link = false;
+        self.in_use = false;
         self.pool.give_back(connection, work, now);
     }
 
     /// The connection is gone for good; with what was done with it.
     pub fn discard(&mut self, work: &Counters) {
-        self.link = false;
+        self.in_use = false;
         self.pool.discard(work);
     }
 
@@ -231,14 +231,14 @@ impl Checkout {
     /// Lets go of the pool. A connection stays checked out: the session takes it along to its next driver.
     pub fn hand_on(mut self) -> Arc<Pool> {
         self.leave_queue();
-        self.link = false;
+        self.in_use = false;
         Arc::clone(&self.pool)
     }
 
     fn note(&mut self, request: Request) -> Option<Connection> {
         match request {
             Request::Met(connection) => {
-                self.link = true;
+                self.in_use = true;
                 Some(connection)
             }
             Request::Queued => {
@@ -250,7 +250,7 @@ impl Checkout {
 
     fn give_up(&mut self) {
         self.leave_queue();
-        if self.link {
+        if self.in_use {
             self.discard(&Counters::default());
         }
     }

@@ -92,7 +92,7 @@ impl Driven {
                     }
                     self.driver.wait(&wanted);
                 }
-                Step::Moves => return Left::Moves(self.into_guest()),
+                Step::Moves => return Left::Moves(self.into_client()),
                 Step::Ends(close_reason) => {
                     self.end(shared, &close_reason);
                     return Left::Ended;
@@ -102,7 +102,7 @@ impl Driven {
     }
 
     /// Takes it apart, to move it.
-    pub(crate) fn into_guest(self) -> Client {
+    pub(crate) fn into_client(self) -> Client {
         Client {
             kind: ClientKind::Pool(self.driver.detach()),
             entry: self.entry,

@@ -252,7 +252,7 @@ impl Driver {
         self.session.now = MonotonicTime::now();
         match std::mem::take(&mut self.course) {
             Course::Serves => {
-                if let Err(close_reason) = self.heed_news(wanted, woken) {
+                if let Err(close_reason) = self.handle_wait_result(wanted, woken) {
                     self.stop_serving(close_reason);
                 }
             }
@@ -266,7 +266,11 @@ impl Driver {
         }
     }
 
-    fn heed_news(&mut self, wanted: &Wanted, woken: io::Result<Woken>) -> Result<(), CloseReason> {
+    fn handle_wait_result(
+        &mut self,
+        wanted: &Wanted,
+        woken: io::Result<Woken>,
+    ) -> Result<(), CloseReason> {
         match woken {
             Ok(Woken::Interrupted) => {
                 self.take_up_config();
@@ -360,7 +364,7 @@ impl Driver {
         let attends = matches!(self.session.phase(), Phase::Serving | Phase::Queued(_));
         let listens = !self.deaf && (client.read || client.write || attends);
         let limit = self.next_limit();
-        self.heed_limit(limit)?;
+        self.handle_limit(limit)?;
         let soon = self.next_to_speak(client, server);
         let limit = limit.map(|(end, ..)| end);
         Ok(Some(Wanted {

@@ -85,7 +85,7 @@ impl Driver {
     }
 
     /// Ends what goes on for longer than it may, whether or not its peers have something to say.
-    pub(crate) fn heed_limit(&mut self, limit: Option<Timed>) -> Result<(), CloseReason> {
+    pub(crate) fn handle_limit(&mut self, limit: Option<Timed>) -> Result<(), CloseReason> {
         match limit {
             Some((end, limit, length)) if end <= self.session.now && limit.is_for_the_whole() => {
                 self.limit_reached(limit, length)

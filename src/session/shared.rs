@@ -290,9 +290,9 @@ impl Shared {
     }
 
     /// From now on sessions move. A session that is signalled HAND_OVER is detached at its next wait and sent to
-    /// `parked`, and the calling thread is woken. A client that logs in later is handed in at once. Returns the sessions
-    /// that are still to be signalled, busy ones first. A busy session that would have to wait for a server connection is
-    /// handed in without a signal.
+    /// `parked`, and the calling thread is woken. A client that logs in later is handed in at once. Returns the
+    /// sessions that are still to be signalled, busy ones first. A busy session that would have to wait for a server
+    /// connection is handed in without a signal.
     pub fn begin_handover(
         &self,
         parked: Sender<Client>,

@@ -2,7 +2,8 @@
 //! each that is ready.
 //!
 //! A turn moves what one read gives each way; then the next session has its turn. A server connection keeps its place
-//! in the set when it goes back to its pool, so that the next session of the set that takes it need not tell the kernel.
+//! in the set when it goes back to its pool, so that the next session of the set that takes it need not tell the
+//! kernel.
 //!
 //! Invariant: nothing here blocks but the wait. A panic in one session's turn ends that session only.
 
@@ -369,7 +370,7 @@ impl Members {
 
     /// Hands in a session that moves to another process.
     fn hand_in(&mut self, driven: Box<Driven>) {
-        let Err(back) = self.shared.hand_in(driven.into_guest()) else {
+        let Err(back) = self.shared.hand_in(driven.into_client()) else {
             return;
         };
         // The hand-over has ended in the meantime: the session goes on here.

@@ -19,7 +19,7 @@
 //! | [`channel`] | both directions and the rules: data, KeyUpdate, alerts, limits |
 //! | [`identity`] | certificates, keys, authorities: what handshakes stand on |
 //! | [`server_name`] | what a client asks for by name |
-//! | `channel_binding` | what channel binding binds to |
+//! | `channel_binding` | the hash of a certificate for channel binding (`tls-server-end-point`) |
 //! | [`handshake`] | both roles of the handshake |
 
 pub mod alert;

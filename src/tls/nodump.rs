@@ -2,8 +2,8 @@
 //! connection or an identity away: slots for short secrets, pages of their own for long ones.
 //!
 //! Covers what the pooler itself keeps. What OpenSSL makes of it lies in OpenSSL's memory, which core dumps contain.
-//! Invariant: bytes are wiped before their memory can be used again. Where the kernel gives no such memory it is of the common sort, which is
-//! better than no connection.
+//! Invariant: bytes are wiped before their memory can be used again. Where the kernel gives no such memory it is of the
+//! common sort, which is better than no connection.
 
 use std::io;
 use std::ops::Range;

@@ -60,7 +60,7 @@ impl ClientThreads {
                     Err(_) => clients.try_send(client),
                 };
                 if let Err(refused) = client {
-                    refuse_guest(refused.into_inner());
+                    refuse_client(refused.into_inner());
                 }
             }
             Work::Client(client) => serve_at_console(&self.shared, *client),
@@ -71,7 +71,7 @@ impl ClientThreads {
 }
 
 /// Ends a console session for which the thread in reserve is not free.
-fn refuse_guest(client: Client) {
+fn refuse_client(client: Client) {
     let Client {
         entry,
         client_permit,

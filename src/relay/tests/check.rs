@@ -15,7 +15,7 @@ fn captured_reply(sql: &str, answer: &[u8]) -> Option<Bytes> {
         between.server(&[&answer[..cut]]);
         between.server(&[&answer[cut..]]);
         between.client_gets(&[answer]);
-        found.push(between.session.take_overheard());
+        found.push(between.session.take_captured());
     }
     found.dedup();
     assert_eq!(found.len(), 1, "it depends on how the answer is cut");
@@ -52,7 +52,7 @@ fn rows_and_nothing_are_kept_to_the_last_byte() {
     between.client(&[&query("select 1")]);
     between.server(&[&wide[..5000]]);
     between.server(&[&wide[5000..]]);
-    assert_eq!(between.session.take_overheard(), Some(wide));
+    assert_eq!(between.session.take_captured(), Some(wide));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn what_is_more_than_rows_is_not_kept() {
     let mut between = Between::new();
     between.session.listen_for_answer(true);
     between.passes(&[&query("select 1")], &[&much]);
-    assert_eq!(between.session.take_overheard(), None, "much");
+    assert_eq!(between.session.take_captured(), None, "much");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn the_pooler_own_questions_are_not_taken_for_it() {
     between.server(&[EMPTY]);
     between.server_gets(&[&query("select 1")]);
     between.server(&[&rows(1)]);
-    assert_eq!(between.session.take_overheard(), Some(rows(1)));
+    assert_eq!(between.session.take_captured(), Some(rows(1)));
 }
 
 #[test]
@@ -123,8 +123,8 @@ fn only_the_first_answer_is_listened_to() {
     between.session.listen_for_answer(true);
     between.client(&[&query("select 1"), &query("select 2")]);
     between.server(&[&rows(1), &rows(2)]);
-    assert_eq!(between.session.take_overheard(), Some(rows(1)));
-    assert_eq!(between.session.take_overheard(), None);
+    assert_eq!(between.session.take_captured(), Some(rows(1)));
+    assert_eq!(between.session.take_captured(), None);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use super::*;
 
 const READ_ONLY: &str = "default_transaction_read_only";
 
-/// A client that was told `reported_to_client` of one setting when the default was `off`, and a connection on which it is `now`
-/// and was `off` when it was fresh.
+/// A client that knows one setting as `reported_to_client`, while its default was `off`; and a connection on which the
+/// setting is `now` and was `off` when the connection was fresh.
 fn with_read_only(reported_to_client: &str, now: &str) -> Between {
     let mut own = (*parameters(&REPORTED)).clone();
     own.set(READ_ONLY, reported_to_client.as_bytes());

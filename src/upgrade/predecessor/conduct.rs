@@ -110,7 +110,8 @@ impl HandOver<'_> {
         Ok(())
     }
 
-    /// Sends what the pools have done since it was sent last. The `last` time, pools that have done nothing are left out.
+    /// Sends what the pools have done since it was sent last. The `last` time, pools that have done nothing are left
+    /// out.
     fn give_work(&mut self, last: bool) -> io::Result<()> {
         for (pool, told) in &mut self.sent_work {
             let now = pool.snapshot().totals.all;

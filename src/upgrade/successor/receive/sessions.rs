@@ -96,7 +96,7 @@ impl SessionReceiver {
             server_deadline,
         };
         if let Some(link) = &mut detached.session.link {
-            detached.pool.adopt_lent(&mut link.backend);
+            detached.pool.adopt_in_use(&mut link.backend);
         }
         self.take_in(id, None, handle, ClientKind::Pool(detached))
     }
@@ -173,7 +173,8 @@ impl SessionReceiver {
         self.take_in(id, Some(ticket), handle, kind)
     }
 
-    /// A thread for a session of the console, before the session is accepted. `None`: there is none, and the session was refused.
+    /// A thread for a session of the console, before the session is accepted. `None`: there is none, and the session
+    /// was refused.
     fn ticket(&mut self, id: u64) -> io::Result<Option<ThreadTicket>> {
         match self.client_threads.ticket() {
             Ok(ticket) => Ok(Some(ticket)),
