@@ -1,4 +1,4 @@
-//! Who may log in, and how the pooler logs in itself: the password side of
+//! Which clients may log in, and how the pooler logs in itself: the password side of
 //! PostgreSQL's client authentication, without a socket, a thread or a pool.
 //!
 //! | file | what it is |
@@ -41,7 +41,7 @@ pub use scram::{
 };
 pub use verifier::{Md5Hash, ScramVerifier, Verifier};
 
-/// What a client is told when its login fails, whatever the reason: the
+/// The error for a client whose login fails, whatever the reason: the
 /// sentence PostgreSQL uses for a wrong password and for an unknown user.
 pub fn refusal(user: &str) -> String {
     format!("password authentication failed for user \"{user}\"")

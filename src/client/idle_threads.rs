@@ -46,7 +46,7 @@ impl<T> Default for Queue<T> {
     }
 }
 
-/// See the module.
+/// The threads without work, by class.
 #[derive(Debug)]
 pub(super) struct IdleThreads<T> {
     fresh: Queue<T>,

@@ -8,15 +8,17 @@
 //! | [`client_threads`] | the threads for clients, how many there are, and what logins share |
 //! | `client_threads/cancels.rs` | CancelRequests, each in a thread |
 //! | `client_threads/reserve.rs` | the threads in reserve |
-//! | [`client_thread`] | the work of a thread for one client |
+//! | [`client_thread`] | what a thread does for one client: log it in, drive its session |
 //! | `acceptor` | the thread that accepts connections and keeps them until their first packet has come |
+//! | `acceptor/starting.rs` | connections with a whole first packet, in the order in which they get threads |
+//! | `acceptor/refusing.rs` | the last message on connections that get no thread |
 //! | [`new_connection`] | a connection before its first packet |
 //! | `crowd` | connections that have not logged in, counted by address |
 //! | `login_permit` | the limit of logins under way |
 //! | `turns` | the order in which TLS handshakes begin |
-//! | `client_tls` | TLS with clients |
+//! | `client_tls` | certificates and keys for TLS with clients; replaced at a reload |
 //! | `startup` | the TLS handshake and the first packet, in the connection's thread |
-//! | [`login`] | from the first packet to a session |
+//! | [`login`] | from the first packet to a session; `client_login_timeout`, `max_connections` |
 //! | `known_user` | what a login knows of its user, and the pool it leads to |
 //! | `authenticate` | the messages of MD5 and SCRAM |
 //! | `client_settings` | what PostgreSQL makes of the settings in a startup packet |

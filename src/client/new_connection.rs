@@ -39,7 +39,7 @@ pub struct Opening {
     /// When its login must be over.
     #[serde(default)]
     pub deadline: Option<MonotonicTime>,
-    /// What it has sent and nobody has taken.
+    /// Bytes that it has sent and that are not taken yet.
     #[serde(default, with = "serde_bytes")]
     pub unread: Vec<u8>,
     /// Its SSLRequest was answered.
@@ -120,7 +120,7 @@ impl Opening {
                     return Next::Say(b"N");
                 }
                 if !self.unread.is_empty() {
-                    // CVE-2021-23214: whoever put it there wants it taken for something that came over TLS.
+                    // CVE-2021-23214: an attacker put it there to have it taken for something that came over TLS.
                     return Next::Refuse(say(
                         sqlstate::PROTOCOL_VIOLATION,
                         "received unencrypted data after SSL request",

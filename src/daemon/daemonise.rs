@@ -56,7 +56,7 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> DaemoniseError {
     move |error| DaemoniseError::System { what, error }
 }
 
-/// The duty to tell the process that was started, which waits for it, how the start went.
+/// The pipe to the process that was started, which waits for the outcome of the start.
 /// Dropping it means that it failed.
 #[derive(Debug)]
 #[must_use = "the process that was started waits for it"]
@@ -71,7 +71,7 @@ impl Ready {
     ///
     /// # Errors
     ///
-    /// Output could not be turned away. That somebody has stopped the one who waits is no error.
+    /// Output could not be turned away. If the waiting process was stopped, that is no error.
     pub fn tell(mut self) -> io::Result<()> {
         dup2_stdout(&self.null)?;
         dup2_stderr(&self.null)?;
@@ -86,7 +86,7 @@ impl Ready {
     pub fn fail(mut self, status: u8, message: &str) {
         let mut verdict = vec![FAILED, status];
         verdict.extend_from_slice(message.as_bytes());
-        // If nobody waits any more there is nobody to tell.
+        // The waiting process may have been stopped.
         let _ = self.to.write_all(&verdict);
     }
 }

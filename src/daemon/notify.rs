@@ -1,4 +1,4 @@
-//! What the service manager is told: `sd_notify` without its library.
+//! Notices to the service manager: `sd_notify` without its library.
 //!
 //! A message is one datagram of `NAME=value` lines to the socket that the environment names
 //! (`NOTIFY_SOCKET`: a path, or `@name` for an abstract one). Without that variable everything

@@ -1,7 +1,7 @@
 //! The log: which records are written, in which form, and where.
 //!
 //! Does not know what is logged. Invariant: a record that cannot be written at once is counted and dropped; no thread
-//! waits long for whoever reads the log.
+//! waits long for the reader of the log.
 //!
 //! | file | what it is |
 //! |---|---|

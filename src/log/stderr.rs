@@ -1,9 +1,9 @@
 //! Lines written to standard error (or anything like it) without waiting long for its reader.
 //!
-//! A log that goes to a pipe is read by somebody who may stop: a suspended terminal, a container
+//! A log that goes to a pipe is read by a process that may stop: a suspended terminal, a container
 //! runtime with a full disk. A pooler must not stop with them. So each write waits at most
-//! [`PATIENCE`] for room; after one such wait in vain nobody waits again until there is room,
-//! and the lines lost meanwhile are counted and told.
+//! [`PATIENCE`] for room; after one such wait in vain no thread waits again until there is room,
+//! and the lines lost meanwhile are counted. Their number is logged.
 //!
 //! Invariant: a line is written whole by one thread, and the lock is held for no longer than one
 //! wait. It does not shape records; see `log_format`.
@@ -124,7 +124,7 @@ impl<W: Write + AsFd> State<W> {
                         self.cut |= bytes.len() < whole;
                         return false;
                     }
-                    // A closed pipe, a full disk. There is nobody to tell.
+                    // A closed pipe, a full disk. It can be reported nowhere.
                     _ => return true,
                 },
             }

@@ -5,8 +5,8 @@
 //! year nor a zone. This file does not choose what is logged.
 //!
 //! Invariants: the socket is never connected, so a syslog daemon that restarts is found again by
-//! the next record. A record waits for a full receiver at most [`PATIENCE`], then nobody waits
-//! until there is room again, and what was lost is counted and told. When there is no receiver
+//! the next record. A record waits for a full receiver at most [`PATIENCE`], then no thread waits
+//! until there is room again. Lost records are counted, and their number is logged. When there is no receiver
 //! at all, records go to standard error.
 
 use super::format::Style;

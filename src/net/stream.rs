@@ -1,10 +1,9 @@
-//! A connected socket, TCP or Unix, with or without TLS: read, write, and end without losing the last words.
+//! A connected socket, TCP or Unix, with or without TLS: read, write, and close without losing the last bytes.
 //!
 //! Never blocks, except in [`Stream::finish`] and [`Stream::receive_soon`], which are bounded. Owns its
-//! descriptor: whoever has the `Stream` is the only one in this process who reads or writes it. What is
-//! received and sent is what the peers mean to say; the sealed bytes between are nobody else's business.
-//! So whoever waits for a stream waits with [`wait`](fn@wait), which knows of bytes that have come already and of
-//! bytes that are still owed.
+//! descriptor: only the owner of the `Stream` reads or writes it in this process. Callers receive and send plaintext;
+//! the sealed bytes stay in here. So a wait for a stream has to use [`wait`](fn@wait), which knows of bytes that have
+//! come already and of bytes that are still owed.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -42,7 +41,7 @@ pub struct SocketOptions {
     /// How long the other side's host may acknowledge nothing of what was sent; `None`: as long as the kernel tries.
     /// Whoever waits for the peer asks for that: [`Stream::is_unacknowledged_for`].
     pub user_timeout: Option<Duration>,
-    /// `SO_LINGER`; `None` leaves the kernel's, which delivers the last words.
+    /// `SO_LINGER`; `None` leaves the kernel's, which delivers the last bytes.
     pub linger: Option<Duration>,
     /// `SO_RCVBUF` and `SO_SNDBUF` of TCP sockets; 0 lets the kernel tune.
     pub tcp_buffer: usize,
@@ -119,7 +118,7 @@ fn send_to(fd: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// Waits until one of the streams is ready, the deadline has passed, or somebody wakes this thread, as
+/// Waits until one of the streams is ready, the deadline has passed, or another thread wakes this one, as
 /// [`wait::wait`] does for sockets. What is owed on the side of TLS is waited for too; any sending, also
 /// of nothing, writes it.
 ///
@@ -415,12 +414,12 @@ impl Stream {
         }
     }
 
-    /// Whether a connection that should be silent is: nothing to read, no end, no error. Over TLS the
+    /// Whether an idle connection is alive: nothing to read, no end, no error. Over TLS the
     /// connection's own affairs are no sound.
     pub fn is_silent(&mut self) -> bool {
         let mut byte = [0];
         if self.tls.is_some() {
-            // A byte that is taken here is missed by nobody: a connection that is not silent is not used.
+            // A byte that is taken here is not missed: a connection with something to read is not used.
             return matches!(self.receive(&mut byte), Ok(Received::Nothing))
                 && self.tls.as_ref().is_some_and(|tls| !tls.holds_part());
         }
@@ -432,7 +431,7 @@ impl Stream {
     }
 
     /// How many bytes that were sent the peer's kernel has not taken yet (`SIOCOUTQ`, tcp(7), unix(7)).
-    /// Room to write is told only when a good part of the buffer is free; this tells of every step of a
+    /// Room to write is reported only when a good part of the buffer is free; this shows every step of a
     /// peer that reads slowly.
     pub fn unsent(&self) -> usize {
         let mut bytes: libc::c_int = 0;
@@ -446,8 +445,8 @@ impl Stream {
         }
     }
 
-    /// Whether the peer has ended the connection, or its half of it, whatever it has sent before and nobody has
-    /// read.
+    /// Whether the peer has ended the connection, or its half of it, also if bytes that it sent
+    /// before are unread.
     pub fn has_hung_up(&self) -> bool {
         self.readiness().hung_up
     }

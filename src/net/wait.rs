@@ -7,7 +7,7 @@
 //! times except inside `ppoll` and `epoll_pwait`, which unblock it for as long as they wait. A signal that came a
 //! moment too early is pending and ends the next wait at once. The other way, an eventfd for each client, costs a
 //! descriptor and some 200 bytes of kernel memory for each of thousands of idle clients and one more entry in every
-//! poll; a signal costs its receiver about two microseconds, and only when there is something to tell.
+//! poll; a signal costs its receiver about two microseconds, and only when there is a signal for a session.
 //!
 //! The signal is SIGURG: its default action is to be ignored, nothing here uses urgent data, and
 //! debuggers pass it on without stopping.
@@ -161,7 +161,7 @@ fn readiness(entry: libc::pollfd) -> Readiness {
     }
 }
 
-/// Waits until one of the sockets is ready, the deadline has passed, or somebody wakes this thread.
+/// Waits until one of the sockets is ready, the deadline has passed, or another thread wakes this one.
 ///
 /// # Errors
 /// Those of `ppoll`; an interruption is none.
