@@ -12,14 +12,16 @@ pub(super) fn hint(name: &str) -> Option<&'static str> {
         .map(|(_, hint)| *hint)
 }
 
-/// Settings that PgBouncer has by the same name and counts in seconds.
-pub(super) const COUNTED_IN_SECONDS: [&str; 6] = [
-    "client_login_timeout",
-    "connect_timeout",
-    "idle_timeout",
-    "query_wait_timeout",
-    "reserve_pool_timeout",
-    "server_lifetime",
+/// Settings that PgBouncer has by the same name and counts in seconds, and the number from which on a bare number is
+/// taken for milliseconds without a word: a second, or a minute for times that are minutes or hours.
+pub(super) const COUNTED_IN_SECONDS: [(&str, i128); 7] = [
+    ("autodb_idle_timeout", 60_000),
+    ("client_login_timeout", 1000),
+    ("connect_timeout", 1000),
+    ("idle_timeout", 60_000),
+    ("query_wait_timeout", 1000),
+    ("reserve_pool_timeout", 1000),
+    ("server_lifetime", 60_000),
 ];
 
 const NAMES: &[(&[&str], &str)] = &[

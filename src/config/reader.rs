@@ -141,11 +141,12 @@ impl<'a> Reader<'a> {
 
     /// Tells of a number that may be meant as seconds, as PgBouncer counts.
     fn tell_bare_number(&mut self, definition: &Definition, node: &Node) {
-        let Tree::Integer(number @ 1..1000) = node.tree else {
+        let Tree::Integer(number @ 1..) = node.tree else {
             return;
         };
         let name = definition.name;
-        if foreign::COUNTED_IN_SECONDS.contains(&name) {
+        let is_doubtful = |(counted, enough): &(&str, i128)| *counted == name && number < *enough;
+        if foreign::COUNTED_IN_SECONDS.iter().any(is_doubtful) {
             self.warn(
                 name,
                 format!(

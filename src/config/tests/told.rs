@@ -312,6 +312,10 @@ fn settings_of_pgbouncer_are_told_by_what_takes_their_place() {
             "query_wait_timeout = 120",
             "120 means 120 ms; write \"120s\"",
         ),
+        (
+            "server_lifetime = 3600",
+            "3600 means 3600 ms; write \"3600s\"",
+        ),
     ] {
         assert!(told(line).contains(hint), "{line}: {}", told(line));
     }
