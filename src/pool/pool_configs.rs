@@ -2,6 +2,7 @@
 //! databases that are found when a client logs in.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::pool_config::{DatabaseLimit, Login, Mode, Origin, PoolConfig, Timeouts};
 use super::pools::Key;
@@ -19,7 +20,9 @@ pub fn client_sockets(general: &General) -> SocketOptions {
         keepalive_interval: general.tcp_keepalives_interval,
         keepalive_count: general.tcp_keepalives_count,
         user_timeout: general.tcp_user_timeout,
-        linger: general.tcp_so_linger,
+        // Any other value would make `close` wait in the kernel, and with it all sessions of a set. The pooler itself
+        // waits until its last bytes are taken.
+        linger: general.tcp_so_linger.filter(Duration::is_zero),
         tcp_buffer: bytes(general.tcp_socket_buffer_size),
         unix_buffer: bytes(general.unix_socket_buffer_size),
     }
@@ -245,8 +248,11 @@ mod tests {
         let settings = crate::config::parse(text, Path::new("test.toml")).unwrap();
         assert_eq!(
             client_sockets(&settings.general).linger,
-            Some(std::time::Duration::ZERO)
+            Some(Duration::ZERO)
         );
         assert_eq!(server_sockets(&settings.general).linger, None);
+        let text = text.replace("tcp_so_linger = 0", "tcp_so_linger = 5");
+        let settings = crate::config::parse(&text, Path::new("test.toml")).unwrap();
+        assert_eq!(client_sockets(&settings.general).linger, None);
     }
 }

@@ -102,7 +102,9 @@ impl Driven {
     }
 
     /// Takes it apart, to move it.
-    pub(crate) fn into_client(self) -> Client {
+    pub(crate) fn into_client(mut self) -> Client {
+        // Nobody here reads from its sockets any more. The set would be woken for them again and again.
+        self.driver.leave_sets();
         Client {
             kind: ClientKind::Pool(self.driver.detach()),
             entry: self.entry,

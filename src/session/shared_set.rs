@@ -35,6 +35,9 @@ const STACK: usize = 512 * 1024;
 /// When a socket is tried again for which the kernel had no room.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// Timers that a set may have beside two for each session.
+const SPARE_TIMERS: usize = 1024;
+
 /// Tokens of servers' sockets have this bit, and their place above it; those of sessions have their place there, and
 /// above that how often the place was used.
 const SERVER: u64 = 1;
@@ -223,8 +226,11 @@ impl Members {
         let member = slot.member.take()?;
         self.free.push(place);
         self.set.members.fetch_sub(1, Ordering::Relaxed);
-        if let Some(server) = member.server {
-            self.servers[server].user = None;
+        // The place may be another's by now, if the registration has ended.
+        if let Some(place) = member.server {
+            if self.servers[place].user == Some(token) {
+                self.servers[place].user = None;
+            }
         }
         Some(member.driven)
     }
@@ -315,7 +321,21 @@ impl Members {
         if member.timer.is_none_or(|timer| until < timer) {
             member.timer = Some(until);
             self.timers.push(Reverse((until, token)));
+            self.drop_old_timers();
         }
+    }
+
+    /// Drops the timers of sessions that have left, once they are most. They would stay until their time, which may be
+    /// in a day.
+    fn drop_old_timers(&mut self) {
+        if self.timers.len() < 2 * self.set.len() + SPARE_TIMERS {
+            return;
+        }
+        let timers = std::mem::take(&mut self.timers).into_iter();
+        let is_set = |&Reverse((at, token)): &Reverse<(MonotonicTime, u64)>| {
+            (self.member(token)).is_some_and(|member| member.timer == Some(at))
+        };
+        self.timers = timers.filter(is_set).collect();
     }
 
     /// Bytes were there that the kernel knows nothing of.

@@ -53,8 +53,14 @@ impl Driver {
                 _ => Ok(()),
             };
             match written {
-                // Its last bytes are still to be read.
-                Err(error) if !ready.readable => return self.lose_server(&error.to_string()),
+                // Its last bytes are still to be read. Nothing more is written, or the wait would end at once, again
+                // and again, until the client reads.
+                Err(_) if ready.readable => {
+                    if let Some(link) = &mut self.session.link {
+                        link.side.owed = Vec::new();
+                    }
+                }
+                Err(error) => return self.lose_server(&error.to_string()),
                 _ => {}
             }
         }

@@ -97,7 +97,8 @@ def test_a_good_file_passes(config, option):
 def test_a_test_fails_where_the_start_would(config, line, code, why):
     text = GOOD.replace('host = "127.0.0.1"', line, 1) if line.startswith("host") else GOOD.replace(
         "admin_username", f"{line}\nadmin_username", 1)
-    path = config(text)
+    port = str(free_port())
+    path, why = config(text.replace("16432", port)), why.replace("16432", port)
     for arguments in (["-t", path], [path]):
         done = run(*arguments)
         assert (done.returncode, why in done.stderr) == (code, True), (arguments, done.stderr)

@@ -128,6 +128,7 @@ def test_a_large_bind_of_a_statement_that_waits_is_not_cut(doorman, pg, pool):
         raw = one.raw()
         batch = b"".join([parse("insert into busy values ($1)"), bind(["x" * (8 * MIB)]), execute(), sync()])
         sent = send_what_is_taken(raw, batch)
+        wait_until(lambda: active(pg, "insert"), what="PostgreSQL has the statement")
         assert stays(lambda: active(pg, "insert"), 1)
         lock.rollback()
         raw.send(batch[sent:])

@@ -245,3 +245,25 @@ def test_those_of_a_set_wait_for_each_others_server_connection(doorman, mode):
     for n, raw in enumerate(crowd[1:]):
         if n not in (4, 6):
             assert rows(raw.read_until("Z")) == [[b"%d" % n]]
+
+
+def test_a_session_that_ends_leaves_the_servers_of_others_alone(doorman, pg):
+    one = doorman(mode="session", size=8, general={"client_threads": 1})
+    ends, other = [raw for raw in (one.raw(receive_buffer=4096) for _ in range(3)) if is_shared(one, raw)][:2]
+    (pid,) = [int(ends.value("select pg_backend_pid()"))]
+
+    def state(of):
+        return next(row["state"] for row in pg.backends() if row["pid"] == of)
+
+    # Its last reply is whole, and it has not taken all of it.
+    for _ in range(900):
+        ends.send(query("select repeat('x', 12000)"))
+        wait_until(lambda: state(pid) == "idle")
+    pg.terminate(pid)
+    pg.admin("select pg_advisory_lock(7)", database="shop")
+    other.send(query("select 77 from pg_advisory_lock(7)"))
+    wait_until(lambda: pg.backends() and all(row["wait_event"] == "advisory" for row in pg.backends()))
+    ends.vanish()
+    wait_until(lambda: f"#c{ends.pid - (1 << 22)}" not in str(one.console("show clients")), what="the session has ended")
+    pg.admin("select pg_advisory_unlock(7)", database="shop")
+    assert rows(other.read_until("Z")) == [[b"77"]]

@@ -165,8 +165,9 @@ keys! {
             /// How many keepalive probes may stay unanswered before the connection counts as
             /// dead. 0: the kernel decides.
             tcp_keepalives_count: Option<u32> = is("5"), integer_or_off(127), NewConnections, Works;
-            /// How long closing a client's socket waits for unsent data. Set to 0, clients
-            /// may read "connection reset" instead of the last error.
+            /// Set to 0, closing a client's socket drops unsent data, and clients may read
+            /// "connection reset" instead of the last error. Other numbers have no effect: the
+            /// pooler itself waits a moment until its last bytes are taken.
             tcp_so_linger: Option<Duration> = unset("the system's way", "0"),
                 seconds(Zero::Value), NewConnections, Works;
             /// Whether small packets are sent at once.
