@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use aho_corasick::AhoCorasick;
+use memchr::memmem::Finder;
 
 use super::conversation::Conversation;
 use super::expected::{Deliver, Expected, Refusal, Reply, Undo};
@@ -224,12 +224,10 @@ fn answer(out: &mut Vec<u8>, status: TransactionStatus) {
 
 /// The name of the pooler's own that a text, with its NUL, executes, deallocates or prepares, if it does.
 fn internal_name(text: &[u8]) -> Option<Vec<u8>> {
-    static PREFIXES: OnceLock<Option<AhoCorasick>> = OnceLock::new();
-    let prefix = PREFIXES.get_or_init(|| AhoCorasick::new([PREFIX]).ok());
+    static PREFIXES: OnceLock<Finder<'static>> = OnceLock::new();
+    let prefix = PREFIXES.get_or_init(|| Finder::new(PREFIX));
     // Almost no text has it.
-    if !prefix.as_ref().is_some_and(|prefix| prefix.is_match(text)) {
-        return None;
-    }
+    prefix.find(text)?;
     sql_deallocate::speaks_of(text.strip_suffix(b"\0").unwrap_or(text), is_poolers_own)
 }
 

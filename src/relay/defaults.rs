@@ -48,10 +48,25 @@ impl Session {
         }
     }
 
+    /// The connection is being set up. To be called before PostgreSQL has answered any of it.
+    pub(super) fn setting_up(&mut self) -> Option<&mut SettingUp> {
+        let link = self.link.as_mut()?;
+        let before = &link.backend.reported;
+        let begin = || {
+            Box::new(SettingUp {
+                before: Arc::clone(before),
+                ..SettingUp::default()
+            })
+        };
+        Some(link.setting_up.get_or_insert_with(begin))
+    }
+
     /// Notes what is being set up.
     pub(super) fn note_setting_up(&mut self, done: &[(&str, Option<&[u8]>)]) {
-        let link = self.link.as_mut();
-        let Some(setting_up) = link.and_then(|link| link.setting_up.as_mut()) else {
+        if done.is_empty() {
+            return;
+        }
+        let Some(setting_up) = self.setting_up() else {
             return;
         };
         for (name, value) in done {

@@ -46,6 +46,9 @@ impl HeldStatements {
     }
 
     pub(super) fn remove(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
+        if self.by_name.is_empty() {
+            return None;
+        }
         let before = self.bytes();
         let old = self.by_name.remove(name)?;
         self.bytes = Some(before - size(name, &old));

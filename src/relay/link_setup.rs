@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use super::begin::Deferred;
-use super::defaults::SettingUp;
 use super::expected::{Expected, Reply};
 use super::output::Output;
 use super::session::{Frame, Phase, Rules, ServerLink, Session};
@@ -56,16 +55,10 @@ impl Session {
             self.send_own(b";", out);
         }
         self.forget_others_statements(out);
-        if let Some(link) = &mut self.link {
-            let before = Arc::clone(&link.backend.reported);
-            link.setting_up = Some(Box::new(SettingUp {
-                before,
-                ..SettingUp::default()
-            }));
-        }
         self.write_settings(out);
         self.begin_deferred(out);
         if self.awaits_server() {
+            self.setting_up();
             self.enter(Phase::Preparing);
         } else {
             self.serve(out);

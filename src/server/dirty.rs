@@ -10,7 +10,7 @@
 
 use std::sync::OnceLock;
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use serde::{Deserialize, Serialize};
 
 use super::set_commands::{Change, SetCommands, To};
@@ -250,6 +250,9 @@ fn words() -> Option<&'static AhoCorasick> {
             AhoCorasick::builder()
                 .ascii_case_insensitive(true)
                 .match_kind(MatchKind::Standard)
+                // Short texts, and words that begin with most letters: to look for the first letters costs more.
+                .kind(Some(AhoCorasickKind::DFA))
+                .prefilter(false)
                 .build(WORDS.map(|(word, _)| word))
                 .ok()
         })

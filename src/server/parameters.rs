@@ -78,6 +78,9 @@ impl Parameters {
 
     /// The value of `name`.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
+        if self.0.is_empty() {
+            return None;
+        }
         let setting = if name.bytes().any(|b| b.is_ascii_uppercase()) {
             self.0.get(&name.to_ascii_lowercase())
         } else {

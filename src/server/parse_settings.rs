@@ -5,6 +5,7 @@
 //! Knows which settings matter and which statements may change them. Cannot see into functions: a
 //! `SELECT my_function()` that calls `set_config` inside changes nothing here.
 
+use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
 use super::dirty::DirtyState;
@@ -101,11 +102,12 @@ pub fn changes(text: &[u8], dirty: DirtyState) -> Changes {
     let text = text.strip_suffix(b"\0").unwrap_or(text).trim_ascii();
     let text = text.strip_suffix(b";").unwrap_or(text);
     let bare = without_comment(text);
-    if defines(bare, dirty) {
+    let is_one = memchr(b';', bare).is_none();
+    if defines(bare, is_one, dirty) {
         return Changes::Unknown(None);
     }
     let calls = dirty.has(DirtyState::SETTINGS) || dirty.has(DirtyState::EVERYTHING);
-    if !calls && !bare.contains(&b';') && !may_change(bare) {
+    if !calls && is_one && !may_change(bare) {
         return Changes::None;
     }
     if dirty.has(DirtyState::EVERYTHING) {
@@ -128,16 +130,21 @@ pub fn changes(text: &[u8], dirty: DirtyState) -> Changes {
     }
 }
 
-/// Whether the text may define something that others are understood by. A semicolon in a constant parts
-/// statements too, which finds too much and never too little.
-fn defines(text: &[u8], dirty: DirtyState) -> bool {
+/// Whether the text may define something that others are understood by. `is_one` says that it has no semicolon. One in
+/// a constant parts statements too, which finds too much and never too little.
+fn defines(text: &[u8], is_one: bool, dirty: DirtyState) -> bool {
     const DEFINING: [&str; 4] = ["create", "alter", "drop", "import"];
     let one_defines = |one: &[u8]| {
         let (word, _) = first_word(without_comment(one.trim_ascii()));
         (DEFINING.iter()).any(|defining| word.eq_ignore_ascii_case(defining.as_bytes()))
     };
     let temporary = dirty.has(DirtyState::TEMPORARY) && speaks_of_temporary(text);
-    temporary || text.split(|&b| b == b';').any(one_defines)
+    temporary
+        || if is_one {
+            one_defines(text)
+        } else {
+            text.split(|&b| b == b';').any(one_defines)
+        }
 }
 
 /// Whether one statement, without the comment before it, may change a setting otherwise than by a function.
