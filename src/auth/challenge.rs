@@ -66,7 +66,7 @@ impl Kind {
     /// That of a password in the configuration.
     pub fn of_password(password: &Password) -> Option<Kind> {
         match password {
-            Password::Empty | Password::Jwt => None,
+            Password::Empty | Password::Jwt(_) => None,
             Password::Md5(_) => Some(Kind::Md5),
             Password::Scram(scram) => Some(Kind::Scram {
                 iterations: scram.iterations,

@@ -47,7 +47,7 @@ pub fn read_row(
     let text = std::str::from_utf8(text).map_err(|_| "it has found a password that is not text")?;
     match Password::parse(text) {
         Ok(Password::Empty) => Ok(None),
-        Ok(Password::Jwt) | Err(_) => Err(
+        Ok(Password::Jwt(_)) | Err(_) => Err(
             "it has found neither an MD5 hash nor a SCRAM verifier; it has to select rolpassword of \
              pg_authid, or passwd of pg_shadow",
         ),

@@ -32,6 +32,15 @@ pub struct StoredKey([u8; DIGEST_LENGTH]);
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 pub struct Password(String);
 
+/// What a client has proved to have when it logged in, if the pooler can log in to PostgreSQL with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// SCRAM's ClientKey.
+    Key(ClientKey),
+    /// The password itself.
+    Password(Password),
+}
+
 impl ClientKey {
     /// The key of these 32 bytes.
     pub fn new(bytes: [u8; DIGEST_LENGTH]) -> Self {

@@ -6,6 +6,7 @@
 //! | [`verifier`] | what is stored instead of a password: nothing, an MD5 hash, a SCRAM verifier |
 //! | [`md5`] | the MD5 challenge, asked of a client and answered to a server |
 //! | [`scram`] | SCRAM-SHA-256, both parties |
+//! | [`jwt`] | JSON Web Tokens in place of passwords |
 //! | [`keys`] | the secrets that travel between the parts, wiped when dropped |
 //! | [`credentials`] | what the pooler knows to log in to PostgreSQL |
 //! | [`certificate`] | the name in a client's certificate |
@@ -25,6 +26,7 @@ pub mod credentials;
 pub mod crypto;
 pub mod found;
 pub mod hba;
+pub mod jwt;
 pub mod keys;
 pub mod md5;
 pub mod scram;
@@ -33,7 +35,7 @@ pub mod verifier;
 pub use certificate::PeerCertificate;
 pub use challenge::{Challenge, Kind, Login, LoginFailure, login};
 pub use credentials::{ServerCredentials, ServerSecret};
-pub use keys::{ClientKey, Password, ServerKey};
+pub use keys::{ClientKey, Password, Proof, ServerKey};
 pub use md5::Md5Challenge;
 pub use scram::{
     Binding, ClientExchange, Mechanism, MockSecret, Outcome, PassThrough, ScramError,

@@ -63,13 +63,18 @@ impl Login<'_> {
                 Some(client_key)
             }
         };
-        answer.clear();
-        backend::authentication_ok(&mut answer);
-        wire.send(&answer)?;
+        self.accept(wire)?;
         Ok(key)
     }
 
-    fn password_message(&self, wire: &mut Exchange<'_>) -> Result<Vec<u8>, LoginError> {
+    /// Says that the client is in.
+    pub(super) fn accept(&self, wire: &mut Exchange<'_>) -> Result<(), LoginError> {
+        let mut answer = Vec::new();
+        backend::authentication_ok(&mut answer);
+        Ok(wire.send(&answer)?)
+    }
+
+    pub(super) fn password_message(&self, wire: &mut Exchange<'_>) -> Result<Vec<u8>, LoginError> {
         self.permit.waits();
         let message = messages::next(wire, MAX_PASSWORD)?;
         self.permit.heard();

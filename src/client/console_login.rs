@@ -37,7 +37,7 @@ impl ConsoleVerifiers {
             Ok(stored @ (Password::Empty | Password::Md5(_) | Password::Scram(_))) => {
                 return Ok(Verifier::from(&stored));
             }
-            Ok(Password::Jwt) | Err(_) => {}
+            Ok(Password::Jwt(_)) | Err(_) => {}
         }
         let known = self.known.lock().get(user).cloned();
         if let Some((_, verifier)) = known.filter(|(of, _)| of == text) {

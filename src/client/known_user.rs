@@ -12,7 +12,7 @@ use super::login::Login;
 use super::login_error::{LoginError, say};
 use crate::auth::Verifier;
 use crate::auth::challenge::Kind;
-use crate::config::Pool as Configured;
+use crate::config::{Password, Pool as Configured, TokenKey, User as ConfiguredUser};
 use crate::net::clock::MonotonicTime;
 use crate::pool::pool::Pool;
 use crate::pool::pool_config::{Login as ServerLogin, Origin};
@@ -29,8 +29,8 @@ pub(super) struct KnownUser<'a> {
     shared: &'a Shared,
     user: &'a str,
     deadline: Option<MonotonicTime>,
-    /// What the configuration says of the password.
-    configured: Option<Verifier>,
+    /// What the configuration says of the user.
+    configured: Option<&'a ConfiguredUser>,
     /// Who looks for users that are not in the configuration.
     lookup: Option<Arc<UserLookup>>,
     /// What it has found, the last time it was asked.
@@ -43,7 +43,7 @@ impl Login<'_> {
     /// What is known of the user. A user of the configuration is looked for nowhere else.
     pub(super) fn known_user<'a>(
         &'a self,
-        pool: &Configured,
+        pool: &'a Configured,
         user: &'a str,
         deadline: Option<MonotonicTime>,
     ) -> Result<KnownUser<'a>, LoginError> {
@@ -53,7 +53,7 @@ impl Login<'_> {
             shared: self.shared,
             user,
             deadline,
-            configured: configured.map(|user| Verifier::from(&user.password)),
+            configured,
             lookup: self.shared.lookups.of(&pool.name),
             found: RefCell::default(),
             kinds: kinds
@@ -111,12 +111,21 @@ impl Login<'_> {
 impl KnownUser<'_> {
     /// What is stored of the password; `None` if there is no such user.
     pub(super) fn verifier(&self) -> Option<Verifier> {
-        self.configured.clone().or_else(|| {
-            let found = self.found.borrow();
-            found
-                .as_ref()
-                .and_then(|found| found.answer.verifier.clone())
-        })
+        if let Some(user) = self.configured {
+            return Some(Verifier::from(&user.password));
+        }
+        let found = self.found.borrow();
+        found
+            .as_ref()
+            .and_then(|found| found.answer.verifier.clone())
+    }
+
+    /// The key that checks the user's tokens, if it has to send one.
+    pub(super) fn token_key(&self) -> Option<&TokenKey> {
+        match &self.configured?.password {
+            Password::Jwt(key) => Some(key),
+            Password::Empty | Password::Md5(_) | Password::Scram(_) => None,
+        }
     }
 
     /// The client has failed to prove that it knows the password. Whether it was changed in PostgreSQL is looked up,

@@ -18,7 +18,7 @@ use super::new_connection::NewConnection;
 use crate::auth::certificate::PeerCertificate;
 use crate::auth::crypto;
 use crate::auth::hba::{self, Transport};
-use crate::auth::{self, ClientKey};
+use crate::auth::{self, Proof};
 use crate::config::Settings;
 use crate::net::address::Address;
 use crate::net::clock::MonotonicTime;
@@ -286,8 +286,8 @@ impl Login<'_> {
         let proved = proved?;
         let client_permit = self.admit(false)?;
         let pool = self.pool_of(&startup, &known)?;
-        if let Some(key) = proved {
-            pool.note_proved_key(key);
+        if let Some(proof) = proved {
+            pool.note_proof(proof);
         }
         let secret = random_secret(startup.secret_length())?;
         let waiter = Arc::new(Waiter::default());
@@ -338,23 +338,27 @@ impl Login<'_> {
         })
     }
 
-    /// Asks the client for what the rules demand. Returns the key it has proved to have, if the method shows one.
+    /// Asks the client for what the rules demand. Returns what it has proved to have, if the pooler can use that.
     fn authenticate(
         &self,
         exchange: &mut Exchange<'_>,
         verdict: &hba::Verdict,
         user: &str,
         known: &KnownUser<'_>,
-    ) -> Result<Option<ClientKey>, LoginError> {
+    ) -> Result<Option<Proof>, LoginError> {
+        if let (hba::Verdict::Password { .. }, Some(key)) = (verdict, known.token_key()) {
+            return self.token(exchange, user, key).map(|()| None);
+        }
         let verifier = known.verifier();
         let kinds = known.kinds.iter().copied();
         let login = auth::login(verdict, user, verifier.as_ref(), kinds, &self.shared.mock)
             .map_err(|error| say(sqlstate::INTERNAL_ERROR, error.to_string()))?
             .ok_or_else(|| refused(user, "no rule lets it in"))?;
         let will_fail = login.will_fail.map(|will_fail| will_fail.to_string());
-        self.prove(exchange, user, login.challenge, will_fail, &|| {
+        let key = self.prove(exchange, user, login.challenge, will_fail, &|| {
             known.look_again()
-        })
+        })?;
+        Ok(key.map(Proof::Key))
     }
 
     pub(super) fn enter(&self, info: ClientInfo) -> RegistryGuard {

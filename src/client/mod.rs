@@ -21,6 +21,7 @@
 //! | [`login`] | from the first packet to a session; `client_login_timeout`, `max_connections` |
 //! | `known_user` | what a login knows of its user, and the pool it leads to |
 //! | `authenticate` | the messages of MD5 and SCRAM |
+//! | `clear_text` | passwords and tokens in clear text |
 //! | `client_settings` | what PostgreSQL makes of the settings in a startup packet |
 //! | `console_login` | a login to the console |
 //! | `login_error` | why a login fails, as an error and as a log line |
@@ -29,6 +30,7 @@
 
 mod acceptor;
 mod authenticate;
+mod clear_text;
 mod client_settings;
 pub mod client_thread;
 pub mod client_threads;

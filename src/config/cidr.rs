@@ -49,6 +49,11 @@ impl Cidr {
         })
     }
 
+    /// Whether all of its addresses are of this machine's loopback interface.
+    pub fn is_loopback(&self) -> bool {
+        self.0.network().is_loopback() && self.0.broadcast().is_loopback()
+    }
+
     /// Whether an address is in this network.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())

@@ -183,7 +183,7 @@ impl Kind {
                 Err("must not be empty".into())
             }
             (Kind::Name | Kind::Path, Tree::Text(text)) => without_nul(text),
-            (Kind::Verifier, Tree::Text(text)) => Password::parse(text).map(Value::Password),
+            (Kind::Verifier, Tree::Text(text)) => Password::configured(text).map(Value::Password),
             (Kind::OneOf(words), Tree::Text(text)) => {
                 match words.iter().find(|word| word.eq_ignore_ascii_case(text)) {
                     Some(word) => Ok(Value::Text(Zeroizing::new((*word).into()))),

@@ -33,6 +33,8 @@
 //! | `tls` | TLS as meant |
 //! | `tls_modes` | the TLS keys |
 //! | `tls_files` | certificates, keys, authorities, revocations |
+//! | `token_key` | the keys of JSON Web Tokens |
+//! | `clear_text` | which users send their password or token in clear text |
 //! | `problem` | errors and warnings, with their place |
 //! | `compatibility` | settings of the async pg_doorman that have no effect here |
 //! | `foreign` | names of settings of other poolers, for hints |
@@ -46,6 +48,7 @@
 
 mod access;
 mod cidr;
+mod clear_text;
 mod compatibility;
 mod definition;
 mod duration;
@@ -69,6 +72,7 @@ mod startup;
 mod tls;
 mod tls_files;
 mod tls_modes;
+mod token_key;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -99,6 +103,7 @@ pub use tls::{
     Authorities, ClientCertificates, ClientTls, Identity, PemFile, PrivateKey, Protocols,
     ServerTls, Suite,
 };
+pub use token_key::{TokenAlgorithm, TokenKey, TokenSigner};
 
 use problem::Report;
 

@@ -5,9 +5,11 @@
 //! it nor a reason for refusing one shows any part of the text.
 
 use std::fmt;
+use std::path::Path;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::token_key::TokenKey;
 use crate::wire::base64;
 
 /// The longest salt that is accepted, in bytes. PostgreSQL writes 16.
@@ -15,6 +17,9 @@ pub const MAX_SALT_LENGTH: usize = 256;
 
 /// The largest number of iterations that is accepted; also what PostgreSQL's `scram_iterations` ends at.
 pub const MAX_ITERATIONS: u32 = i32::MAX as u32;
+
+/// What precedes the path of a public key.
+const TOKEN_KEY: &str = "jwt-pkey-fpath:";
 
 /// A user's password in the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,8 +31,8 @@ pub enum Password {
     Md5(Md5),
     /// `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`.
     Scram(Scram),
-    /// `jwt-pkey-fpath:/path`: not in this version, nobody can log in with it.
-    Jwt,
+    /// `jwt-pkey-fpath:/path`: the password is a token that the owner of this key has signed.
+    Jwt(TokenKey),
 }
 
 /// What the digits behind `md5` say.
@@ -60,7 +65,18 @@ impl fmt::Debug for Scram {
 }
 
 impl Password {
-    /// Takes the text if it has one of the forms.
+    /// The password of a user in the configuration. A key is read from its file.
+    ///
+    /// # Errors
+    /// As [`Password::parse`].
+    pub(super) fn configured(text: &str) -> Result<Self, String> {
+        match text.strip_prefix(TOKEN_KEY) {
+            Some(path) => TokenKey::load(Path::new(path)).map(Self::Jwt),
+            None => Self::parse(text),
+        }
+    }
+
+    /// Takes the text if it has one of the forms. Opens no file.
     ///
     /// # Errors
     /// The reason, without any part of the text.
@@ -78,8 +94,8 @@ impl Password {
                      SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>; {HOW}"
                 )
             })
-        } else if text.starts_with("jwt-") {
-            Ok(Self::Jwt)
+        } else if text.starts_with(TOKEN_KEY) {
+            Err("a key for tokens is named only in the password of a user in this file".into())
         } else {
             Err(format!("plain-text passwords are not supported; {HOW}"))
         }
@@ -166,7 +182,9 @@ mod tests {
         };
         assert_eq!((scram.iterations, scram.salt.len()), (4096, 16));
         let jwt = Password::parse("jwt-pkey-fpath:/etc/key.pem");
-        assert_eq!(jwt, Ok(Password::Jwt));
+        assert!(jwt.is_err(), "what a query finds opens no file");
+        let missing = Password::configured("jwt-pkey-fpath:/no/key.pem").unwrap_err();
+        assert!(missing.contains("/no/key.pem"), "{missing}");
     }
 
     #[test]

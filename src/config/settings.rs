@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::access;
+use super::clear_text;
 use super::duration;
 use super::foreign;
 use super::keys::auth_query::AuthQuery;
@@ -20,12 +21,12 @@ use super::keys::upgrade::Upgrade;
 use super::keys::user::User;
 use super::keys::web::Web;
 use super::nearest::nearest;
-use super::password::Password;
 use super::problem::{Place, Report, Warning, quote, word};
 use super::raw::{Document, Node, Table, Tree};
 use super::reader::{self, Reader};
 use super::startup::{self, Parameters};
 use super::tls_modes;
+use super::token_key::TokenSigner;
 
 /// The name of the pool that serves every database without a pool of its own.
 pub const ANY_DATABASE: &str = "*";
@@ -118,6 +119,11 @@ pub(super) fn build(document: &Document, path: &Path, report: &mut Report) -> Se
                     "the table [pools] is missing; it may be empty",
                 );
             }
+        }
+    }
+    for (name, pool) in &pools {
+        if let Some(text) = clear_text::users(&general, pool) {
+            report.warn(&document.top, format!("pools.{}.users", word(name)), text);
         }
     }
     let (web, place) = web_table(document, report).unwrap_or(none);
@@ -462,8 +468,8 @@ fn users(pool_path: &str, node: &Node, pool: &Pool, report: &mut Report) -> Vec<
             continue;
         };
         let mut reader = Reader::new(table, User::KEYS, path, &node.place, report);
-        let user = User::read(&mut reader, pool);
-        check_user(&mut reader, &user, pool);
+        let mut user = User::read(&mut reader, pool);
+        check_user(&mut reader, &mut user, pool);
         if !user.username.is_empty() && !names.insert(user.username.clone()) {
             let name = quote(&user.username).replace('"', "'");
             reader.fail(
@@ -476,7 +482,7 @@ fn users(pool_path: &str, node: &Node, pool: &Pool, report: &mut Report) -> Vec<
     users
 }
 
-fn check_user(reader: &mut Reader<'_>, user: &User, pool: &Pool) {
+fn check_user(reader: &mut Reader<'_>, user: &mut User, pool: &Pool) {
     if user.min_pool_size > user.pool_size && user.pool_size > 0 {
         reader.fail(
             "min_pool_size",
@@ -486,21 +492,16 @@ fn check_user(reader: &mut Reader<'_>, user: &User, pool: &Pool) {
     if user.server_password.is_some() && user.server_username.is_none() {
         reader.fail("server_password", "needs server_username");
     }
-    if user.password == Password::Jwt {
-        reader.warn(
-            "password",
-            "has no effect: JWT is not in this version, so this user cannot log in",
-        );
-    }
-    if user
-        .server_password
-        .as_ref()
-        .is_some_and(|p| p.expose().starts_with("jwt-"))
-    {
-        reader.warn(
-            "server_password",
-            "has no effect: JWT is not in this version, so PostgreSQL will refuse this user",
-        );
+    if let Some(path) = user.server_token_key() {
+        match TokenSigner::load(Path::new(path)) {
+            Ok((signer, told)) => {
+                user.server_token = Some(signer);
+                if let Some(told) = told {
+                    reader.warn("server_password", told);
+                }
+            }
+            Err(why) => reader.fail("server_password", why),
+        }
     }
     let parameters: &Parameters = &pool.startup_parameters;
     if !startup::fits(

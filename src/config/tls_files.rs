@@ -1,4 +1,4 @@
-//! The files that TLS needs: certificates, keys, authorities, revocations.
+//! The files that TLS and tokens need: certificates, keys, authorities, revocations.
 //!
 //! Reads each once and lets OpenSSL look at it; knows no key of the
 //! configuration. The invariant: what is returned can be given to OpenSSL again
@@ -12,7 +12,7 @@ use std::path::Path;
 
 use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
-use openssl::pkey::{PKey, Private};
+use openssl::pkey::{PKey, Private, Public};
 use openssl::ssl::{SslContext, SslMethod};
 use openssl::x509::{X509, X509Crl, X509Ref};
 use zeroize::Zeroizing;
@@ -112,6 +112,18 @@ pub(super) fn revocations(path: &Path) -> Result<PemFile, String> {
             reason(&error)
         )),
     }
+}
+
+/// A public key, of those who sign tokens.
+pub(super) fn public_key(path: &Path) -> Result<PKey<Public>, String> {
+    let (text, _) = read(path, false)?;
+    PKey::public_key_from_pem(&text).map_err(|error| {
+        format!(
+            "{} holds no public key in PEM form (-----BEGIN PUBLIC KEY-----): {}",
+            name(path),
+            reason(&error)
+        )
+    })
 }
 
 fn pem(path: &Path) -> Result<PemFile, String> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::pool::Pool;
 use super::totals::Totals;
 use super::waiter::Source;
-use crate::auth::ClientKey;
+use crate::auth::Proof;
 use crate::net::clock::MonotonicTime;
 use crate::server::backend::{Backend, Connection};
 
@@ -20,7 +20,7 @@ impl Pool {
         &self,
         totals: Totals,
         paused: bool,
-        proved: Option<ClientKey>,
+        proved: Option<Proof>,
         coming: usize,
         same_server: bool,
     ) {
@@ -95,8 +95,8 @@ impl Pool {
         self.lock().in_use -= 1;
     }
 
-    /// The key a client has proved to have.
-    pub fn proved_key(&self) -> Option<ClientKey> {
+    /// What a client has proved to have.
+    pub fn proof(&self) -> Option<Proof> {
         self.lock().proved.clone()
     }
 }

@@ -19,7 +19,7 @@ use super::pool_config::PoolConfig;
 use super::state::{Locked, Queued, State, close_all};
 use super::totals::{Counters, Totals};
 use super::waiter::{Source, WaitResult, Waiter};
-use crate::auth::ClientKey;
+use crate::auth::Proof;
 use crate::net::clock::MonotonicTime;
 use crate::server::backend::Connection;
 use crate::server::login::ConnectError;
@@ -452,9 +452,9 @@ impl Pool {
         self.serve(&mut state, true);
     }
 
-    /// Notes the key a client has proved to have.
-    pub fn note_proved_key(&self, key: ClientKey) {
-        self.lock().proved = Some(key);
+    /// Notes what a client has proved to have.
+    pub fn note_proof(&self, proof: Proof) {
+        self.lock().proved = Some(proof);
     }
 
     /// The pool as it stands.

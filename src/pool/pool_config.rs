@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::auth::{ClientKey, ServerCredentials, ServerSecret, Verifier};
+use crate::auth::{Proof, ServerCredentials, ServerSecret, Verifier};
 use crate::net::stream::SocketOptions;
 use crate::server::server_tls::Encryption;
 use crate::server::target::Target;
@@ -61,18 +61,21 @@ impl Login {
         }
     }
 
-    /// The credentials, given the key that a client has proved, if one has.
-    pub fn credentials(&self, proved: Option<&ClientKey>) -> ServerCredentials {
+    /// The credentials, given what a client has proved to have, if one has.
+    pub fn credentials(&self, proved: Option<&Proof>) -> ServerCredentials {
         match self {
             Login::Given(credentials) => credentials.clone(),
             Login::PassThrough { user, verifier } => ServerCredentials {
                 user: user.clone(),
-                secret: match verifier {
-                    Verifier::None => ServerSecret::None,
-                    Verifier::Md5(hash) => ServerSecret::Md5Hash(hash.clone()),
-                    Verifier::Scram(scram) => proved
-                        .and_then(|key| scram.pass_through(key.clone()))
+                secret: match (verifier, proved) {
+                    (_, Some(Proof::Password(password))) => {
+                        ServerSecret::Password(password.clone())
+                    }
+                    (Verifier::Md5(hash), _) => ServerSecret::Md5Hash(hash.clone()),
+                    (Verifier::Scram(scram), Some(Proof::Key(key))) => scram
+                        .pass_through(key.clone())
                         .map_or(ServerSecret::None, ServerSecret::ScramKeys),
+                    (Verifier::None, _) | (Verifier::Scram(_), None) => ServerSecret::None,
                 },
             },
         }
@@ -188,7 +191,7 @@ pub struct PoolConfig {
 
 impl PoolConfig {
     /// Where and as whom to connect.
-    pub fn target(&self, proved: Option<&ClientKey>) -> Target {
+    pub fn target(&self, proved: Option<&Proof>) -> Target {
         let mut parameters: Vec<(String, String)> = self
             .startup_parameters
             .iter()

@@ -108,6 +108,7 @@ fn found_user(pool: &Pool, query: &AuthQuery, name: &str) -> User {
         pool_mode: pool.pool_mode,
         server_username: query.server_user.clone(),
         server_password: query.server_password.clone(),
+        server_token: None,
         server_lifetime: pool.server_lifetime,
         client_idle_timeout: pool.client_idle_timeout,
         idle_transaction_timeout: pool.idle_transaction_timeout,
@@ -208,7 +209,10 @@ fn login(pool: &Pool, user: &User) -> Login {
     match user.server_password.as_ref().or(shared) {
         Some(password) => Login::Given(ServerCredentials {
             user: user.server_name().to_owned(),
-            secret: ServerSecret::Password(Password::new(password.expose().to_owned())),
+            secret: match &user.server_token {
+                Some(signer) => ServerSecret::TokenKey(signer.clone()),
+                None => ServerSecret::Password(Password::new(password.expose().to_owned())),
+            },
         }),
         None if user.server_name() == user.username => Login::PassThrough {
             user: user.username.clone(),

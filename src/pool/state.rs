@@ -16,7 +16,7 @@ use super::pool_config::PoolConfig;
 use super::startup_cache::{Effect, Settings};
 use super::totals::Totals;
 use super::waiter::Waiter;
-use crate::auth::ClientKey;
+use crate::auth::Proof;
 use crate::net::clock::MonotonicTime;
 use crate::net::waker::Waker;
 use crate::server::backend::{Backend, Connection};
@@ -56,7 +56,7 @@ pub(super) struct State {
     pub(super) epoch: u64,
     pub(super) paused: bool,
     pub(super) closed: bool,
-    pub(super) proved: Option<ClientKey>,
+    pub(super) proved: Option<Proof>,
     /// What PostgreSQL reports on a connection with all settings at their defaults, as far as is known.
     pub(super) reported: Option<Arc<Parameters>>,
     /// When PostgreSQL said so last; `None` if it has to be asked before a client gets these values.

@@ -314,6 +314,7 @@ fn authenticate(
             Some(Authentication::Cleartext) => {
                 let password = credentials
                     .cleartext()
+                    .map_err(|error| failed(&error))?
                     .ok_or_else(|| lacking("its password in clear text"))?;
                 frontend::password(&mut answer, password.expose().as_bytes());
             }

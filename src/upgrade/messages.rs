@@ -24,7 +24,7 @@ use serde_bytes::ByteBuf;
 use zeroize::Zeroizing;
 
 use super::outcome::Outcome;
-use crate::auth::{ClientKey, MockSecret, Verifier};
+use crate::auth::{ClientKey, MockSecret, Password, Proof, Verifier};
 use crate::client::new_connection::Opening;
 use crate::net::address::Address;
 use crate::net::clock::MonotonicTime;
@@ -221,6 +221,9 @@ pub struct Pool {
     /// The key a client has proved to have.
     #[serde(default)]
     pub proved: Option<ClientKey>,
+    /// The password a client has proved to know, if it has sent it in clear text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Password>,
     /// Its server connections, which are still to come.
     #[serde(default)]
     pub connections: usize,
@@ -230,6 +233,14 @@ pub struct Pool {
     /// What was found of its user, if the configuration does not name the user or the database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundPool>,
+}
+
+impl Pool {
+    /// What a client has proved to have.
+    pub fn proof(&self) -> Option<Proof> {
+        let password = self.password.clone().map(Proof::Password);
+        password.or_else(|| self.proved.clone().map(Proof::Key))
+    }
 }
 
 /// A pool that the configuration does not name.

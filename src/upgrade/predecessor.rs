@@ -140,7 +140,7 @@ struct HandOver<'a> {
     again: VecDeque<(u64, MonotonicTime)>,
     /// The counters of the pools when they were sent last.
     sent_work: Vec<(Arc<pool::Pool>, Counters)>,
-    /// The pools whose state was given, by their addresses, and whether with a key that a client has proved.
+    /// The pools whose state was given, by their addresses, and whether with what a client has proved to have.
     given_pools: HashMap<usize, bool>,
     /// CancelRequests for sessions that are not here, or on their way, and orders.
     errands: Receiver<Errand>,

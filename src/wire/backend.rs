@@ -135,6 +135,13 @@ pub fn authentication_ok(out: &mut Vec<u8>) {
     write::message(out, AUTHENTICATION, |out| out.extend_from_slice(&[0; 4]));
 }
 
+/// Appends an AuthenticationCleartextPassword.
+pub fn authentication_cleartext(out: &mut Vec<u8>) {
+    write::message(out, AUTHENTICATION, |out| {
+        out.extend_from_slice(&3_i32.to_be_bytes());
+    });
+}
+
 /// Appends an AuthenticationMD5Password.
 pub fn authentication_md5(out: &mut Vec<u8>, salt: [u8; 4]) {
     write::message(out, AUTHENTICATION, |out| {

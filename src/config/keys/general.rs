@@ -226,6 +226,14 @@ keys! {
             /// empty text: no such query.
             pooler_check_query: String = is("\";\""), Kind::Text, Live, Works;
         }
+        group "Tokens" {
+            /// The claim that names the user in a client's JSON Web Token. Such a user has
+            /// jwt-pkey-fpath:FILE as its password.
+            jwt_username_claim: String = is("\"preferred_username\""), Kind::Name, NewClients, Works;
+            /// The audience that a client's JSON Web Token must be issued for (claim aud).
+            jwt_audience: Option<String> = unset("aud is not checked", "\"pg_doorman\""),
+                Kind::Name, NewClients, Works;
+        }
         group "TLS for clients" {
             /// Whether clients use TLS: never; if they ask for it (allow and prefer); always
             /// (require); always, and with a certificate of their own that tls_ca_cert has

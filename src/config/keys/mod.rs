@@ -42,6 +42,7 @@ mod prelude {
         ClientTlsMode, PoolMode, ServerTlsMode, Setting, TlsVersion,
     };
     pub(super) use super::super::tls::{ClientTls, ServerTls};
+    pub(super) use super::super::token_key::TokenSigner;
     pub(super) use std::collections::BTreeMap;
     pub(super) use std::path::PathBuf;
     pub(super) use std::sync::Arc;

@@ -197,22 +197,14 @@ fn any_database_needs_to_know_where_its_query_runs() {
 }
 
 #[test]
-fn jwt_pam_and_web_are_told_to_be_missing() {
-    let text = SMALL.replace(
-        "md5d41d8cd98f00b204e9800998ecf8427e",
-        "jwt-pkey-fpath:/key.pem",
-    ) + "auth_pam_service = 'x'\nserver_username = 'x'\nserver_password = 'jwt-priv-key-fpath:/k'\n\
+fn pam_and_web_are_told_to_be_missing() {
+    let text = SMALL.to_owned()
+        + "auth_pam_service = 'x'\n\
            [pools.shop.auth_query]\nquery = 'select 1'\nuser = 'x'\n\
            [prometheus]\nenabled = true\nport = 9000\n";
     let settings = read(&text).unwrap();
     let told = warnings(&settings).join("\n");
-    for key in [
-        "0.password",
-        "0.server_password",
-        "auth_pam_service",
-        "prometheus",
-        "web.enabled",
-    ] {
+    for key in ["auth_pam_service", "prometheus", "web.enabled"] {
         assert_eq!(
             told.matches(&format!("{key}: ")).count(),
             1,
@@ -227,6 +219,28 @@ fn jwt_pam_and_web_are_told_to_be_missing() {
     let error = read(&(text + "[web]\n")).unwrap_err();
     assert!(
         error.contains("old name of [web], which is there too"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_that_holds_no_key_for_tokens_is_told() {
+    let key = |text: &str| {
+        let password = format!("jwt-pkey-fpath:{text}");
+        SMALL.replace("md5d41d8cd98f00b204e9800998ecf8427e", &password)
+    };
+    let error = read(&key("/no/such.pem")).unwrap_err();
+    assert!(
+        error.contains("0.password: Could not open \"/no/such.pem\""),
+        "{error}"
+    );
+    let error = read(&key("/dev/null")).unwrap_err();
+    assert!(error.contains("is not a regular file"), "{error}");
+    let own =
+        SMALL.to_owned() + "server_username = 'x'\nserver_password = 'jwt-priv-key-fpath:/k'\n";
+    let error = read(&own).unwrap_err();
+    assert!(
+        error.contains("0.server_password: Could not open \"/k\""),
         "{error}"
     );
 }

@@ -1,12 +1,13 @@
 //! What the predecessor sends of its pools: their state, and what the configuration does not say of them.
 //!
-//! Invariant: when a session is given, the successor knows its pool, and the key that its client has proved.
+//! Invariant: when a session is given, the successor knows its pool, and what its client has proved to have.
 
 use std::io;
 use std::sync::Arc;
 
 use super::super::messages::{self, FoundPool, FoundUsers, Message, Pool};
 use super::HandOver;
+use crate::auth::Proof;
 use crate::net::fd_channel::FdChannel;
 use crate::pool::pool;
 use crate::pool::pool_config::Origin;
@@ -20,9 +21,9 @@ impl HandOver<'_> {
     pub(super) fn give_pool(&mut self, pool: &Arc<pool::Pool>) -> io::Result<()> {
         pool.set_leaving(true);
         let now = pool.snapshot();
-        let proved = pool.proved_key();
+        let proof = pool.proof();
         self.given_pools
-            .insert(Arc::as_ptr(pool) as usize, proved.is_some());
+            .insert(Arc::as_ptr(pool) as usize, proof.is_some());
         let found = (now.config.origin != Origin::Configured).then(|| FoundPool {
             verifier: now.config.login.verifier().cloned(),
         });
@@ -33,12 +34,18 @@ impl HandOver<'_> {
         {
             self.sent_work.push((Arc::clone(pool), now.totals.all));
         }
+        let (proved, password) = match proof {
+            Some(Proof::Key(key)) => (Some(key), None),
+            Some(Proof::Password(password)) => (None, Some(password)),
+            None => (None, None),
+        };
         let message = Message::Pool(Box::new(Pool {
             database: pool.database.clone(),
             user: pool.user.clone(),
             paused: now.paused,
             totals: now.totals,
             proved,
+            password,
             connections: now.idle + now.in_use + now.connecting,
             leads_to: now.config.leads_to(),
             found,
@@ -51,7 +58,7 @@ impl HandOver<'_> {
         let given = self.given_pools.get(&(Arc::as_ptr(pool) as usize));
         match given {
             Some(true) => Ok(()),
-            Some(false) if pool.proved_key().is_none() => Ok(()),
+            Some(false) if pool.proof().is_none() => Ok(()),
             Some(false) | None => self.give_pool(pool),
         }
     }

@@ -31,8 +31,8 @@ pub(super) fn take_late_pool(shared: &Shared, told: &Pool) {
             return;
         }
     };
-    if let (Some(key), None) = (&told.proved, pool.proved_key()) {
-        pool.note_proved_key(key.clone());
+    if let (Some(proof), None) = (told.proof(), pool.proof()) {
+        pool.note_proof(proof);
     }
 }
 
@@ -40,7 +40,7 @@ fn inherit(pool: &pool::Pool, told: &Pool) {
     pool.inherit(
         told.totals.clone(),
         told.paused,
-        told.proved.clone(),
+        told.proof(),
         told.connections,
         told.leads_to == pool.config().leads_to(),
     );
