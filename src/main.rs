@@ -66,7 +66,7 @@ fn run(arguments: &Arguments, wipes: bool) -> Result<(), StartError> {
     let settings = load(arguments)?;
     if arguments.test_config {
         let path = arguments.config_file.display();
-        for warning in &settings.warnings {
+        for warning in settings.warnings.iter().chain(&settings.notes) {
             eprintln!("warning: {warning}");
         }
         if nix::unistd::geteuid().is_root() {

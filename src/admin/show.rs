@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::show_hba;
 use super::table::Table;
 use crate::config;
 use crate::pool::pool::{Pool, Snapshot};
@@ -19,7 +20,7 @@ use crate::tls::suite::Negotiated;
 type Show = fn(&Shared) -> Table;
 
 /// The words after SHOW, with what they show.
-const SHOWS: [(&str, Show); 13] = [
+const SHOWS: [(&str, Show); 14] = [
     ("help", help),
     ("config", config),
     ("databases", databases),
@@ -33,6 +34,7 @@ const SHOWS: [(&str, Show); 13] = [
     ("lists", lists),
     ("pool_coordinator", pool_coordinator),
     ("auth_query", auth_query),
+    ("hba", show_hba::hba),
 ];
 
 /// The table for `SHOW what` (lower case); `None` if there is no such thing.

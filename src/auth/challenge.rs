@@ -135,10 +135,7 @@ pub fn login(
     secret: &MockSecret,
 ) -> Result<Option<Login>, CryptoError> {
     let allow_md5 = match *verdict {
-        Verdict::Reject { .. }
-        | Verdict::NoCertificate { .. }
-        | Verdict::WrongCertificate { .. }
-        | Verdict::NoRule => return Ok(None),
+        Verdict::No(_) => return Ok(None),
         Verdict::Trust => {
             return Ok(Some(Login {
                 challenge: Challenge::Nothing,
@@ -178,6 +175,7 @@ pub fn login(
 
 #[cfg(test)]
 mod tests {
+    use super::super::hba::Reason;
     use super::*;
 
     const MD5: Verdict = Verdict::Password {
@@ -215,8 +213,7 @@ mod tests {
         let table = [
             (Verdict::Trust, None, Some(("nothing", None))),
             (Verdict::Trust, Some(""), Some(("nothing", None))),
-            (Verdict::NoRule, md5, None),
-            (Verdict::Reject { line: 1 }, scram, None),
+            (Verdict::No(Reason::NoRule), md5, None),
             (MD5, md5, Some(("md5", None))),
             (MD5, scram, Some(("scram", None))),
             (

@@ -87,7 +87,7 @@ impl Login<'_> {
         exchange: &mut Exchange<'_>,
         startup: Startup,
     ) -> Result<LoggedIn, LoginError> {
-        let verdict = self.verdict(&startup)?;
+        let verdict = self.verdict(&startup, exchange)?;
         let rights = self.prove_at_console(exchange, &startup.user, &verdict)?;
         let client_permit = self.admit(true)?;
         let secret = random_secret(startup.secret_length())?;

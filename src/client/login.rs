@@ -237,7 +237,11 @@ impl Login<'_> {
     }
 
     /// What the rules say about the client, unless they keep it out.
-    pub(super) fn verdict(&self, startup: &Startup) -> Result<hba::Verdict, LoginError> {
+    pub(super) fn verdict(
+        &self,
+        startup: &Startup,
+        exchange: &Exchange<'_>,
+    ) -> Result<hba::Verdict, LoginError> {
         let client = hba::Client {
             transport: match self.address {
                 Address::Tcp(_) => Transport::Tcp,
@@ -246,6 +250,7 @@ impl Login<'_> {
             tls: self.tls.is_some(),
             certificate: self.certificate.as_ref(),
             address: self.address.ip(),
+            system_user: exchange.stream.system_user(),
             database: &startup.database,
             user: &startup.user,
         };
@@ -253,12 +258,16 @@ impl Login<'_> {
         let verdict = if CONSOLE_DATABASES.contains(&client.database) {
             hba::console_verdict(rules, &client, &CONSOLE_DATABASES)
         } else {
-            hba::verdict(rules, &client)
+            let whom = (client.database, client.user);
+            hba::verdict(rules, &client, &|role| {
+                let memberships = &self.shared.memberships;
+                memberships.is_member(self.shared, whom, role, exchange.deadline)
+            })
         };
         match hba::refusal(&verdict, &client) {
             None => Ok(verdict),
             Some(refused) => Err(LoginError::Message {
-                code: sqlstate::INVALID_AUTHORIZATION,
+                code: refused.code,
                 message: refused.words,
                 log: refused.log,
             }),
@@ -270,7 +279,7 @@ impl Login<'_> {
             return Err(say(sqlstate::POOLER_SHUTDOWN, "pooler is shut down now"));
         }
         // The rules come first: a client that they refuse does not learn which databases exist.
-        let verdict = self.verdict(&startup)?;
+        let verdict = self.verdict(&startup, exchange)?;
         let Some(configured) = self.settings.serving(&startup.database) else {
             return Err(say(
                 sqlstate::INVALID_CATALOG_NAME,

@@ -1,73 +1,64 @@
 //! The lines of PostgreSQL's access files, `pg_hba.conf` and `pg_ident.conf`,
 //! split into fields at blanks, and fields into words at commas.
 //!
-//! Knows the meaning of no word. The invariant: every word of the text is in a
-//! field, and every line knows its number.
+//! Knows the meaning of no word, and opens no file. Texts are bytes: an access file
+//! has no encoding. The invariant: a text is split where PostgreSQL 18 splits it
+//! (`hba.c`, `next_token`), and every line knows its number.
 
 use super::problem::quote;
 
-/// A line with something on it.
-pub(super) struct Line {
-    /// From 1; that of the first part, if backslashes join it from several.
-    pub number: usize,
-    /// One or more.
-    pub fields: Vec<Field>,
+/// A word of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Word {
+    /// Without the quotes.
+    pub text: Vec<u8>,
+    /// Whether it begins with a quote. Such a word is a name, never a keyword.
+    pub quoted: bool,
 }
 
 /// Words with commas between them: one or more.
 pub(super) type Field = Vec<Word>;
 
-/// Reads all lines, and gives each to `read`; or says of every wrong line what is
-/// wrong: `(line, reason)`.
-pub(super) fn parse<T>(
-    text: &str,
-    read: impl Fn(&Line) -> Result<T, String>,
-) -> Result<Vec<T>, Vec<(usize, String)>> {
-    let mut all = Vec::new();
-    let mut wrong = Vec::new();
-    for (number, text) in logical_lines(text) {
-        let line = fields(&text).map(|fields| Line { number, fields });
-        match line {
-            Ok(line) if line.fields.is_empty() => {}
-            Ok(line) => match read(&line) {
-                Ok(one) => all.push(one),
-                Err(reason) => wrong.push((number, reason)),
-            },
-            Err(reason) => wrong.push((number, reason)),
-        }
+impl Word {
+    /// Whether it is this keyword.
+    pub fn is(&self, keyword: &str) -> bool {
+        !self.quoted && self.text == keyword.as_bytes()
     }
-    if wrong.is_empty() {
-        Ok(all)
-    } else {
-        Err(wrong)
+
+    /// The text, for a message.
+    pub fn shown(&self) -> String {
+        quote(&String::from_utf8_lossy(&self.text))
     }
 }
 
-/// The only word of a field.
-pub(super) fn single(field: &[Word]) -> Result<&Word, String> {
+/// The only word of a field. `what` it stands for.
+pub(super) fn single<'a>(field: &'a [Word], what: &str) -> Result<&'a Word, String> {
     match field {
         [word] => Ok(word),
         [first, ..] => Err(format!(
-            "a list stands where one word is expected, after {}; quote a word with a comma in it",
-            quote(&first.text)
+            "multiple values specified for {what}: a list stands where one word is expected, after \
+             {}; quote a word with a comma in it",
+            first.shown()
         )),
         [] => Err("a word is missing".into()),
     }
 }
 
-/// Joins lines that end in a backslash to the next, as PostgreSQL does.
-fn logical_lines(text: &str) -> Vec<(usize, String)> {
+/// The lines with their numbers, from 1. A line that ends in a backslash is joined to the next.
+pub(super) fn logical_lines(text: &[u8]) -> Vec<(usize, Vec<u8>)> {
     let mut lines = Vec::new();
-    let mut pending: Option<(usize, String)> = None;
-    for (index, part) in text.lines().enumerate() {
-        let (number, mut line) = pending.take().unwrap_or((index + 1, String::new()));
-        match part.strip_suffix('\\') {
+    let mut pending: Option<(usize, Vec<u8>)> = None;
+    for (index, part) in text.split(|&byte| byte == b'\n').enumerate() {
+        let end = part.iter().rposition(|&byte| byte != b'\r');
+        let part = &part[..end.map_or(0, |end| end + 1)];
+        let (number, mut line) = pending.take().unwrap_or((index + 1, Vec::new()));
+        match part.strip_suffix(b"\\") {
             Some(part) => {
-                line.push_str(part);
+                line.extend_from_slice(part);
                 pending = Some((number, line));
             }
             None => {
-                line.push_str(part);
+                line.extend_from_slice(part);
                 lines.push((number, line));
             }
         }
@@ -76,85 +67,128 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
     lines
 }
 
-/// A word of a line. Quoted words are names, never keywords.
-pub(super) struct Word {
-    /// Without the quotes.
-    pub text: String,
-    /// Whether any of it was quoted.
-    pub quoted: bool,
-}
-
-impl Word {
-    /// Whether it is this keyword.
-    pub fn is(&self, keyword: &str) -> bool {
-        !self.quoted && self.text == keyword
+/// Splits a line into fields. `expand` gives the words of the file behind an `@`.
+///
+/// # Errors
+/// What `expand` says, or that the line holds a NUL.
+pub(super) fn split(
+    line: &[u8],
+    expand: &mut dyn FnMut(&[u8]) -> Result<Vec<Word>, String>,
+) -> Result<Vec<Field>, String> {
+    if line.contains(&0) {
+        return Err("the line has a NUL byte in it".into());
     }
-}
-
-/// Splits a line into fields at blanks, and fields into words at commas.
-fn fields(line: &str) -> Result<Vec<Field>, String> {
-    let mut fields: Vec<Field> = Vec::new();
-    let mut after_comma = false;
-    let mut letters = line.chars().peekable();
-    while let Some(&letter) = letters.peek() {
-        match letter {
-            '#' => break,
-            ',' => {
-                if fields.is_empty() || after_comma {
-                    return Err("a comma without a name before it".into());
-                }
-                letters.next();
-                after_comma = true;
+    let mut rest = line;
+    let mut fields = Vec::new();
+    while !rest.is_empty() {
+        let mut field = Vec::new();
+        loop {
+            let (word, after_comma) = next_word(&mut rest);
+            let Some(word) = word else {
+                break;
+            };
+            match word.text.strip_prefix(b"@") {
+                Some(file) if !word.quoted && !file.is_empty() => field.extend(expand(file)?),
+                _ => field.push(word),
             }
-            c if c.is_whitespace() => {
-                letters.next();
-            }
-            _ => {
-                let word = next_word(&mut letters)?;
-                match fields.last_mut() {
-                    Some(field) if after_comma => field.push(word),
-                    _ => fields.push(vec![word]),
-                }
-                after_comma = false;
+            if !after_comma {
+                break;
             }
         }
-    }
-    if after_comma {
-        return Err("a comma without a name after it".into());
+        if !field.is_empty() {
+            fields.push(field);
+        }
     }
     Ok(fields)
 }
 
-fn next_word(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Word, String> {
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r')
+}
+
+/// Takes the next word, and whether a comma follows it at once. `None` at the end of the line.
+fn next_word(rest: &mut &[u8]) -> (Option<Word>, bool) {
+    let start = rest
+        .iter()
+        .position(|&byte| !is_blank(byte) && byte != b',');
+    let line = &rest[start.unwrap_or(rest.len())..];
     let mut word = Word {
-        text: String::new(),
+        text: Vec::new(),
         quoted: false,
     };
-    let mut inside = false;
-    while let Some(&letter) = letters.peek() {
-        if letter == '"' {
-            word.quoted = true;
-            letters.next();
-            // Two quotes inside quotes are one.
-            if inside && letters.peek() == Some(&'"') {
-                letters.next();
-                word.text.push('"');
-            } else {
-                inside = !inside;
-            }
-            continue;
-        }
-        if !inside && (letter.is_whitespace() || letter == ',' || letter == '#') {
+    let (mut inside, mut after_quote, mut any_quote) = (false, false, false);
+    let mut after_comma = false;
+    let mut taken = line.len();
+    for (place, &byte) in line.iter().enumerate() {
+        if !inside && is_blank(byte) {
+            taken = place;
             break;
         }
-        word.text.push(letter);
-        letters.next();
+        if !inside && byte == b'#' {
+            break;
+        }
+        if !inside && byte == b',' {
+            after_comma = true;
+            taken = place + 1;
+            break;
+        }
+        // Two quotes inside quotes are one.
+        if byte != b'"' || after_quote {
+            word.text.push(byte);
+        }
+        after_quote = inside && byte == b'"' && !after_quote;
+        if byte == b'"' {
+            inside = !inside;
+            any_quote = true;
+            word.quoted |= word.text.is_empty();
+        }
     }
-    if inside {
-        return Err("a quoted name does not end on its line".into());
+    *rest = &line[taken..];
+    let is_word = any_quote || !word.text.is_empty();
+    (is_word.then_some(word), after_comma)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(line: &str) -> Vec<Vec<(String, bool)>> {
+        let fields = split(line.as_bytes(), &mut |_| Err("no files".into())).unwrap();
+        let word = |word: &Word| (String::from_utf8(word.text.clone()).unwrap(), word.quoted);
+        fields
+            .iter()
+            .map(|field| field.iter().map(word).collect())
+            .collect()
     }
-    if word.text.contains(char::REPLACEMENT_CHARACTER) {
-        return Err(format!("{} is not UTF-8", quote(&word.text)));
+
+    fn plain(lists: &[&[&str]]) -> Vec<Vec<(String, bool)>> {
+        let word = |text: &&str| ((*text).to_owned(), false);
+        (lists.iter())
+            .map(|list| list.iter().map(word).collect())
+            .collect()
     }
-    Ok(word)
+
+    #[test]
+    fn commas_join_only_what_follows_them() {
+        assert_eq!(fields("a, b ,c #d"), plain(&[&["a", "b"], &["c"]]));
+        assert_eq!(fields(",a,"), plain(&[&["a"]]));
+        assert_eq!(fields(" \t# a"), plain(&[]));
+        assert_eq!(fields("a#b"), plain(&[&["a"]]));
+    }
+
+    #[test]
+    fn a_quote_in_the_middle_makes_no_name_of_a_keyword() {
+        assert_eq!(fields(r#""all""#), [[("all".to_owned(), true)]]);
+        assert_eq!(fields(r#"a"ll""#), [[("all".to_owned(), false)]]);
+        assert_eq!(fields(r#""a""b,# c""#), [[("a\"b,# c".to_owned(), true)]]);
+        assert_eq!(fields(r#""""#), [[(String::new(), true)]]);
+        assert_eq!(fields(r#""a b"#), [[("a b".to_owned(), true)]]);
+    }
+
+    #[test]
+    fn a_backslash_joins_lines() {
+        let lines = logical_lines(b"a\\\n\\\nb\\\\\r\r\nc\nd\\");
+        let text = |text: &str| text.as_bytes().to_vec();
+        assert_eq!(lines, [(1, text("ab\\c")), (5, text("d"))]);
+    }
 }

@@ -1,4 +1,4 @@
-//! User-name maps: who may log in as whom, by the name in his certificate.
+//! User-name maps: who may log in as whom, by the name in his certificate or the operating system's.
 //!
 //! Reads the lines of a `pg_ident.conf` (PostgreSQL manual, "User Name Maps"):
 //! `MAP SYSTEM-USERNAME DATABASE-USERNAME`. Either name can be a regular
@@ -9,14 +9,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use regex_lite::Regex;
-
-use super::fields::{self, Line, Word, single};
+use super::access_files::Line;
+use super::fields::{Word, single};
+use super::hba::{UserMatch, user};
+use super::pattern::Pattern;
 use super::problem::quote;
 
 /// All maps of a file, by their names.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct IdentMaps(BTreeMap<String, Arc<[Mapping]>>);
+pub(super) struct IdentMaps(BTreeMap<Vec<u8>, Arc<[Mapping]>>);
 
 /// One map: the lines that begin with its name. Without any it lets nobody in.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,8 +26,9 @@ pub struct IdentMap {
     lines: Arc<[Mapping]>,
 }
 
+/// A line.
 #[derive(Clone, Debug, PartialEq)]
-struct Mapping {
+pub(super) struct Mapping {
     system: SystemUser,
     database: DatabaseUser,
 }
@@ -34,40 +36,36 @@ struct Mapping {
 /// The middle word of a line.
 #[derive(Clone, Debug, PartialEq)]
 enum SystemUser {
-    Name(String),
+    Name(Vec<u8>),
     Pattern(Pattern),
 }
 
 /// The last word of a line.
 #[derive(Clone, Debug, PartialEq)]
 enum DatabaseUser {
-    All,
-    Name(String),
+    /// As in a rule.
+    One(UserMatch),
     /// A name around what the system user's pattern captured.
-    Captured {
-        before: String,
-        after: String,
-    },
-    Pattern(Pattern),
-}
-
-/// A regular expression, equal to others of the same text.
-#[derive(Clone, Debug)]
-struct Pattern(Regex);
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
-    }
+    Captured { before: Vec<u8>, after: Vec<u8> },
 }
 
 impl IdentMaps {
     /// The map of this name; an empty one if no line is about it.
-    pub(super) fn named(&self, name: &str) -> IdentMap {
+    pub(super) fn named(&self, name: &[u8]) -> IdentMap {
         IdentMap {
-            name: name.into(),
+            name: String::from_utf8_lossy(name).into_owned(),
             lines: self.0.get(name).cloned().unwrap_or_default(),
         }
+    }
+
+    /// The maps that these lines make.
+    pub(super) fn of(lines: Vec<(Vec<u8>, Mapping)>) -> IdentMaps {
+        let mut maps: BTreeMap<Vec<u8>, Vec<Mapping>> = BTreeMap::new();
+        for (name, mapping) in lines {
+            maps.entry(name).or_default().push(mapping);
+        }
+        let shared = |(name, lines): (Vec<u8>, Vec<Mapping>)| (name, lines.into());
+        IdentMaps(maps.into_iter().map(shared).collect())
     }
 }
 
@@ -82,126 +80,110 @@ impl IdentMap {
         self.lines.is_empty()
     }
 
-    /// Whether whoever is called `system` outside may log in as `user`.
-    pub fn allows(&self, system: &str, user: &str) -> bool {
-        self.lines.iter().any(|line| line.allows(system, user))
-    }
-}
-
-impl Mapping {
-    fn allows(&self, system: &str, user: &str) -> bool {
-        let captured = match &self.system {
-            SystemUser::Name(name) if name == system => None,
-            SystemUser::Name(_) => return false,
-            SystemUser::Pattern(pattern) => match pattern.0.captures(system) {
-                Some(captures) => captures.get(1).map(|group| group.as_str()),
-                None => return false,
-            },
-        };
-        match &self.database {
-            DatabaseUser::All => true,
-            DatabaseUser::Name(name) => name == user,
-            DatabaseUser::Captured { before, after } => {
-                // Parentheses that took no part in the match stand for nothing.
-                let captured = captured.unwrap_or_default();
-                let rest = user.strip_prefix(before.as_str());
-                rest.and_then(|rest| rest.strip_suffix(after.as_str())) == Some(captured)
+    /// Whether whoever is called `system` outside may log in as a certain user. `is_user` says whether an entry is
+    /// about that user, `user` is its name.
+    ///
+    /// # Errors
+    /// That of `is_user`.
+    pub fn allows<E>(
+        &self,
+        system: &[u8],
+        user: &[u8],
+        is_user: &mut dyn FnMut(&UserMatch) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        for line in self.lines.iter() {
+            let captured = match &line.system {
+                SystemUser::Name(name) if name == system => &b""[..],
+                SystemUser::Name(_) => continue,
+                SystemUser::Pattern(pattern) => match pattern.first_group(system) {
+                    Some(captured) => captured,
+                    None => continue,
+                },
+            };
+            let fits = match &line.database {
+                DatabaseUser::One(entry) => is_user(entry)?,
+                DatabaseUser::Captured { before, after } => {
+                    let rest = user.strip_prefix(before.as_slice());
+                    rest.and_then(|rest| rest.strip_suffix(after.as_slice())) == Some(captured)
+                }
+            };
+            if fits {
+                return Ok(true);
             }
-            DatabaseUser::Pattern(pattern) => pattern.0.is_match(user),
         }
+        Ok(false)
     }
 }
 
-/// Reads all maps of a text, or says of every wrong line what is wrong:
-/// `(line, reason)`.
-pub(super) fn parse(text: &str) -> Result<IdentMaps, Vec<(usize, String)>> {
-    let mut maps: BTreeMap<String, Vec<Mapping>> = BTreeMap::new();
-    for (name, mapping) in fields::parse(text, mapping)? {
-        maps.entry(name).or_default().push(mapping);
-    }
-    let shared = |(name, lines): (String, Vec<Mapping>)| (name, lines.into());
-    Ok(IdentMaps(maps.into_iter().map(shared).collect()))
-}
-
-fn mapping(line: &Line) -> Result<(String, Mapping), String> {
+/// Reads a line: the name of the map, and what it says.
+pub(super) fn mapping(line: &Line) -> Result<(Vec<u8>, Mapping), String> {
     let [map, system, database] = line.fields.as_slice() else {
-        let first = line.fields.first().and_then(|field| field.first());
-        if let Some(word) = first.filter(|word| word.text.starts_with("include")) {
-            return Err(format!(
-                "{} is not supported; write the maps here",
-                quote(&word.text)
-            ));
-        }
         return Err("the form of a line is: MAP SYSTEM-USERNAME DATABASE-USERNAME".into());
     };
-    let system = system_user(single(system)?)?;
-    let database = database_user(single(database)?, &system)?;
-    let name = single(map)?.text.clone();
+    let system = system_user(single(system, "system user")?)?;
+    let database = database_user(single(database, "database user")?, &system)?;
+    let name = single(map, "map")?.text.clone();
     Ok((name, Mapping { system, database }))
 }
 
 fn system_user(word: &Word) -> Result<SystemUser, String> {
-    Ok(match word.text.strip_prefix('/') {
-        Some(pattern) => SystemUser::Pattern(self::pattern(pattern)?),
+    Ok(match word.text.strip_prefix(b"/") {
+        Some(pattern) => SystemUser::Pattern(Pattern::new(pattern)?),
         None => SystemUser::Name(word.text.clone()),
     })
 }
 
 fn database_user(word: &Word, system: &SystemUser) -> Result<DatabaseUser, String> {
-    let text = word.text.as_str();
-    if word.is("all") {
-        return Ok(DatabaseUser::All);
-    }
-    if let Some(pattern) = text.strip_prefix('/') {
-        return Ok(DatabaseUser::Pattern(self::pattern(pattern)?));
-    }
-    if !word.quoted && text.starts_with(['+', '@']) {
+    let entry = user(word)?;
+    let (UserMatch::Name(name), SystemUser::Pattern(pattern)) = (&entry, system) else {
+        return Ok(DatabaseUser::One(entry));
+    };
+    let Some(place) = name.windows(2).position(|two| two == b"\\1") else {
+        return Ok(DatabaseUser::One(entry));
+    };
+    if !pattern.has_group() {
         return Err(format!(
-            "{}: membership in a role and files of names are not supported; write all or a name \
-             (quoted, if it is a name)",
-            quote(text)
+            "regular expression {} has no subexpressions as requested by backreference in {}",
+            pattern.shown(),
+            quote(&String::from_utf8_lossy(name))
         ));
     }
-    let SystemUser::Pattern(pattern) = system else {
-        return Ok(DatabaseUser::Name(text.into()));
-    };
-    match text.split_once(r"\1") {
-        // The expression itself is the first of its own groups.
-        Some(_) if pattern.0.captures_len() < 2 => Err(format!(
-            "regular expression {} has no subexpressions as requested by backreference in {}",
-            quote(pattern.0.as_str()),
-            quote(text)
-        )),
-        Some((before, after)) => Ok(DatabaseUser::Captured {
-            before: before.into(),
-            after: after.into(),
-        }),
-        None => Ok(DatabaseUser::Name(text.into())),
-    }
-}
-
-fn pattern(text: &str) -> Result<Pattern, String> {
-    match Regex::new(text) {
-        Ok(regex) => Ok(Pattern(regex)),
-        Err(error) => Err(format!(
-            "invalid regular expression {}: {error}",
-            quote(text)
-        )),
-    }
+    Ok(DatabaseUser::Captured {
+        before: name[..place].into(),
+        after: name[place + 2..].into(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::access_files::{self, Wrong};
+
+    fn parse(text: &str) -> Result<IdentMaps, Vec<Wrong>> {
+        let lines = access_files::parse(text.as_bytes(), None, Path::new("/"), mapping)?;
+        Ok(IdentMaps::of(lines))
+    }
 
     fn allows(text: &str, system: &str, user: &str) -> bool {
-        parse(text).unwrap().named("m").allows(system, user)
+        let map = parse(text).unwrap().named(b"m");
+        let mut is_user = |entry: &UserMatch| {
+            Ok::<_, ()>(match entry {
+                UserMatch::All => true,
+                UserMatch::MemberOf(role) => role == b"staff" && user == "ann",
+                UserMatch::Name(name) => name == user.as_bytes(),
+                UserMatch::Pattern(pattern) => pattern.is_match(user.as_bytes()),
+            })
+        };
+        map.allows(system.as_bytes(), user.as_bytes(), &mut is_user)
+            .unwrap()
     }
 
     fn refusal(text: &str) -> String {
         let mut wrong = parse(text).unwrap_err();
         assert_eq!(wrong.len(), 1, "{text}");
-        wrong.remove(0).1
+        wrong.remove(0).reason
     }
 
     #[test]
@@ -215,7 +197,7 @@ mod tests {
         assert!(allows(text, "CN=bob smith,O=us", "app"));
         assert!(!allows(text, "ann", "root") && !allows(text, "eve", "app"));
         assert!(!allows(text, "Ann", "app") && !allows(text, "ann", "App"));
-        assert!(parse(text).unwrap().named("nobody").is_empty());
+        assert!(parse(text).unwrap().named(b"nobody").is_empty());
     }
 
     #[test]
@@ -236,6 +218,12 @@ mod tests {
     }
 
     #[test]
+    fn a_role_stands_for_its_members_as_in_a_rule() {
+        assert!(allows("m /^x$ +staff", "x", "ann") && !allows("m /^x$ +staff", "x", "bob"));
+        assert!(!allows("m x \"+staff\"", "x", "ann"));
+    }
+
+    #[test]
     fn without_anchors_an_expression_matches_anywhere_in_the_name() {
         assert!(allows("m /ann app", "joann", "app"));
     }
@@ -252,10 +240,8 @@ mod tests {
         assert!(refusal("m ann").contains("MAP SYSTEM-USERNAME"));
         assert!(refusal("m ann app extra").contains("MAP SYSTEM-USERNAME"));
         assert!(refusal("m ann,bob app").contains("a list stands"));
-        assert!(refusal("m ann +staff").contains("membership"));
-        assert!(refusal("include maps.conf").contains("include"));
+        assert!(refusal("include maps.conf").contains("could not open file \"/maps.conf\""));
         assert!(refusal("m /(a app").contains("invalid regular expression"));
         assert!(refusal(r"m /^a$ \1").contains("has no subexpressions"));
-        assert!(refusal("m \"ann app").contains("does not end"));
     }
 }

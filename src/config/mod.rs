@@ -28,7 +28,9 @@
 //! | `access` | the keys `pg_hba`, `pg_ident` and `hba` |
 //! | `hba` | host-based access rules |
 //! | `ident` | user-name maps |
-//! | `fields` | lines of `pg_hba.conf` and `pg_ident.conf`, split |
+//! | `access_files` | the lines of `pg_hba.conf` and `pg_ident.conf`, with what they include |
+//! | `fields` | a line, split into words |
+//! | `pattern` | regular expressions, as PostgreSQL reads them |
 //! | `startup` | `startup_parameters` |
 //! | `tls` | TLS as meant |
 //! | `tls_modes` | the TLS keys |
@@ -47,6 +49,7 @@
 //! file, line, key and reason, and never a secret.
 
 mod access;
+mod access_files;
 mod cidr;
 mod clear_text;
 mod compatibility;
@@ -60,6 +63,7 @@ mod keys;
 mod kind;
 mod nearest;
 pub mod password;
+mod pattern;
 mod problem;
 mod raw;
 mod reader;
@@ -79,10 +83,12 @@ pub(crate) mod tests;
 
 use std::path::Path;
 
+pub use access_files::LinePlace;
 pub use cidr::Cidr;
 pub use definition::{Definition, Effect, Preset, Reload};
 pub use hba::{
-    CertificateDemand, CertificateName, DatabaseMatch, Hba, Method, Rule, Transport, UserMatch,
+    AddressMatch, CertificateDemand, CertificateName, DatabaseMatch, Hba, Method, Network, Rule,
+    Transport, UserMatch, is_in,
 };
 pub use ident::IdentMap;
 pub use keys::TABLES;
@@ -131,6 +137,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Settings, Error> {
 
 fn finish(document: &raw::Document, path: &Path, mut report: Report) -> Result<Settings, Error> {
     let mut settings = settings::build(document, path, &mut report);
+    settings.notes = std::mem::take(&mut report.notes);
     settings.warnings = report.finish()?;
     Ok(settings)
 }

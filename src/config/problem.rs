@@ -188,6 +188,8 @@ pub(super) const TOML_ONLY: &str =
 pub(super) struct Report {
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
+    /// What `-t` tells and a start does not.
+    pub notes: Vec<Warning>,
 }
 
 impl Report {
@@ -201,6 +203,15 @@ impl Report {
 
     pub fn warn(&mut self, place: &Place, key: impl Into<String>, text: impl Into<String>) {
         self.warnings.push(Warning {
+            place: place.clone(),
+            key: key.into(),
+            text: text.into(),
+        });
+    }
+
+    /// Tells something that is of interest only when a configuration is tested.
+    pub fn note(&mut self, place: &Place, key: impl Into<String>, text: impl Into<String>) {
+        self.notes.push(Warning {
             place: place.clone(),
             key: key.into(),
             text: text.into(),

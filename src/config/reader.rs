@@ -92,6 +92,12 @@ impl<'a> Reader<'a> {
         format!("{}.{}", self.path, word(name))
     }
 
+    /// Where a key is written; if it is not, where the table is.
+    pub fn place_of(&self, name: &str) -> Place {
+        let node = self.node(name);
+        node.map_or(&self.place, |node| &node.place).clone()
+    }
+
     /// Tells that something is wrong with a key.
     pub fn fail(&mut self, name: &str, reason: impl Into<String>) {
         let place = self

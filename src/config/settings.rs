@@ -46,6 +46,8 @@ pub struct Settings {
     pub upgrade: Upgrade,
     /// What to tell the operator, in the order of the file.
     pub warnings: Vec<Warning>,
+    /// What to tell when the configuration is only tested.
+    pub notes: Vec<Warning>,
 }
 
 impl Settings {
@@ -153,6 +155,7 @@ pub(super) fn build(document: &Document, path: &Path, report: &mut Report) -> Se
         web,
         upgrade,
         warnings: Vec::new(),
+        notes: Vec::new(),
     }
 }
 
@@ -268,7 +271,7 @@ fn general(table: &Table, place: &Place, report: &mut Report) -> General {
         _ => {}
     }
     general.client_tls = tls_modes::clients(&mut reader, &general);
-    access::check_tls(&mut reader, &general);
+    access::check_rules(&mut reader, &general);
     general.server_tls = tls_modes::servers(&mut reader, &general);
     general
 }

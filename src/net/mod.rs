@@ -14,6 +14,7 @@
 //! | [`exchange`] | send and receive in turns within a deadline, as a login does |
 //! | [`buffer`] | I/O buffers, taken while they are needed |
 //! | [`address`] | the address of a peer |
+//! | [`host_names`] | names of hosts, and the addresses of this machine |
 //! | [`clock`] | time that two processes agree on |
 //! | `acknowledged` | whether the other side's host still acknowledges data |
 //! | [`listener`] | a listening TCP socket |
@@ -33,6 +34,7 @@ pub mod clock;
 pub mod encrypted;
 pub mod exchange;
 pub mod fd_channel;
+pub mod host_names;
 mod inbox;
 pub mod limits;
 pub mod listener;

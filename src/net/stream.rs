@@ -327,6 +327,15 @@ impl Stream {
         self.unix
     }
 
+    /// The number of the system's user that has connected, if this is a Unix socket.
+    pub fn system_user(&self) -> Option<u32> {
+        let peer = nix::sys::socket::sockopt::PeerCredentials;
+        let peer = self
+            .unix
+            .then(|| nix::sys::socket::getsockopt(&self.fd, peer));
+        Some(peer?.ok()?.uid())
+    }
+
     /// Reads what is there.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use crate::wire::frame::c_string;
 use crate::wire::{frontend, write};
 
 /// The longest message that makes sense in answer, in bytes.
-const MAX_LENGTH: usize = 64 * 1024;
+const MAX_LENGTH: usize = 1024 * 1024;
 
 /// Rows that are kept, at most.
 const MAX_ROWS: usize = 2;

@@ -18,6 +18,8 @@
 //! | [`orders`] | commands and CancelRequests that both processes of a hand-over carry out |
 //! | [`cancel`] | a CancelRequest: its session, and what is sent to PostgreSQL |
 //! | [`user_lookup`] | users looked up in PostgreSQL, by `auth_query` |
+//! | [`memberships`] | the roles of which users are members, asked of PostgreSQL |
+//! | [`own_query`] | a query of the pooler's own |
 //!
 //! A session and what drives it:
 //!
@@ -54,9 +56,11 @@ pub(crate) mod driven;
 pub mod driver;
 mod io;
 mod limits;
+pub mod memberships;
 pub mod memory;
 pub mod orders;
 mod own_cancel;
+pub mod own_query;
 pub mod registry;
 pub(crate) mod sets;
 pub mod shared;

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::client::Client;
 use super::console::Console;
+use super::memberships::Memberships;
 use super::memory::MemoryShare;
 use super::orders::{Errand, Order};
 use super::own_cancel::OwnCancels;
@@ -65,6 +66,8 @@ pub struct Shared {
     pub pools: Arc<Pools>,
     /// Users that the configuration does not name.
     pub lookups: Lookups,
+    /// The roles of users, as far as rules have asked for them.
+    pub memberships: Memberships,
     /// All prepared statements.
     pub statements: StatementRegistry,
     /// All sessions.
@@ -170,6 +173,7 @@ impl Shared {
             settings: RwLock::new(Arc::new(settings)),
             pools,
             lookups,
+            memberships: Memberships::default(),
             statements: StatementRegistry::default(),
             sessions: Arc::default(),
             mock,
@@ -200,6 +204,7 @@ impl Shared {
         let settings = Arc::new(settings);
         *self.settings.write() = Arc::clone(&settings);
         self.lookups.apply(&settings, &self.pools);
+        self.memberships.forget();
         let timeouts = |handle: &Handle| {
             let pool = self.pools.find(&handle.info.database, &handle.info.user);
             pool.map(|pool| pool.config().timeouts)

@@ -12,21 +12,16 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::checkout::{Checkout, CheckoutError, no_server};
+use super::own_query;
 use crate::auth::Verifier;
 use crate::auth::challenge::Kind;
 use crate::auth::found::{self, Answer, Cache, Times};
 use crate::config::{AuthQuery, Settings};
 use crate::net::clock::MonotonicTime;
-use crate::net::exchange::Exchange;
 use crate::pool::pool::Pool;
 use crate::pool::pool_config::PoolConfig;
 use crate::pool::pool_configs;
 use crate::pool::pools::Pools;
-use crate::pool::totals::Counters;
-use crate::pool::waiter::Waiter;
-use crate::server::ask::{self, NoAnswer};
-use crate::server::backend::Connection;
 
 /// How often a login that waits for another one's answer looks whether it has to stop.
 const LOOK_UP: Duration = Duration::from_millis(100);
@@ -166,6 +161,11 @@ impl UserLookup {
             && self.pool.config().leads_to_same_server(config)
     }
 
+    /// The connections that the query runs on.
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
     /// How users are asked for their passwords, each way once.
     pub fn kinds(&self) -> Vec<Kind> {
         self.state.lock().cache.kinds()
@@ -293,46 +293,15 @@ impl UserLookup {
         outcome
     }
 
-    /// Runs the query. A connection that has died since it was used last is replaced.
+    /// Runs the query.
     fn ask(
         &self,
         user: &str,
         deadline: Option<MonotonicTime>,
         told: &dyn Fn() -> bool,
     ) -> Result<Option<Verifier>, Unavailable> {
-        let config = self.pool.config();
-        let limit = MonotonicTime::now().after(config.query_wait_timeout);
-        let deadline = deadline.map_or(limit, |deadline| deadline.min(limit));
-        let waiter = Arc::new(Waiter::default());
-        let mut checkout = Checkout::new(Arc::clone(&self.pool), waiter, false);
-        let mut tries = config.size + 1;
-        let rows = loop {
-            let connection = checkout.obtain(deadline, told).map_err(not_connected)?;
-            let (connection, answer) = self.converse(connection, user, deadline, told);
-            match answer {
-                Ok(rows) => {
-                    checkout.give_back(connection, &Counters::default(), MonotonicTime::now());
-                    break rows;
-                }
-                Err(NoAnswer::Refused(fields)) if !fields.code.starts_with("57P") => {
-                    checkout.give_back(connection, &Counters::default(), MonotonicTime::now());
-                    return Err(Unavailable(format!(
-                        "PostgreSQL refuses the query: {fields}"
-                    )));
-                }
-                Err(error) => {
-                    drop(connection);
-                    checkout.discard(&Counters::default());
-                    tries -= 1;
-                    if tries == 0 || told() || deadline <= MonotonicTime::now() {
-                        return Err(Unavailable(match error {
-                            NoAnswer::Refused(fields) => fields.to_string(),
-                            NoAnswer::Lost(why) => format!("the connection was lost: {why}"),
-                        }));
-                    }
-                }
-            }
-        };
+        let query = &self.query.query;
+        let rows = own_query::ask(&self.pool, query, user, deadline, told).map_err(Unavailable)?;
         match rows.rows.as_slice() {
             [] => Ok(None),
             [row] => found::read_row(&rows.columns, row)
@@ -342,35 +311,6 @@ impl UserLookup {
             )),
         }
     }
-
-    fn converse(
-        &self,
-        connection: Connection,
-        user: &str,
-        deadline: MonotonicTime,
-        told: &dyn Fn() -> bool,
-    ) -> (Connection, Result<ask::Rows, NoAnswer>) {
-        let Connection {
-            mut backend,
-            stream,
-        } = connection;
-        let mut exchange = Exchange {
-            stream,
-            inbox: Vec::new(),
-            deadline: Some(deadline),
-            must_stop: told,
-        };
-        let mut answer = ask::ask(&mut exchange, &mut backend, &self.query.query, user);
-        if answer.is_ok() && !exchange.inbox.is_empty() {
-            answer = Err(NoAnswer::Lost("more came than the answer".into()));
-        }
-        let stream = exchange.stream;
-        (Connection { backend, stream }, answer)
-    }
-}
-
-fn not_connected(why: CheckoutError) -> Unavailable {
-    Unavailable(no_server(&why).1)
 }
 
 /// Ends a query for those who wait for it, whatever has become of it.

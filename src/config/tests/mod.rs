@@ -246,11 +246,11 @@ fn hba_is_a_text_a_file_or_a_list_of_networks() {
         };
         assert_eq!(rules[0].method, Method::Md5);
     }
-    std::fs::write(&file, "\nhost all all samenet md5\n").unwrap();
+    std::fs::write(&file, "\nhost all all 10.0.0 md5\n").unwrap();
     let error = with_general(&format!("pg_hba = {{ path = {file:?} }}")).unwrap_err();
     assert!(
         error.starts_with(&format!(
-            "{}:2: general.pg_hba: address samenet",
+            "{}:2: general.pg_hba: \"10.0.0\" is not an address",
             file.display()
         )),
         "{error}"

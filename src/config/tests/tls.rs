@@ -381,7 +381,7 @@ fn a_rule_that_asks_for_certificates_needs_authorities_and_its_map() {
     let error = with_general(rule).unwrap_err();
     assert!(
         error.contains(
-            "test.toml:5: general.pg_hba: the rule on line 1 asks for a client certificate"
+            "test.toml:5: general.pg_hba: line 1 of the text: the rule asks for a client certificate"
         ),
         "{error}"
     );
