@@ -31,6 +31,9 @@ impl Word {
     }
 }
 
+/// Gives the words of the file behind an `@`.
+pub(super) type Expand<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Field, String>;
+
 /// The only word of a field. `what` it stands for.
 pub(super) fn single<'a>(field: &'a [Word], what: &str) -> Result<&'a Word, String> {
     match field {
@@ -71,10 +74,7 @@ pub(super) fn logical_lines(text: &[u8]) -> Vec<(usize, Vec<u8>)> {
 ///
 /// # Errors
 /// What `expand` says, or that the line holds a NUL.
-pub(super) fn split(
-    line: &[u8],
-    expand: &mut dyn FnMut(&[u8]) -> Result<Vec<Word>, String>,
-) -> Result<Vec<Field>, String> {
+pub(super) fn split(line: &[u8], expand: Expand<'_>) -> Result<Vec<Field>, String> {
     if line.contains(&0) {
         return Err("the line has a NUL byte in it".into());
     }

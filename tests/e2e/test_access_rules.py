@@ -144,3 +144,127 @@ def shown(one) -> list[tuple]:
         return set() if row["auth_method"] in ("gss", "pam", "ldap", "radius") else kept
     return [(row["line_number"], row["type"], row["database"].replace("samegroup", "samerole"), row["user_name"], row["address"],
              row["netmask"], row["auth_method"], options(row)) for row in one.console("show hba")]
+
+
+# Who gets in
+
+RULES = """host all pgdoorman_auth 127.0.0.1/32 scram-sha-256
+host second +outcasts 127.0.0.1/32 reject
+host samerole all 127.0.0.1/32 scram-sha-256
+host /^sec "/^far,|^root$" samehost scram-sha-256
+host shop boss,+team_lead localhost scram-sha-256
+host shop all 0.0.0.0 0.0.0.254 reject
+host shop near 127.0.0.1/32 ldap ldapserver=127.0.0.1 ldapprefix=x
+"""
+
+
+@pytest.fixture
+def members(pg):
+    """`far` is a member of `outcasts` by `near`, which inherits nothing; `boss` is a superuser."""
+    from test_found_users import manual_sql, PASSWORD
+    pg.admin("set password_encryption = 'scram-sha-256'")
+    pg.admin(manual_sql().replace("AND NOT rolsuper", ""))
+    pg.admin("create role outcasts; create role team_lead; create role near login noinherit password 'x' in role outcasts;"
+             "create role far login password 'x' in role near; create role boss login superuser password 'x';"
+             "create role second login password 'x'; create role plain login password 'x'")
+    yield {"query": "SELECT passwd FROM pgdoorman.get_auth($1)", "user": "pgdoorman_auth", "password": PASSWORD, "database": "postgres"}
+    pg.terminate(*pg.pids(None))
+    pg.admin("drop schema pgdoorman cascade; drop role pgdoorman_auth, far, near, outcasts, boss, second, plain, team_lead")
+
+
+def outcome(host, port, user, database) -> str:
+    """How a login ends: "in", or the error without its addresses."""
+    try:
+        with psycopg.connect(host=host, port=port, user=user, dbname=database, password="x", sslmode="disable"):
+            return "in"
+    except psycopg.OperationalError as error:
+        return re.sub(r".*FATAL:\s*", "", str(error).strip().splitlines()[-1])
+
+
+def everybody(host, port) -> dict:
+    return {(user, database): outcome(host, port, user, database)
+            for user in ("near", "far", "boss", "second", "plain") for database in ("shop", "second")}
+
+
+def test_members_of_roles_get_in_as_at_postgresql(pg, doorman, members):
+    rules = RULES[:RULES.index("host /^sec")] + RULES[RULES.index("host shop boss"):]
+    one = doorman(general={"pg_hba": {"content": rules}}, pool={"auth_query": members},
+                  pools={"second": {"server_host": pg.host, "server_port": pg.port, "auth_query": members}})
+    with pg.rules(rules.split("host shop near")[0]):
+        direct = everybody(pg.host, pg.port)
+        assert everybody(one.host, one.port) == direct
+    assert direct["far", "second"].startswith("pg_hba.conf rejects") and direct["second", "second"] == "in"
+    assert direct["boss", "shop"] == "in" and direct["plain", "second"].startswith("no pg_hba.conf entry")
+    one.upgrade()
+    assert outcome(one.host, one.port, "plain", "shop").startswith("pg_hba.conf rejects")
+    pg.admin("grant team_lead to plain")
+    assert outcome(one.host, one.port, "plain", "shop").startswith("pg_hba.conf rejects"), "an answer is believed for a while"
+    one.config["general"]["pg_hba"]["content"] += "local all all reject\n"
+    one.reload()
+    one.wait_log("Config changed, reloading")
+    with pg.rules("host all all 127.0.0.1/32 scram-sha-256\n"):
+        assert outcome(one.host, one.port, "plain", "shop") == "in"
+        assert outcome(one.host, one.port, "near", "shop").startswith("pg_hba.conf rejects")
+
+
+def test_a_method_that_is_not_built_in_refuses_and_is_told(doorman):
+    rules = "host shop app 127.0.0.1/32 ldap ldapserver=127.0.0.1 ldapprefix=x\nhost all all all trust\n"
+    one = doorman(general={"pg_hba": {"content": rules}})
+    assert outcome(one.host, one.port, "app", "shop").startswith("pg_hba.conf rejects connection")
+    assert "method ldap is not built in (pg_hba rule on line 1)" in one.log()
+
+
+def test_expressions_and_names_of_hosts(doorman):
+    rules = 'host /^sh,/x$ /^(app|web)$ samehost trust\nhost second app localhost trust\n'
+    one = doorman(general={"pg_hba": {"content": rules}})
+    assert outcome(one.host, one.port, "app", "shop") == "in"
+    assert outcome(one.host, one.port, "scram", "shop").startswith("no pg_hba.conf entry")
+    assert outcome(one.host, one.port, "app", "second").startswith("No connection pool configured"), "the rule matches"
+
+
+def test_without_an_answer_about_members_nobody_gets_in(pg, doorman):
+    """Nor is the line passed over. Without auth_query a pool of the database is asked."""
+    rules = "host all +team 127.0.0.1/32 trust\nhost all all all trust\n"
+    one = doorman(general={"pg_hba": {"content": rules}, "connect_timeout": "1s", "query_wait_timeout": "1s"})
+    assert outcome(one.host, one.port, "app", "shop") == "in"
+    pg.stop()
+    try:
+        one.config["general"]["pg_hba"]["content"] += "local all all reject\n"
+        one.reload()
+        one.wait_log("Config changed, reloading")
+        assert outcome(one.host, one.port, "app", "shop") == "the access rules cannot be checked at the moment; try again later"
+        assert 'the roles of "app" are not known' in one.log()
+    finally:
+        pg.start_again()
+
+
+def test_a_unix_socket_knows_its_user(doorman, tmp_path):
+    me = pwd.getpwuid(os.getuid()).pw_name
+    one = doorman(general={"unix_socket_dir": str(tmp_path), "pg_ident": {"content": f"m {me} app\nm /^(.*)$ \\1x\n"},
+                           "pg_hba": {"content": "local shop app peer map=m\nlocal all all peer\n"}})
+    assert outcome(str(tmp_path), one.port, "app", "shop") == "in"
+    assert outcome(str(tmp_path), one.port, "app", "second") == 'Peer authentication failed for user "app"'
+    assert "do not match" in one.log()
+    one.upgrade()
+    assert outcome(str(tmp_path), one.port, "app", "shop") == "in"
+
+
+def test_a_wrong_line_is_told_with_its_place_and_changes_nothing(doorman, tmp_path):
+    (tmp_path / "more.conf").write_text("host shop all all trust\n")
+    file = tmp_path / "pg_hba.conf"
+    file.write_text("include more.conf\n")
+    one = doorman(general={"pg_hba": {"path": str(file)}})
+    assert outcome(one.host, one.port, "app", "shop") == "in"
+    (tmp_path / "more.conf").write_text("\nhost shop all all trsut\n")
+    one.reload()
+    one.wait_log(re.escape(f"{tmp_path}/more.conf:2: general.pg_hba: invalid authentication method"))
+    assert outcome(one.host, one.port, "app", "shop") == "in"
+    done = subprocess.run([binary(), "-t", str(one.path)], capture_output=True, text=True)
+    assert done.returncode != 0 and f"{tmp_path}/more.conf:2: general.pg_hba" in done.stderr
+    (tmp_path / "more.conf").write_text("host shop all all reject\nhost a,b all all md5\n")
+    one.reload()
+    one.wait_log("Config changed, reloading")
+    assert outcome(one.host, one.port, "app", "shop").startswith("pg_hba.conf rejects")
+    done = subprocess.run([binary(), "-t", str(one.path)], capture_output=True, text=True)
+    assert f"{tmp_path}/more.conf:2: general.pg_hba: the async pg_doorman passes over this line" in done.stderr
+    assert "async" not in one.log()
