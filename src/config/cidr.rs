@@ -30,30 +30,6 @@ impl Cidr {
         })
     }
 
-    /// Joins an address and a mask such as `255.255.255.0`.
-    ///
-    /// # Errors
-    /// The reason as a sentence.
-    pub fn with_mask(address: &str, mask: &str) -> Result<Self, String> {
-        let wrong = |text| format!("{} is not an address", super::problem::quote(text));
-        let address: IpAddr = address.parse().map_err(|_| wrong(address))?;
-        let parsed: IpAddr = mask.parse().map_err(|_| wrong(mask))?;
-        if address.is_ipv4() != parsed.is_ipv4() {
-            return Err("address and mask are of different families".into());
-        }
-        IpNet::with_netmask(address, parsed).map(Cidr).map_err(|_| {
-            format!(
-                "{} is not a mask of leading ones",
-                super::problem::quote(mask)
-            )
-        })
-    }
-
-    /// Whether all of its addresses are of this machine's loopback interface.
-    pub fn is_loopback(&self) -> bool {
-        self.0.network().is_loopback() && self.0.broadcast().is_loopback()
-    }
-
     /// Whether an address is in this network.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
@@ -95,19 +71,6 @@ mod tests {
         assert!(!holds("0.0.0.0/0", "::1"));
         assert!(!holds("::/0", "192.0.2.1"));
         assert!(holds("192.0.2.0/24", "::ffff:192.0.2.7"));
-    }
-
-    #[test]
-    fn a_mask_counts_its_leading_ones() {
-        let show = |a, m| Cidr::with_mask(a, m).map(|c| c.to_string());
-        assert_eq!(show("10.0.0.0", "255.255.0.0"), Ok("10.0.0.0/16".into()));
-        assert_eq!(show("10.0.0.0", "0.0.0.0"), Ok("10.0.0.0/0".into()));
-        assert_eq!(
-            show("::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-            Ok("::1/128".into())
-        );
-        assert!(show("10.0.0.0", "255.0.255.0").is_err());
-        assert!(show("10.0.0.0", "ffff::").is_err());
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(super) fn users(general: &General, pool: &Pool) -> Option<String> {
                 rule.method,
                 Method::Md5 | Method::ScramSha256 | Method::Password
             );
-            asks && is_open(rule) && rule.names(&pool.name, &user.username)
+            asks && is_open(rule) && rule.may_name(&pool.name, &user.username)
         }),
     };
     let user = pool
@@ -65,6 +65,9 @@ fn is_exposed(general: &General) -> bool {
 
 /// Whether the rule lets clients in that come over a network without TLS.
 fn is_open(rule: &Rule) -> bool {
-    let plain = matches!(rule.transport, Transport::Host | Transport::HostNoSsl);
-    plain && !rule.address.is_some_and(|network| network.is_loopback())
+    let plain = matches!(
+        rule.transport,
+        Transport::Host | Transport::HostNoSsl | Transport::HostNoGssEnc
+    );
+    plain && !rule.address.is_own_host()
 }

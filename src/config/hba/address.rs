@@ -30,6 +30,23 @@ pub struct Network {
     mask: IpAddr,
 }
 
+impl AddressMatch {
+    /// Whether only clients on this machine match.
+    pub fn is_own_host(&self) -> bool {
+        match self {
+            AddressMatch::SameHost => true,
+            AddressMatch::Network(Network { address, mask }) => {
+                let first = match mask {
+                    IpAddr::V4(mask) => mask.octets()[0] == 0xff,
+                    IpAddr::V6(mask) => mask.to_bits() == u128::MAX,
+                };
+                first && address.is_loopback()
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Network {
     /// The address and the mask, which are of one family.
     fn new(address: IpAddr, mask: IpAddr) -> Option<Network> {

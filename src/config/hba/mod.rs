@@ -197,6 +197,23 @@ pub enum CertificateName {
 }
 
 impl Rule {
+    /// Whether the rule may be about this user in this database. Of roles it is not known who their members are.
+    pub fn may_name(&self, database: &str, user: &str) -> bool {
+        let is_database = |entry: &DatabaseMatch| match entry {
+            DatabaseMatch::All | DatabaseMatch::SameRole => true,
+            DatabaseMatch::SameUser => database == user,
+            DatabaseMatch::Replication => false,
+            DatabaseMatch::Name(name) => name == database.as_bytes(),
+            DatabaseMatch::Pattern(pattern) => pattern.is_match(database.as_bytes()),
+        };
+        let is_user = |entry: &UserMatch| match entry {
+            UserMatch::All | UserMatch::MemberOf(_) => true,
+            UserMatch::Name(name) => name == user.as_bytes(),
+            UserMatch::Pattern(pattern) => pattern.is_match(user.as_bytes()),
+        };
+        self.databases.iter().any(is_database) && self.users.iter().any(is_user)
+    }
+
     /// Whether `+role` or `samerole` is in it.
     pub fn asks_for_membership(&self) -> bool {
         self.databases.contains(&DatabaseMatch::SameRole)
