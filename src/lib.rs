@@ -26,6 +26,7 @@
 //! | [`session`] | which thread drives a session, checkout and check-in, signals and CancelRequests, timeouts, closing, the state that all sessions share | `session::sets`, [`session::driver`], `session::attach`, [`session::shared`] |
 //! | [`client`] | accepting, logging in, the threads for clients | `client::acceptor`, [`client::login`], [`client::client_threads`] |
 //! | [`admin`] | the console | [`admin::commands`], [`admin::console`], [`admin::show`] |
+//! | [`web`] | metrics over HTTP | [`web::http`], [`web::metrics`] |
 //! | [`upgrade`] | the hand-over to a new process: its messages, both sides | [`upgrade::messages`], [`upgrade::predecessor`], [`upgrade::successor`] |
 //! | [`daemon`] | arguments, signals, pid file, the main loop of the process | [`daemon::start`], [`daemon::main_loop`], `daemon::succession` |
 //!
@@ -86,7 +87,6 @@
 //!   out too would take an allocator of our own; passwords are in a core dump in any case, so it has to be forbidden.
 //! - A login over TLS is done by one thread and its session driven by another (`client::idle_threads`). The memory that
 //!   a handshake leaves in its thread is as much as all else that an idle client costs.
-//! - There is no room for `/metrics` yet.
 //!
 //! # Glossary
 //!
@@ -149,6 +149,7 @@ pub mod server;
 pub mod session;
 pub mod tls;
 pub mod upgrade;
+pub mod web;
 pub mod wire;
 
 #[cfg(test)]

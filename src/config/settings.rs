@@ -129,7 +129,14 @@ pub(super) fn build(document: &Document, path: &Path, report: &mut Report) -> Se
         }
     }
     let (web, place) = web_table(document, report).unwrap_or(none);
-    let web = Web::read(&mut Reader::new(web, Web::KEYS, "web", place, report), &());
+    let mut reader = Reader::new(web, Web::KEYS, "web", place, report);
+    let web = Web::read(&mut reader, &());
+    if web.enabled && !reader.has("host") {
+        reader.warn(
+            "host",
+            "is not set, so metrics are served on 127.0.0.1 only; the async pg_doorman served them on 0.0.0.0",
+        );
+    }
     let (upgrade, place) = table(document, "upgrade", report).unwrap_or(none);
     let upgrade = Upgrade::read(
         &mut Reader::new(upgrade, Upgrade::KEYS, "upgrade", place, report),

@@ -19,7 +19,7 @@ use super::status_file::{StatusFile, UpgradeState};
 use crate::admin::console::AdminConsole;
 use crate::auth::MockSecret;
 use crate::client::client_threads::ClientThreads;
-use crate::config::{General, Settings};
+use crate::config::{General, Settings, Web};
 use crate::log::logging;
 use crate::net::address::Address;
 use crate::net::listener::{Listener, Sharing};
@@ -35,6 +35,9 @@ const SPARE_DESCRIPTORS: u64 = 64;
 
 /// Connections the kernel may hold unless told otherwise, at least: one too many waits for a second.
 const LEAST_BACKLOG: usize = 1024;
+
+/// Connections to the metrics that the kernel may hold.
+const WEB_BACKLOG: i32 = 64;
 
 /// Those that an upgrade needs in addition, while sessions are under way.
 const IN_FLIGHT: u64 = 512;
@@ -140,6 +143,7 @@ pub(super) fn start_process(start: Start) -> Result<MainLoop, StartError> {
     }
     check_descriptors(&settings);
     let general = settings.general.clone();
+    let web = settings.web.clone();
     let config_file = settings.path.clone();
     let upgrade_state = match hand_over {
         Some(_) => UpgradeState::TakingOver,
@@ -188,6 +192,9 @@ pub(super) fn start_process(start: Start) -> Result<MainLoop, StartError> {
             (Shared::new(settings, mock), listeners, file)
         }
     };
+    let given = inherited.as_mut();
+    let given = given.map(|inherited| std::mem::take(&mut inherited.web_listeners));
+    *shared.web_listeners.lock() = web_listeners(&web, &general, given, started_by)?;
     thread::restore_priority();
     let (sender, events) = unbounded();
     start_signal_thread(signals, sender.clone()).map_err(no_thread)?;
@@ -233,6 +240,9 @@ pub(super) fn start_process(start: Start) -> Result<MainLoop, StartError> {
         }
         None => Upgrade::Idle,
     };
+    if let Err(error) = crate::web::http::start(&shared) {
+        log::error!("metrics are not served, no thread can be started: {error}");
+    }
     client_threads.resume();
     log::info!("Accepting connections");
     let shutdown_only = std::env::var_os(SHUTDOWN_ONLY).is_some_and(|value| value == "1");
@@ -314,6 +324,40 @@ fn bind(
         socket_file = Some(file);
     }
     Ok((listeners, socket_file))
+}
+
+/// The listening sockets of the metrics: those that the predecessor has given, or else new ones. A successor goes on
+/// without if they cannot be bound.
+fn web_listeners(
+    web: &Web,
+    general: &General,
+    given: Option<Vec<Listener>>,
+    started_by: u32,
+) -> Result<Vec<Arc<Listener>>, StartError> {
+    if !web.enabled {
+        return Ok(Vec::new());
+    }
+    let is_successor = given.is_some();
+    let mut listeners = given.unwrap_or_default();
+    if listeners.is_empty() {
+        let sharing = Sharing {
+            all: general.so_reuseport,
+            with: started_by,
+        };
+        let host = std::slice::from_ref(&web.host);
+        listeners = match Listener::bind_tcp(host, web.port, WEB_BACKLOG, sharing) {
+            Ok(listeners) => listeners,
+            Err(error) if is_successor => {
+                log::error!("metrics are not served: {error}");
+                Vec::new()
+            }
+            Err(error) => return Err(cannot(StartError::CONFIG)(error)),
+        };
+    }
+    for listener in &listeners {
+        log::info!("Serving metrics on {}", listener.address());
+    }
+    Ok(listeners.into_iter().map(Arc::new).collect())
 }
 
 fn check_descriptors(settings: &Settings) {

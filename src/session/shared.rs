@@ -22,6 +22,7 @@ use super::statement_registry::StatementRegistry;
 use super::user_lookup::Lookups;
 use crate::auth::MockSecret;
 use crate::config::Settings;
+use crate::net::listener::Listener;
 use crate::net::thread;
 use crate::net::wait;
 use crate::pool::pool_configs;
@@ -78,6 +79,10 @@ pub struct Shared {
     pub mock: MockSecret,
     /// What answers on the console.
     pub console: OnceLock<Arc<dyn Console>>,
+    /// The listening sockets of the metrics.
+    pub web_listeners: Mutex<Vec<Arc<Listener>>>,
+    /// Nothing is accepted on them: a successor has them too.
+    pub web_paused: AtomicBool,
     /// Connections since the start.
     pub accept_counters: AcceptCounters,
     /// Bytes that the clients' unfinished messages take.
@@ -179,6 +184,8 @@ impl Shared {
             mock,
             console: OnceLock::new(),
             sets: Arc::new(Sets::new(client_threads)),
+            web_listeners: Mutex::default(),
+            web_paused: AtomicBool::new(false),
             accept_counters: AcceptCounters::default(),
             unfinished: Arc::default(),
             stage: AtomicU8::new(Stage::Open as u8),

@@ -64,6 +64,8 @@ pub enum Message {
     Hello(Box<Hello>),
     /// A listening socket; one descriptor.
     Listener(Listener),
+    /// A listening socket of the metrics; one descriptor.
+    WebListener(Listener),
     /// A pool's state.
     Pool(Box<Pool>),
     /// A server connection nobody uses; one descriptor.
@@ -110,10 +112,11 @@ pub enum Message {
 }
 
 /// The names of the messages. A message with another name is passed over, whatever it says.
-const NAMES: [&str; 23] = [
+const NAMES: [&str; 24] = [
     "Ready",
     "Hello",
     "Listener",
+    "WebListener",
     "Pool",
     "Idle",
     "Open",

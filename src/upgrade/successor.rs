@@ -42,6 +42,8 @@ pub struct InheritedState {
     idle: Vec<(messages::Idle, OwnedFd)>,
     /// The listening sockets.
     pub listeners: Vec<Listener>,
+    /// Those of the metrics.
+    pub web_listeners: Vec<Listener>,
 }
 
 fn wrong(what: &str) -> io::Error {
@@ -82,6 +84,7 @@ impl InheritedState {
             Vec::new(),
             Vec::new(),
         );
+        let mut web_listeners = Vec::new();
         let hello = loop {
             while let Some((message, mut descriptors)) = messages::take(&mut channel)? {
                 match message {
@@ -102,6 +105,12 @@ impl InheritedState {
                     Message::Listener(_) => {
                         let fd = descriptors.pop();
                         listeners.push(Listener::inherit(
+                            fd.ok_or_else(|| wrong("no descriptor"))?,
+                        )?);
+                    }
+                    Message::WebListener(_) => {
+                        let fd = descriptors.pop();
+                        web_listeners.push(Listener::inherit(
                             fd.ok_or_else(|| wrong("no descriptor"))?,
                         )?);
                     }
@@ -134,6 +143,7 @@ impl InheritedState {
             found,
             idle,
             listeners,
+            web_listeners,
         })
     }
 

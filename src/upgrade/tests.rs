@@ -41,7 +41,11 @@ fn recordings() -> Vec<PathBuf> {
 
 fn descriptors(message: &Message) -> u8 {
     match message {
-        Message::Listener(_) | Message::Idle(_) | Message::Console(_) | Message::New(_) => 1,
+        Message::Listener(_)
+        | Message::WebListener(_)
+        | Message::Idle(_)
+        | Message::Console(_)
+        | Message::New(_) => 1,
         Message::Session(moved) => 1 + u8::from(moved.session.link.is_some()),
         _ => 0,
     }

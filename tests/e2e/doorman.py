@@ -69,13 +69,13 @@ class Doorman:
 
     mode, size: pool mode and size for that user. general, pool, user: more keys
     for these tables. users: replaces the list of users. pools: further pools.
-    upgrade: keys for that table. program: another binary than the usual one.
+    upgrade, web: keys for these tables. program: another binary than the usual one.
     """
 
     def __init__(self, pg: Postgres, directory: Path, *, mode: str = "transaction", size: int = 4,
                  general: dict | None = None, pool: dict | None = None, user: dict | None = None,
                  users: list[dict] | None = None, pools: dict | None = None,
-                 upgrade: dict | None = None, program: str | Path | None = None):
+                 upgrade: dict | None = None, web: dict | None = None, program: str | Path | None = None):
         self.pg = pg
         self.program = str(program or binary())
         self.directory = directory
@@ -99,6 +99,7 @@ class Doorman:
                 **(general or {}),
             },
             **({"upgrade": upgrade} if upgrade else {}),
+            **({"web": web} if web else {}),
             "pools": {
                 "shop": {
                     "server_host": pg.host,

@@ -49,5 +49,4 @@ mod prelude {
     pub(super) use std::time::Duration;
 
     pub(super) const SUITES: &str = "[\"TLS_AES_128_GCM_SHA256\", \"ECDHE-RSA-AES128-GCM-SHA256\"]";
-    pub(super) const WEB: &str = "the metrics page";
 }

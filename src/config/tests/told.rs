@@ -197,14 +197,14 @@ fn any_database_needs_to_know_where_its_query_runs() {
 }
 
 #[test]
-fn pam_and_web_are_told_to_be_missing() {
+fn pam_is_told_to_be_missing_and_web_to_be_local() {
     let text = SMALL.to_owned()
         + "auth_pam_service = 'x'\n\
            [pools.shop.auth_query]\nquery = 'select 1'\nuser = 'x'\n\
            [prometheus]\nenabled = true\nport = 9000\n";
     let settings = read(&text).unwrap();
     let told = warnings(&settings).join("\n");
-    for key in ["auth_pam_service", "prometheus", "web.enabled"] {
+    for key in ["auth_pam_service", "prometheus", "host"] {
         assert_eq!(
             told.matches(&format!("{key}: ")).count(),
             1,

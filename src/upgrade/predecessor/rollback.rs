@@ -2,6 +2,7 @@
 //!
 //! Invariant: a session that goes on here is in no list of the hand-over's any more.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{HandOver, Pending};
@@ -106,6 +107,7 @@ impl HandOver<'_> {
         }
         let _ = self.hear_last_words();
         self.shared.end_handover();
+        self.shared.web_paused.store(false, Ordering::Release);
         self.shared.end_passing_on();
         let sent = self
             .sessions

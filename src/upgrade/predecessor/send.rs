@@ -115,6 +115,14 @@ impl HandOver<'_> {
             let message = Message::Listener(Listener { address });
             messages::queue(&mut self.channel, &message, vec![copy])?;
         }
+        // Before the counters are sent: nobody sees larger ones here than there afterwards.
+        shared.web_paused.store(true, Ordering::Release);
+        for listener in shared.web_listeners.lock().iter() {
+            let copy = listener.fd().try_clone_to_owned()?;
+            let address = listener.address().clone();
+            let message = Message::WebListener(Listener { address });
+            messages::queue(&mut self.channel, &message, vec![copy])?;
+        }
         for pool in shared.pools.all() {
             self.give_pool(&pool)?;
         }
