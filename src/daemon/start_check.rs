@@ -69,6 +69,18 @@ pub fn check(settings: &Settings, starter: Starter<'_>) -> Result<Vec<String>, S
             ));
         }
     }
+    if settings.web.enabled {
+        let host = std::slice::from_ref(&settings.web.host);
+        let in_use =
+            Listener::check_tcp(host, settings.web.port).map_err(cannot(StartError::CONFIG))?;
+        if !in_use.is_empty() && !general.so_reuseport && !runs() {
+            let addresses: Vec<String> = in_use.iter().map(ToString::to_string).collect();
+            notices.push(format!(
+                "another process has the port of {} (web.port); a start fails unless that is an instance to be upgraded",
+                addresses.join(", ")
+            ));
+        }
+    }
     if let Some(directory) = &general.unix_socket_dir {
         check_socket(directory, general.port)?;
     }

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import subprocess
 import urllib.error
 import urllib.request
 
@@ -82,3 +83,12 @@ def test_bad_requests_and_slow_peers_keep_nobody_out(web):
     assert value(get(web), 'pools_paused{user="app",database="shop"}') == 0
     for peer in silent:
         peer.close()
+
+
+def test_a_test_of_the_configuration_names_a_port_in_use(web, tmp_path):
+    other = tmp_path / "other.toml"
+    text = web.path.read_text().replace(f"port = {web.port}", f"port = {free_port()}")
+    other.write_text(text)
+    other.chmod(0o600)
+    told = subprocess.run([web.program, "-t", other], capture_output=True, text=True, check=True)
+    assert f"127.0.0.1:{address(web)[1]} (web.port)" in told.stdout + told.stderr
