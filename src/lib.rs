@@ -74,7 +74,6 @@
 //!   place, where its request can be canceled or its session moved, and the queue's order holds for returned and
 //!   new connections alike.
 //! - A thread is woken by a signal that its wait lets through, not by an eventfd; [`net::wait`] says why.
-//! - There is one shared set. `session::sets` would choose among several, but only one is opened.
 //! - A session does not always wait with `ppoll`. A peer that answers at once is waited for by the call that
 //!   reads, which saves two of six system calls of a short transaction; `session::brief_read` says when.
 //! - A connection has no thread before its first packet has come (`client::acceptor`).

@@ -23,6 +23,7 @@
 //! | [`fd_channel`] | frames with descriptors, over a Unix socket, between the processes of a hand-over |
 //! | `inbox` | frames received on an [`fd_channel`] |
 //! | `outbox` | frames to be sent on an [`fd_channel`] |
+//! | [`processors`] | what the machine's processors have done |
 //! | [`process`] | another process, by its descriptor |
 //! | [`thread`] | name, scheduling and number of a thread |
 //! | [`limits`] | how many threads this process may have |
@@ -42,6 +43,7 @@ mod outbox;
 pub mod poll_set;
 mod port_holders;
 pub mod process;
+pub mod processors;
 pub mod stream;
 pub mod thread;
 pub mod unix_listener;

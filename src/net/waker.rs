@@ -119,6 +119,11 @@ impl Wakeups {
         self.sleeps.store(false, Ordering::SeqCst);
     }
 
+    /// Whether the thread waits, or is about to.
+    pub fn is_asleep(&self) -> bool {
+        self.sleeps.load(Ordering::Relaxed)
+    }
+
     /// Whether somebody was woken.
     pub fn is_empty(&self) -> bool {
         self.woken.lock().is_empty()

@@ -29,6 +29,9 @@
 //! | `sets` | which thread drives a session: the rule |
 //! | `driven` | a session with its driver, in a thread of its own or in a set |
 //! | `shared_set` | many sessions that one thread drives |
+//! | `set_load` | whether a set has more to do than its thread can |
+//! | `set_sockets` | which sockets the kernel looks at for a set, and their tokens |
+//! | `set_timers` | when the sessions of a set get a turn though nothing has happened |
 //! | [`driver`] | what a session does in a turn, and its wait |
 //! | `traffic` | read, step through the relay, write |
 //! | [`brief_read`] | reading with a short wait where a peer answers at once |
@@ -62,6 +65,9 @@ pub mod orders;
 mod own_cancel;
 pub mod own_query;
 pub mod registry;
+mod set_load;
+mod set_sockets;
+mod set_timers;
 pub(crate) mod sets;
 pub mod shared;
 mod shared_set;

@@ -14,7 +14,9 @@
 //!   hysteresis. To move a session there and back costs about as much as ten transactions save, and a load that comes
 //!   in bursts would pay that for each burst.
 //! - A session that comes from another process begins in a set.
-//! - A session joins the set that has fewest. At the moment there is one set.
+//! - A session joins the set that has fewest. There is one set at first. One whose thread has no time left to sleep
+//!   while a processor is idle (`set_load`) gives half of its busy sessions to another that has time, or to a new one, as
+//!   long as there are not as many sets as processors. Sets stay open: a thread that sleeps costs nothing.
 //!
 //! Invariant: a session is counted busy in one place, and a thread of its own is counted as long as a session has it.
 
@@ -151,10 +153,42 @@ impl Sets {
         give_thread: Box<GiveThread>,
     ) -> io::Result<()> {
         let _ = self.give_thread.set(give_thread);
+        self.open_another(shared).map(drop)
+    }
+
+    fn open_another(&self, shared: &Arc<Shared>) -> io::Result<Arc<SharedSet>> {
         let mut sets = self.sets.write();
         let number = u32::try_from(sets.len() + 1).map_err(io::Error::other)?;
-        sets.push(SharedSet::start(number, shared)?);
-        Ok(())
+        let set = SharedSet::start(number, shared)?;
+        sets.push(Arc::clone(&set));
+        Ok(set)
+    }
+
+    /// Has this set too, which no thread drives yet.
+    #[cfg(test)]
+    pub(super) fn have(&self, set: &Arc<SharedSet>) {
+        self.sets.write().push(Arc::clone(set));
+    }
+
+    /// Another set than this, with room for sessions that it gives away; a new one, if there may be one more.
+    ///
+    /// # Errors
+    /// Those of [`Sets::open`].
+    pub(super) fn another(
+        &self,
+        set: &Arc<SharedSet>,
+        shared: &Arc<Shared>,
+    ) -> io::Result<Option<Arc<SharedSet>>> {
+        let sets = self.sets.read().clone();
+        let others = sets.iter().filter(|other| !Arc::ptr_eq(set, other));
+        let with_room = others.filter(|other| other.has_room());
+        if let Some(other) = with_room.min_by_key(|other| other.len()) {
+            return Ok(Some(Arc::clone(other)));
+        }
+        if sets.len() >= self.processors {
+            return Ok(None);
+        }
+        self.open_another(shared).map(Some)
     }
 
     /// A thread of its own for one more session, if it may have one.

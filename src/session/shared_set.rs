@@ -7,12 +7,10 @@
 //!
 //! Invariant: nothing here blocks but the wait. A panic in one session's turn ends that session only.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::sys::epoll::EpollFlags;
@@ -20,13 +18,19 @@ use parking_lot::Mutex;
 
 use super::driven::Driven;
 use super::driver::Step;
+use super::set_load::SetLoad;
+use super::set_sockets::{
+    SERVER, ServerSlot, holds_input, is_of, member_of, place_of, token_of, wanted_of_client,
+    wanted_of_server,
+};
+use super::set_timers::SetTimers;
 use super::sets::Where;
 use super::shared::Shared;
 use crate::net::clock::MonotonicTime;
-use crate::net::poll_set::{Events, PollSet, Registration, readiness};
-use crate::net::stream::Stream;
+use crate::net::poll_set::{Events, PollSet, readiness};
+use crate::net::processors;
 use crate::net::thread;
-use crate::net::wait::{Interest, Readiness, Woken};
+use crate::net::wait::{Readiness, Woken};
 use crate::net::waker::{Waker, Wakeups};
 
 /// Bytes of stack of a set's thread.
@@ -35,22 +39,19 @@ const STACK: usize = 512 * 1024;
 /// When a socket is tried again for which the kernel had no room.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Timers that a set may have beside two for each session.
-const SPARE_TIMERS: usize = 1024;
-
-/// Tokens of servers' sockets have this bit, and their place above it; those of sessions have their place there, and
-/// above that how often the place was used.
-const SERVER: u64 = 1;
-const PLACE_BITS: u32 = 31;
+/// Sessions that a set gives away at once.
+const GIVEN_AWAY: usize = 256;
 
 /// What other threads see of a set.
 #[derive(Debug)]
 pub(super) struct SharedSet {
     wakeups: Arc<Wakeups>,
-    poll: Arc<PollSet>,
+    pub(super) poll: Arc<PollSet>,
     #[allow(clippy::vec_box, reason = "a session is moved often, and is large")]
     joining: Mutex<Vec<Box<Driven>>>,
     members: AtomicUsize,
+    /// It has given sessions away, or had to, and has not slept since.
+    full: AtomicBool,
 }
 
 impl std::fmt::Debug for Driven {
@@ -60,24 +61,33 @@ impl std::fmt::Debug for Driven {
 }
 
 impl SharedSet {
+    fn new(number: u32) -> io::Result<Arc<SharedSet>> {
+        Ok(Arc::new(SharedSet {
+            wakeups: Arc::new(Wakeups::new(number)),
+            poll: PollSet::new(number)?,
+            joining: Mutex::default(),
+            members: AtomicUsize::new(0),
+            full: AtomicBool::new(false),
+        }))
+    }
+
     /// Opens a set with this number.
     ///
     /// # Errors
     /// If its thread cannot be started, or there is no descriptor left.
     pub(super) fn start(number: u32, shared: &Arc<Shared>) -> io::Result<Arc<SharedSet>> {
-        let set = Arc::new(SharedSet {
-            wakeups: Arc::new(Wakeups::new(number)),
-            poll: PollSet::new(number)?,
-            joining: Mutex::default(),
-            members: AtomicUsize::new(0),
-        });
+        let set = SharedSet::new(number)?;
         let (own, shared) = (Arc::clone(&set), Arc::clone(shared));
         let builder = std::thread::Builder::new().stack_size(STACK);
         builder.spawn(move || {
             thread::name(&format!("clients {number}"));
             thread::restore_priority();
             own.wakeups.belong_here();
-            Members::new(own, shared).work();
+            let mut members = Members::new(own, shared);
+            let mut events = Events::default();
+            loop {
+                members.round(&mut events);
+            }
         })?;
         Ok(set)
     }
@@ -85,6 +95,11 @@ impl SharedSet {
     /// How many sessions it has.
     pub(super) fn len(&self) -> usize {
         self.members.load(Ordering::Relaxed)
+    }
+
+    /// Whether it can do more than it does.
+    pub(super) fn has_room(&self) -> bool {
+        !self.full.load(Ordering::Relaxed) || self.wakeups.is_asleep()
     }
 
     /// Takes a session in.
@@ -96,38 +111,33 @@ impl SharedSet {
 }
 
 /// A session in the set.
-struct Member {
-    driven: Box<Driven>,
+pub(super) struct Member {
+    pub(super) driven: Box<Driven>,
     /// The place of its server's socket.
-    server: Option<usize>,
+    pub(super) server: Option<usize>,
     /// The earliest timer that is set for it.
     timer: Option<MonotonicTime>,
 }
 
 /// A place for a member.
 #[derive(Default)]
-struct Slot {
-    uses: u64,
-    member: Option<Member>,
-}
-
-/// A place for a server's socket, and the token of the member that has the connection.
-struct ServerSlot {
-    registration: Weak<Registration>,
-    user: Option<u64>,
+pub(super) struct Slot {
+    pub(super) uses: u64,
+    pub(super) member: Option<Member>,
 }
 
 /// What the set's thread has.
-struct Members {
-    set: Arc<SharedSet>,
+pub(super) struct Members {
+    pub(super) set: Arc<SharedSet>,
     shared: Arc<Shared>,
     slots: Vec<Slot>,
     free: Vec<usize>,
-    servers: Vec<ServerSlot>,
-    free_servers: Vec<usize>,
-    timers: BinaryHeap<Reverse<(MonotonicTime, u64)>>,
+    pub(super) servers: Vec<ServerSlot>,
+    pub(super) free_servers: Vec<usize>,
+    timers: SetTimers,
+    load: SetLoad,
     /// Those for whom bytes are there that the kernel knows nothing of.
-    ready: Vec<u64>,
+    pub(super) ready: Vec<u64>,
 }
 
 impl Members {
@@ -139,67 +149,92 @@ impl Members {
             free: Vec::new(),
             servers: Vec::new(),
             free_servers: Vec::new(),
-            timers: BinaryHeap::new(),
+            timers: SetTimers::default(),
+            load: SetLoad::new(MonotonicTime::now()),
             ready: Vec::new(),
         }
     }
 
-    /// What the thread does until the process ends.
-    fn work(&mut self) {
-        let mut events = Events::default();
-        let (mut woken, mut freed) = (Vec::new(), Vec::new());
-        loop {
-            let joining = std::mem::take(&mut *self.set.joining.lock());
-            for driven in joining {
-                self.take_in(driven);
-            }
-            self.set.wakeups.take(&mut woken);
-            for token in woken.drain(..) {
-                self.turn(token, Ok(Woken::Interrupted));
-            }
-            self.expire();
-            for token in std::mem::take(&mut self.ready) {
-                self.take_what_is_held(token);
-            }
-            let next = self.timers.peek().map(|Reverse((at, _))| *at);
-            self.set.wakeups.fall_asleep();
-            let news = !self.set.wakeups.is_empty()
-                || !self.set.joining.lock().is_empty()
-                || !self.ready.is_empty();
-            let deadline = if news {
-                Some(MonotonicTime::now())
+    /// One wait, and a turn for each session that is ready.
+    fn round(&mut self, events: &mut Events) {
+        self.take_news();
+        let next = self.timers.next();
+        let begun = MonotonicTime::now();
+        self.set.wakeups.fall_asleep();
+        let news = !self.set.wakeups.is_empty()
+            || !self.set.joining.lock().is_empty()
+            || !self.ready.is_empty();
+        let deadline = if news { Some(begun) } else { next };
+        let waited = self.set.poll.wait(events, deadline);
+        self.set.wakeups.stay_awake();
+        let now = MonotonicTime::now();
+        if (self.load).woke(now.since(begun), now, processors::idle_time) {
+            self.give_away();
+        }
+        if let Err(error) = waited {
+            log::error!("a set's sockets cannot be waited for: {error}");
+            std::thread::sleep(RETRY);
+        }
+        for index in 0..events.len() {
+            let (token, event) = events.get(index);
+            if token & SERVER == 0 {
+                self.hear_client(token, event);
             } else {
-                next
-            };
-            let waited = self.set.poll.wait(&mut events, deadline);
-            self.set.wakeups.stay_awake();
-            if let Err(error) = waited {
-                log::error!("a set's sockets cannot be waited for: {error}");
-                std::thread::sleep(RETRY);
+                self.hear_server(token, event);
             }
-            for index in 0..events.len() {
-                let (token, event) = events.get(index);
-                if token & SERVER == 0 {
-                    self.hear_client(token, event);
-                } else {
-                    self.hear_server(token, event);
-                }
-            }
-            self.set.poll.take_freed(&mut freed);
-            for token in freed.drain(..).filter(|token| token & SERVER != 0) {
-                let place = place_of(token);
-                self.servers[place].user = None;
-                self.free_servers.push(place);
-            }
+        }
+        let mut freed = Vec::new();
+        self.set.poll.take_freed(&mut freed);
+        for token in freed.into_iter().filter(|token| token & SERVER != 0) {
+            let place = place_of(token);
+            self.servers[place].user = None;
+            self.free_servers.push(place);
         }
     }
 
-    fn member(&mut self, token: u64) -> Option<&mut Member> {
-        let slot = self.slots.get_mut(place_of(token))?;
-        if token >> (PLACE_BITS + 1) != slot.uses {
-            return None;
+    /// Gives those their turns who have joined, were woken, or whose time has come.
+    fn take_news(&mut self) {
+        let joining = std::mem::take(&mut *self.set.joining.lock());
+        for driven in joining {
+            self.take_in(driven);
         }
-        slot.member.as_mut()
+        let mut woken = Vec::new();
+        self.set.wakeups.take(&mut woken);
+        for token in woken {
+            self.turn(token, Ok(Woken::Interrupted));
+        }
+        self.expire();
+        for token in std::mem::take(&mut self.ready) {
+            self.take_what_is_held(token);
+        }
+    }
+
+    pub(super) fn member(&mut self, token: u64) -> Option<&mut Member> {
+        let slot = self.slots.get_mut(place_of(token))?;
+        slot.member.as_mut().filter(|_| is_of(token, slot.uses))
+    }
+
+    /// Gives every second busy session to a set that has room for it.
+    fn give_away(&mut self) {
+        self.set.full.store(true, Ordering::Relaxed);
+        let other = match self.shared.sets.another(&self.set, &self.shared) {
+            Ok(Some(other)) => other,
+            Ok(None) => return,
+            Err(error) => return log::warn!("no further set of sessions can be opened: {error}"),
+        };
+        let slots = self.slots.iter().enumerate();
+        let tokens = slots.filter_map(|(place, slot)| {
+            let busy = slot.member.as_ref()?.driven.driver.is_busy();
+            busy.then(|| token_of(place, slot))
+        });
+        let tokens: Vec<u64> = tokens.step_by(2).take(GIVEN_AWAY).collect();
+        for token in tokens {
+            if let Some(mut driven) = self.take_out(token) {
+                driven.driver.leave_sets();
+                other.join(driven);
+            }
+        }
+        self.set.full.store(false, Ordering::Relaxed);
     }
 
     fn take_in(&mut self, mut driven: Box<Driven>) {
@@ -208,7 +243,7 @@ impl Members {
             self.slots.len() - 1
         });
         let slot = &mut self.slots[place];
-        let token = slot.uses << (PLACE_BITS + 1) | (place as u64) << 1;
+        let token = token_of(place, slot);
         driven.enters_set(Waker::Member(Arc::clone(&self.set.wakeups), token));
         slot.member = Some(Member {
             driven,
@@ -292,11 +327,7 @@ impl Members {
     /// Gives those their turns whose time has come.
     fn expire(&mut self) {
         let now = MonotonicTime::now();
-        while let Some(&Reverse((at, token))) = self.timers.peek() {
-            if at > now {
-                return;
-            }
-            self.timers.pop();
+        while let Some((at, token)) = self.timers.take_passed(now) {
             let Some(member) = self.member(token) else {
                 continue;
             };
@@ -320,22 +351,13 @@ impl Members {
         };
         if member.timer.is_none_or(|timer| until < timer) {
             member.timer = Some(until);
-            self.timers.push(Reverse((until, token)));
-            self.drop_old_timers();
+            self.timers.set(until, token);
+            let holds = |at, token| {
+                let member = member_of(&self.slots, token);
+                member.is_some_and(|member| member.timer == Some(at))
+            };
+            self.timers.drop_old(self.set.len(), holds);
         }
-    }
-
-    /// Drops the timers of sessions that have left, once they are most. They would stay until their time, which may be
-    /// in a day.
-    fn drop_old_timers(&mut self) {
-        if self.timers.len() < 2 * self.set.len() + SPARE_TIMERS {
-            return;
-        }
-        let timers = std::mem::take(&mut self.timers).into_iter();
-        let is_set = |&Reverse((at, token)): &Reverse<(MonotonicTime, u64)>| {
-            (self.member(token)).is_some_and(|member| member.timer == Some(at))
-        };
-        self.timers = timers.filter(is_set).collect();
     }
 
     /// Bytes were there that the kernel knows nothing of.
@@ -442,118 +464,7 @@ impl Members {
         }
         true
     }
-
-    /// Has the kernel look for what the member waits for.
-    fn watch(&mut self, token: u64) -> io::Result<()> {
-        let poll = Arc::clone(&self.set.poll);
-        let Some(member) = self.member(token) else {
-            return Ok(());
-        };
-        let held = holds_input(&member.driven);
-        if let Some(wanted) = wanted_of_client(&member.driven) {
-            let client = &mut member.driven.driver.client;
-            let known = client
-                .registration()
-                .is_some_and(|it| it.want(wanted, false));
-            if !known {
-                client.register(&poll, token, wanted)?;
-            }
-        }
-        let before = member.server;
-        let now = self.watch_server(token)?;
-        if let Some(place) = before.filter(|_| now != before) {
-            if self.servers[place].user == Some(token) {
-                self.servers[place].user = None;
-            }
-        }
-        if held != (false, false) {
-            self.ready.push(token);
-        }
-        Ok(())
-    }
-
-    /// The same for its server's socket: its place.
-    fn watch_server(&mut self, token: u64) -> io::Result<Option<usize>> {
-        let poll = Arc::clone(&self.set.poll);
-        let Some(member) = self.member(token) else {
-            return Ok(None);
-        };
-        let wanted = wanted_of_server(&member.driven);
-        let Some(server) = &mut member.driven.driver.server else {
-            member.server = None;
-            return Ok(None);
-        };
-        let known = server.registration().filter(|registration| {
-            let wanted = wanted.unwrap_or_default();
-            Arc::ptr_eq(registration.set(), &poll) && registration.want(wanted, false)
-        });
-        if let Some(place) = known.map(|registration| place_of(registration.token())) {
-            member.server = Some(place);
-            self.servers[place].user = Some(token);
-            return Ok(Some(place));
-        }
-        let Some(wanted) = wanted else {
-            member.server = None;
-            return Ok(None);
-        };
-        let place = self.free_servers.pop().unwrap_or_else(|| {
-            self.servers.push(ServerSlot {
-                registration: Weak::new(),
-                user: None,
-            });
-            self.servers.len() - 1
-        });
-        let Some(member) = self.member(token) else {
-            return Ok(None);
-        };
-        member.server = Some(place);
-        let Some(server) = &mut member.driven.driver.server else {
-            return Ok(None);
-        };
-        let registered = server.register(&poll, (place as u64) << 1 | SERVER, wanted);
-        let registration = server.registration().map(Arc::downgrade);
-        if registered.is_err() {
-            self.free_servers.push(place);
-        }
-        registered?;
-        self.servers[place] = ServerSlot {
-            registration: registration.unwrap_or_default(),
-            user: Some(token),
-        };
-        Ok(Some(place))
-    }
 }
 
-fn place_of(token: u64) -> usize {
-    let place = token >> 1 & ((1 << PLACE_BITS) - 1);
-    usize::try_from(place).unwrap_or(usize::MAX)
-}
-
-/// What a socket is waited for, what its TLS still owes included.
-fn wanted_of(stream: &Stream, wanted: Option<Interest>) -> Option<Interest> {
-    let wanted = wanted?;
-    let write = wanted.write || stream.owes();
-    Some(Interest { write, ..wanted })
-}
-
-fn wanted_of_client(driven: &Driven) -> Option<Interest> {
-    if driven.wanted.sealed {
-        return driven.wanted.client;
-    }
-    wanted_of(&driven.driver.client, driven.wanted.client)
-}
-
-fn wanted_of_server(driven: &Driven) -> Option<Interest> {
-    wanted_of(driven.driver.server.as_ref()?, driven.wanted.server)
-}
-
-/// Whether client and server are waited for, and have sent what the kernel knows nothing of any more.
-fn holds_input(driven: &Driven) -> (bool, bool) {
-    let reads = |wanted: Option<Interest>| wanted.is_some_and(|wanted| wanted.read);
-    let (wanted, driver) = (&driven.wanted, &driven.driver);
-    let server = driver.server.as_ref();
-    (
-        reads(wanted.client) && !wanted.sealed && driver.client.holds_input(),
-        reads(wanted.server) && server.is_some_and(Stream::holds_input),
-    )
-}
+#[cfg(test)]
+mod tests;

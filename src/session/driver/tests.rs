@@ -27,8 +27,8 @@ use crate::session::registry::{Cancel, ClientInfo, Handle, signals};
 use crate::session::shared::Shared;
 use crate::wire::backend::TransactionStatus;
 
-const SELECT: &[u8] = b"Q\0\0\0\x0dselect 1\0";
-const REPLY: &[u8] = b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
+pub(in crate::session) const SELECT: &[u8] = b"Q\0\0\0\x0dselect 1\0";
+pub(in crate::session) const REPLY: &[u8] = b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
 const IN_BLOCK: &[u8] = b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05T";
 
 const READ_BOTH: (Option<Interest>, Option<Interest>) =
@@ -72,7 +72,8 @@ struct Scene {
     _listener: Server,
 }
 
-fn scene() -> Scene {
+/// A pool of one idle connection, and the connection's other end.
+pub(in crate::session) fn pool_of_one() -> (Server, Arc<Pool>, UnixStream) {
     let listener = Server::start();
     let pool = pool_of(pool_config(&listener, 1));
     let (server, stream) = pair();
@@ -92,12 +93,20 @@ fn scene() -> Scene {
         }),
         stream,
     });
-    let (client, stream) = pair();
+    (listener, pool, server)
+}
+
+/// What sessions share, with no pool configured.
+pub(in crate::session) fn shared() -> Arc<Shared> {
     let text = "[general]\nadmin_username = \"admin\"\nadmin_password = \"secret\"\n[pools]\n";
     let settings = config::parse(text, Path::new("/nowhere/pg_doorman.toml")).unwrap();
-    let shared = Shared::new(settings, MockSecret::random().unwrap());
-    let handle = Arc::new(Handle::new(ClientInfo {
-        id: 1,
+    Shared::new(settings, MockSecret::random().unwrap())
+}
+
+/// The client with this number.
+pub(in crate::session) fn info(id: u64) -> ClientInfo {
+    ClientInfo {
+        id,
         secret: vec![9; 4],
         database: "db".into(),
         user: "user".into(),
@@ -106,10 +115,18 @@ fn scene() -> Scene {
         connected_at: MonotonicTime::now(),
         console: false,
         tls: None,
-    }));
+    }
+}
+
+/// A session of this client's that uses the pool, and the other end of its socket.
+pub(in crate::session) fn session_of(
+    info: &ClientInfo,
+    pool: &Arc<Pool>,
+) -> (UnixStream, DetachedSession) {
+    let (client, stream) = pair();
     let mut session = Session::new(
-        1,
-        vec![9; 4],
+        info.id,
+        info.secret.clone(),
         "db".into(),
         "user".into(),
         nowhere(),
@@ -121,13 +138,21 @@ fn scene() -> Scene {
     );
     session.defaults = reported();
     let detached = DetachedSession {
-        pool: Arc::clone(&pool),
+        pool: Arc::clone(pool),
         session: Box::new(session),
         client: stream,
         server: None,
         server_deadline: None,
     };
-    let driver = Driver::new(shared, Arc::clone(&handle), detached);
+    (client, detached)
+}
+
+fn scene() -> Scene {
+    let (listener, pool, server) = pool_of_one();
+    let info = info(1);
+    let (client, detached) = session_of(&info, &pool);
+    let handle = Arc::new(Handle::new(info));
+    let driver = Driver::new(shared(), Arc::clone(&handle), detached);
     Scene {
         client,
         server,
@@ -181,7 +206,7 @@ impl Scene {
     }
 }
 
-fn has(mut socket: &UnixStream, bytes: &[u8]) {
+pub(in crate::session) fn has(mut socket: &UnixStream, bytes: &[u8]) {
     let mut seen = vec![0; bytes.len()];
     socket.read_exact(&mut seen).unwrap();
     assert_eq!(seen, bytes);
