@@ -1,7 +1,7 @@
 //! The roles of which users are members, for rules with `+ROLE` and `samerole`: asked of PostgreSQL over the
 //! connections of `auth_query`, or else over those of a pool of the database.
 //!
-//! Which rule asks is not known here. Invariant: an answer is believed for [`BELIEVED`], and without an answer there
+//! Which rule asks is not known here. Invariant: an answer is believed for `BELIEVED`, and without an answer there
 //! is an error, never a guess.
 
 use std::collections::{BTreeSet, HashMap};

@@ -1,7 +1,7 @@
 //! The thread that answers HTTP: one request on each connection, then it is closed.
 //!
-//! Does not know what the pages say. Invariant: no peer is waited for beyond [`PATIENCE`], holds more than [`REQUEST`]
-//! bytes of a request, or keeps others out: when [`CONNECTIONS`] are open, a new one takes the place of the oldest.
+//! Does not know what the pages say. Invariant: no peer is waited for beyond `PATIENCE`, holds more than `REQUEST`
+//! bytes of a request, or keeps others out: when `CONNECTIONS` are open, a new one takes the place of the oldest.
 //! While a successor has the listening sockets, nothing is accepted here.
 
 use std::collections::VecDeque;
