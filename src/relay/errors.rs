@@ -100,7 +100,9 @@ impl Session {
         link.portals_deallocating.clear();
         // After a FATAL PostgreSQL closes the connection.
         link.ended |= fields.is_fatal();
-        link.going_back.note_error();
+        let batches = link.expected.iter().filter(|one| one.ends_batch());
+        let last = batches.count() <= 1;
+        link.going_back.note_error(last);
         // In a block it is the client's own error: its RESET is undone with the block.
         let own = link.going_back.is_restoring() && !link.backend.in_transaction();
         if (!serving || own) && !awaited {

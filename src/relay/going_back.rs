@@ -145,10 +145,13 @@ impl GoingBack {
         }
     }
 
-    /// Notes an error: what the request had brought back is as before.
-    pub fn note_error(&mut self) {
+    /// Notes an error. If it is of the `last` request under way, what that had brought back is as before. One that may
+    /// go back is always the last: nothing is sent behind it. So an error of an earlier one says nothing of it.
+    pub fn note_error(&mut self, last: bool) {
         self.exact = false;
-        self.names.clear();
+        if last {
+            self.names.clear();
+        }
     }
 
     /// Notes how the server connection stands behind the requests. What is to be made now, if anything is.

@@ -281,6 +281,34 @@ def test_a_role_by_alter_role_stays(doorman, pg):
         pg.admin("alter role app reset role")
 
 
+# What is sent in one packet after SET ROLE NONE, by a client whose startup role is team.
+BEHIND_AN_ERROR = {
+    "of a bind": [bind() + sync(), query("set session authorization default")],
+    "of a query": [query("select 1/0"), query("reset role")],
+    "of a query, by discarding": [query("select 1/0"), query("discard all")],
+    "of a batch, by a batch": [parse("selec") + sync(), parse("reset role") + bind() + execute() + sync()],
+    "of its own": [query("select 1"), query("reset role; select 1/0")],
+    "of its own batch": [query("select 1"), parse("reset role") + bind() + execute() + parse("selec") + sync()],
+}
+
+
+@pytest.mark.parametrize("name", BEHIND_AN_ERROR)
+def test_an_error_undoes_only_what_failed(doorman, pg, name):
+    one = doorman(mode="session", size=1)
+    direct = Raw((pg.host, pg.port))
+    direct.login(role="team")
+    users = []
+    for raw in (direct, one.raw(role="team")):
+        raw.ask(query("set role none"))
+        raw.send(*BEHIND_AN_ERROR[name])
+        for _ in BEHIND_AN_ERROR[name]:
+            raw.read_until("Z")
+        users.append(raw.value("select current_user"))
+        raw.close()
+    assert users[1] == users[0]
+    assert users[0] == ("app" if name.startswith("of its own") else "team")
+
+
 # Half of the character is a backslash in SJIS.
 TABLE = "\N{CJK UNIFIED IDEOGRAPH-8868}"
 
