@@ -89,8 +89,6 @@ pub enum CloseReason {
     Stopped,
     /// It does not end: it goes on in another process.
     Moves,
-    /// It does not end: it is idle. No longer used.
-    Sleeps,
 }
 
 impl CloseReason {
@@ -102,8 +100,7 @@ impl CloseReason {
             | CloseReason::Gone(_)
             | CloseReason::StoodStill(_)
             | CloseReason::ServerLeft
-            | CloseReason::Moves
-            | CloseReason::Sleeps => return None,
+            | CloseReason::Moves => return None,
             CloseReason::Stalled(limit) => (
                 sqlstate::IDLE_SESSION_TIMEOUT,
                 format!(
@@ -204,7 +201,6 @@ impl fmt::Display for CloseReason {
             ),
             CloseReason::Violation(what) => write!(f, "protocol violation: {what}"),
             CloseReason::Moves => f.write_str("session moved to another process"),
-            CloseReason::Sleeps => f.write_str("session is idle"),
             CloseReason::StartupRefused(fields) => {
                 write!(
                     f,
