@@ -51,6 +51,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// That of the verifier that is made of a password in plain text.
+    pub const OF_PLAIN_TEXT: Kind = Kind::Scram {
+        iterations: MOCK_ITERATIONS,
+        salt: MOCK_SALT_LENGTH,
+    };
+
     /// That of what is stored; `None` if nobody can log in with it.
     pub fn of(verifier: &Verifier) -> Option<Kind> {
         match verifier {

@@ -4,6 +4,7 @@
 //! and an answer is not used after its time.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::challenge::Kind;
@@ -20,8 +21,7 @@ const MAX_FOUND: usize = 65_536;
 /// The columns that may hold the password, the first that is there counts.
 const PASSWORD_COLUMNS: [&str; 3] = ["passwd", "password", "rolpassword"];
 
-/// What is stored of the password, as a row of the query's result says. `None`: the user has no password, so it is
-/// as good as not there.
+/// What is stored of the password, as a row of the query's result says.
 ///
 /// # Errors
 /// Why it says nothing that is understood, without any part of it.
@@ -42,11 +42,11 @@ pub fn read_row(
         }
     };
     let Some(Some(text)) = row.get(place) else {
-        return Ok(None);
+        return Ok(Some(Verifier::None));
     };
     let text = std::str::from_utf8(text).map_err(|_| "it has found a password that is not text")?;
     match Password::parse(text) {
-        Ok(Password::Empty) => Ok(None),
+        Ok(Password::Empty) => Ok(Some(Verifier::None)),
         Ok(Password::Jwt(_)) | Err(_) => Err(
             "it has found neither an MD5 hash nor a SCRAM verifier; it has to select rolpassword of \
              pg_authid, or passwd of pg_shadow",
@@ -92,7 +92,10 @@ pub struct Cache {
     found: HashMap<String, Answer>,
     unknown: HashMap<String, Answer>,
     /// How users have been asked for their passwords, each way once.
-    kinds: Vec<Kind>,
+    kinds: Arc<Vec<Kind>>,
+    /// The same, as it was when somebody first tried to log in under a name. What stands in for the password of a
+    /// name depends on it, and must not change only because another user was found.
+    seen: HashMap<String, Arc<Vec<Kind>>>,
 }
 
 impl Cache {
@@ -100,8 +103,8 @@ impl Cache {
     pub fn get(&self, user: &str, times: &Times, now: MonotonicTime) -> Option<Answer> {
         let answer = self.last(user)?;
         let limit = match answer.verifier {
-            Some(_) => times.found,
-            None => times.unknown,
+            Some(Verifier::Md5(_) | Verifier::Scram(_)) => times.found,
+            Some(Verifier::None) | None => times.unknown,
         };
         (now.since(answer.asked_at) < limit).then(|| answer.clone())
     }
@@ -125,11 +128,11 @@ impl Cache {
         self.forget(user);
         let kind = answer.verifier.as_ref().and_then(Kind::of);
         if let Some(kind) = kind.filter(|kind| !self.kinds.contains(kind)) {
-            self.kinds.push(kind);
+            Arc::make_mut(&mut self.kinds).push(kind);
         }
         let (map, most) = match answer.verifier {
-            Some(_) => (&mut self.found, MAX_FOUND),
-            None => (&mut self.unknown, MAX_UNKNOWN),
+            Some(Verifier::Md5(_) | Verifier::Scram(_)) => (&mut self.found, MAX_FOUND),
+            Some(Verifier::None) | None => (&mut self.unknown, MAX_UNKNOWN),
         };
         if map.len() >= most {
             map.clear();
@@ -143,9 +146,15 @@ impl Cache {
         self.unknown.remove(user);
     }
 
-    /// How users are asked for their passwords, each way once.
-    pub fn kinds(&self) -> Vec<Kind> {
-        self.kinds.clone()
+    /// How users are asked for their passwords, each way once: the same for this name each time.
+    pub fn kinds_for(&mut self, user: &str) -> Arc<Vec<Kind>> {
+        if let Some(kinds) = self.seen.get(user) {
+            return Arc::clone(kinds);
+        }
+        if self.seen.len() < MAX_FOUND {
+            self.seen.insert(user.to_owned(), Arc::clone(&self.kinds));
+        }
+        Arc::clone(&self.kinds)
     }
 
     /// How many users are remembered, those included that are not there.
@@ -209,9 +218,9 @@ mod tests {
     }
 
     #[test]
-    fn no_password_is_no_user_and_plain_text_is_an_error() {
-        assert_eq!(read(&["passwd"], &[None]), Ok(None));
-        assert_eq!(read(&["passwd"], &[Some("")]), Ok(None));
+    fn no_password_is_none_and_plain_text_is_an_error() {
+        assert_eq!(read(&["passwd"], &[None]), Ok(Some(Verifier::None)));
+        assert_eq!(read(&["passwd"], &[Some("")]), Ok(Some(Verifier::None)));
         let error = read(&["passwd"], &[Some("hunter2")]).unwrap_err();
         assert!(!error.contains("hunter2"));
     }
@@ -245,6 +254,15 @@ mod tests {
         cache.put("joe", answer(None, 101));
         assert_eq!(cache.get("joe", &TIMES, at(101)).unwrap().verifier, None);
         assert_eq!(cache.len(), 1);
+    }
+
+    #[test]
+    fn what_stands_in_for_a_name_does_not_change_when_another_user_is_found() {
+        let mut cache = Cache::default();
+        assert_eq!(*cache.kinds_for("stranger"), []);
+        cache.put("joe", answer(Some(MD5), 100));
+        assert_eq!(*cache.kinds_for("stranger"), []);
+        assert_eq!(*cache.kinds_for("other"), [Kind::Md5]);
     }
 
     #[test]

@@ -113,6 +113,8 @@ pub struct ClientThreads {
     pub(super) encryption: Encryption,
     /// The verifiers of the console's passwords.
     pub(super) console_verifiers: ConsoleVerifiers,
+    /// The verifiers of passwords that `auth_file` has in plain text.
+    pub(super) file_verifiers: ConsoleVerifiers,
     /// The limit of logins under way.
     pub(super) logins: Arc<Logins>,
     /// The threads without work.
@@ -157,6 +159,8 @@ impl ClientThreads {
         let settings = shared.settings();
         encryption.apply(&settings);
         console_verifiers.prepare(&settings.general, &shared.mock);
+        let file_verifiers = ConsoleVerifiers::default();
+        file_verifiers.prepare_file(&settings.general, &shared.mock);
         let others = (2 * PARKED + RESERVED).min(most_threads / 4);
         // Sessions for which there is no thread of their own are in sets.
         let clients = most_threads.saturating_sub(logins + others);
@@ -164,6 +168,7 @@ impl ClientThreads {
             shared,
             encryption,
             console_verifiers,
+            file_verifiers,
             logins: limit,
             idle_threads: IdleThreads::default(),
             acceptor: (commands, Mutex::default()),
@@ -200,6 +205,8 @@ impl ClientThreads {
         self.encryption.apply(&settings);
         self.console_verifiers
             .prepare(&settings.general, &self.shared.mock);
+        self.file_verifiers
+            .prepare_file(&settings.general, &self.shared.mock);
         self.shared.change_settings(settings);
     }
 

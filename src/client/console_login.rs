@@ -14,7 +14,7 @@ use super::login_error::{LoginError, say};
 use crate::auth::challenge::Kind;
 use crate::auth::crypto::CryptoError;
 use crate::auth::{self, MockSecret, ScramVerifier, Verifier};
-use crate::config::{General, Password, Secret};
+use crate::config::{FilePassword, General, Password, Secret};
 use crate::net::exchange::Exchange;
 use crate::server::parameters::Parameters;
 use crate::session::console::Rights;
@@ -32,7 +32,12 @@ pub struct ConsoleVerifiers {
 impl ConsoleVerifiers {
     /// What is stored of the password `text` of `user`: a verifier or a hash if the text is one, as in the
     /// password of a pool's user, else a verifier of it as plain text.
-    fn of(&self, user: &str, text: &Secret, mock: &MockSecret) -> Result<Verifier, CryptoError> {
+    pub(super) fn of(
+        &self,
+        user: &str,
+        text: &Secret,
+        mock: &MockSecret,
+    ) -> Result<Verifier, CryptoError> {
         match Password::parse(text.expose()) {
             Ok(stored @ (Password::Empty | Password::Md5(_) | Password::Scram(_))) => {
                 return Ok(Verifier::from(&stored));
@@ -71,6 +76,17 @@ impl ConsoleVerifiers {
             users.push((name, Rights::Show, self.of(name, password, mock)?));
         }
         Ok(users)
+    }
+
+    /// Computes the verifiers of the users of `auth_file` whose passwords are there in plain text.
+    pub(super) fn prepare_file(&self, general: &General, mock: &MockSecret) {
+        for (name, password) in general.file_users.iter() {
+            if let FilePassword::Plain(text) = password {
+                if let Err(error) = self.of(name, text, mock) {
+                    log::warn!("\"{name}\" of auth_file cannot log in: {error}");
+                }
+            }
+        }
     }
 
     /// Computes the verifiers before the first login, which would otherwise take noticeably longer.

@@ -3,6 +3,7 @@
 //! Asks the client nothing; that is `authenticate`'s. Invariant: a pool that the configuration does not name is made
 //! only for a client that has proved who it is, or of which the rules demand no proof.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -12,7 +13,10 @@ use super::login::Login;
 use super::login_error::{LoginError, say};
 use crate::auth::Verifier;
 use crate::auth::challenge::Kind;
-use crate::config::{Password, Pool as Configured, TokenKey, User as ConfiguredUser};
+use crate::auth::crypto::CryptoError;
+use crate::config::{
+    FilePassword, FileUsers, Password, Pool as Configured, TokenKey, User as ConfiguredUser,
+};
 use crate::net::clock::MonotonicTime;
 use crate::pool::pool::Pool;
 use crate::pool::pool_config::{Login as ServerLogin, Origin};
@@ -30,7 +34,9 @@ pub(super) struct KnownUser<'a> {
     user: &'a str,
     deadline: Option<MonotonicTime>,
     /// What the configuration says of the user.
-    configured: Option<&'a ConfiguredUser>,
+    configured: Option<Cow<'a, ConfiguredUser>>,
+    /// What checks the user's password, if `auth_file` has it in plain text.
+    of_plain_text: Option<Verifier>,
     /// Who looks for users that are not in the configuration.
     lookup: Option<Arc<UserLookup>>,
     /// What it has found, the last time it was asked.
@@ -47,21 +53,37 @@ impl Login<'_> {
         user: &'a str,
         deadline: Option<MonotonicTime>,
     ) -> Result<KnownUser<'a>, LoginError> {
-        let configured = pool.user(user);
+        let failed = |error: CryptoError| say(sqlstate::INTERNAL_ERROR, error.to_string());
+        let file_users = &self.settings.general.file_users;
+        let of_plain_text = match file_users.get(user) {
+            Some(FilePassword::Plain(text)) if pool.user(user).is_none() => {
+                let verifiers = &self.client_threads.file_verifiers;
+                Some(
+                    verifiers
+                        .of(user, text, &self.shared.mock)
+                        .map_err(failed)?,
+                )
+            }
+            _ => None,
+        };
+        let of_file = || pool_configs::file_user(self.settings, pool, user).map(Cow::Owned);
+        let configured = pool.user(user).map(Cow::Borrowed).or_else(of_file);
         let kinds = pool.users.iter();
         let mut known = KnownUser {
             shared: self.shared,
             user,
             deadline,
             configured,
+            of_plain_text,
             lookup: self.shared.lookups.of(&pool.name),
             found: RefCell::default(),
             kinds: kinds
                 .filter_map(|user| Kind::of_password(&user.password))
                 .collect(),
         };
+        known.kinds.extend(kinds_of_file(file_users));
         if let Some(lookup) = &known.lookup {
-            known.kinds.extend(lookup.kinds());
+            known.kinds.extend(lookup.kinds_for(user).iter().copied());
             if known.configured.is_none() {
                 let found = lookup.find(user, deadline, &|| self.shared.ends_logins());
                 let unavailable = |why: Unavailable| LoginError::Message {
@@ -108,10 +130,28 @@ impl Login<'_> {
     }
 }
 
+/// How users of the file are asked for their passwords, each way once.
+fn kinds_of_file(users: &FileUsers) -> Vec<Kind> {
+    let mut kinds = Vec::new();
+    for password in users.values() {
+        let kind = match password {
+            FilePassword::Stored(password) => Kind::of_password(password),
+            FilePassword::Plain(_) => Some(Kind::OF_PLAIN_TEXT),
+        };
+        if let Some(kind) = kind.filter(|kind| !kinds.contains(kind)) {
+            kinds.push(kind);
+        }
+    }
+    kinds
+}
+
 impl KnownUser<'_> {
     /// What is stored of the password; `None` if there is no such user.
     pub(super) fn verifier(&self) -> Option<Verifier> {
-        if let Some(user) = self.configured {
+        if self.of_plain_text.is_some() {
+            return self.of_plain_text.clone();
+        }
+        if let Some(user) = &self.configured {
             return Some(Verifier::from(&user.password));
         }
         let found = self.found.borrow();
@@ -122,7 +162,7 @@ impl KnownUser<'_> {
 
     /// The key that checks the user's tokens, if it has to send one.
     pub(super) fn token_key(&self) -> Option<&TokenKey> {
-        match &self.configured?.password {
+        match &self.configured.as_ref()?.password {
             Password::Jwt(key) => Some(key),
             Password::Empty | Password::Md5(_) | Password::Scram(_) => None,
         }
@@ -193,7 +233,7 @@ impl KnownUser<'_> {
             }
             ConnectError::Credentials(words) if passes_through => {
                 log::warn!(
-                    "[{}@{}] PostgreSQL has another password than auth_query found: {words}",
+                    "[{}@{}] the pooler cannot log in to PostgreSQL with what the client proved: {words}",
                     self.user,
                     config.server_database
                 );

@@ -61,10 +61,6 @@ const NAMES: &[(&[&str], &str)] = &[
         "write `pg_ident = { path = \"FILE\" }` in [general]",
     ),
     (
-        &["auth_file"],
-        "write `username` and `password` of each user in [[pools.NAME.users]]",
-    ),
-    (
         &["auth_user"],
         "write `user` in [general.auth_query] or [pools.NAME.auth_query]",
     ),

@@ -31,6 +31,7 @@
 //! | `access_files` | the lines of `pg_hba.conf` and `pg_ident.conf`, with what they include |
 //! | `fields` | a line, split into words |
 //! | `pattern` | regular expressions, as PostgreSQL reads them |
+//! | `userlist` | users from the file of `auth_file` |
 //! | `startup` | `startup_parameters` |
 //! | `tls` | TLS as meant |
 //! | `tls_modes` | the TLS keys |
@@ -77,6 +78,7 @@ mod tls;
 mod tls_files;
 mod tls_modes;
 mod token_key;
+mod userlist;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -110,6 +112,8 @@ pub use tls::{
     ServerTls, Suite,
 };
 pub use token_key::{TokenAlgorithm, TokenKey, TokenSigner};
+
+pub use userlist::{FilePassword, FileUsers};
 
 use problem::Report;
 

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::access;
@@ -27,6 +28,7 @@ use super::reader::{self, Reader};
 use super::startup::{self, Parameters};
 use super::tls_modes;
 use super::token_key::TokenSigner;
+use super::userlist;
 
 /// The name of the pool that serves every database without a pool of its own.
 pub const ANY_DATABASE: &str = "*";
@@ -220,6 +222,7 @@ fn general(table: &Table, place: &Place, report: &mut Report) -> General {
     let mut reader = Reader::new(table, General::KEYS, "general", place, report);
     let mut general = General::read(&mut reader, &());
     general.hba = access::read(&mut reader, &general);
+    general.file_users = Arc::new(userlist::read(&mut reader, &general));
     general.startup_parameters = startup::read(&mut reader);
     if general.host.is_empty() && general.unix_socket_dir.is_none() {
         reader.fail(
@@ -333,7 +336,11 @@ fn pool(
         (None, Some(node)) => auth_query("general", node, &pool, reader.report),
         (None, None) => None,
     };
-    if pool.users.is_empty() && pool.auth_query.is_none() && !reader.has("users") {
+    if pool.users.is_empty()
+        && pool.auth_query.is_none()
+        && general.file_users.is_empty()
+        && !reader.has("users")
+    {
         let text = "has no users and no auth_query, so nobody can log in; write a table \
                     [[pools.NAME.users]] or [pools.NAME.auth_query]";
         reader.report.warn(&node.place, &path, text);
@@ -424,6 +431,25 @@ fn auth_query(pool_path: &str, node: &Node, pool: &Pool, report: &mut Report) ->
     let mut auth_query = AuthQuery::read(&mut reader, pool);
     if auth_query.database.is_empty() {
         auth_query.database = pool.server_database.clone();
+    }
+    if !auth_query.query.contains("$1") {
+        reader.fail(
+            "query",
+            "has no $1, so it would find the same for every user",
+        );
+    }
+    let logs_in_itself = |name: &String| {
+        let mut users = pool.users.iter();
+        pool.server_tls_certificate.is_some()
+            || users.any(|user| user.server_name() == name && user.server_password.is_some())
+    };
+    if let (Some(name), None) = (&auth_query.server_user, &auth_query.server_password) {
+        if !logs_in_itself(name) {
+            reader.fail(
+                "server_user",
+                "needs server_password; write \"\" if PostgreSQL asks this role for none",
+            );
+        }
     }
     if auth_query.server_password.is_some() && auth_query.server_user.is_none() {
         reader.fail("server_password", "needs server_user");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::pool_config::{DatabaseLimit, Login, Mode, Origin, PoolConfig, Timeouts};
 use super::pools::Key;
 use crate::auth::{Password, ServerCredentials, ServerSecret, Verifier};
-use crate::config::{self, AuthQuery, General, Pool, PoolMode, Settings, User};
+use crate::config::{self, AuthQuery, FilePassword, General, Pool, PoolMode, Settings, User};
 use crate::net::stream::SocketOptions;
 use crate::server::server_tls::Encryption;
 
@@ -70,6 +70,11 @@ pub fn found(
     let (user, login) = match (pool.user(user), &pool.auth_query) {
         (Some(_), _) if !any => return None,
         (Some(user), _) => (user.clone(), login(pool, user)),
+        (None, _) if settings.general.file_users.contains_key(user) => {
+            let user = file_user(settings, pool, user)?;
+            let login = login(pool, &user);
+            (user, login)
+        }
         (None, Some(query)) => {
             let found = found_user(pool, query, user);
             let login = match &query.server_user {
@@ -97,17 +102,40 @@ pub fn found(
     Some(((database.to_owned(), user.username), config))
 }
 
+/// A user of `auth_file`, as the configuration would name it in this pool.
+pub fn file_user(settings: &Settings, pool: &Pool, name: &str) -> Option<User> {
+    let (password, server_password) = match settings.general.file_users.get(name)? {
+        FilePassword::Stored(password) => (password.clone(), None),
+        FilePassword::Plain(text) => (config::Password::Empty, Some(text.clone())),
+    };
+    Some(User {
+        password,
+        server_password,
+        ..named(pool, name)
+    })
+}
+
 /// A user that the query has found, as the configuration would name it.
 fn found_user(pool: &Pool, query: &AuthQuery, name: &str) -> User {
-    let name = query.server_user.as_deref().unwrap_or(name);
+    User {
+        pool_size: query.pool_size,
+        min_pool_size: query.min_pool_size,
+        server_username: query.server_user.clone(),
+        server_password: query.server_password.clone(),
+        ..named(pool, query.server_user.as_deref().unwrap_or(name))
+    }
+}
+
+/// A user of this name, with all that a pool says of its users.
+fn named(pool: &Pool, name: &str) -> User {
     User {
         username: name.to_owned(),
         password: config::Password::Empty,
-        pool_size: query.pool_size,
-        min_pool_size: query.min_pool_size,
+        pool_size: pool.pool_size,
+        min_pool_size: 0,
         pool_mode: pool.pool_mode,
-        server_username: query.server_user.clone(),
-        server_password: query.server_password.clone(),
+        server_username: None,
+        server_password: None,
         server_token: None,
         server_lifetime: pool.server_lifetime,
         client_idle_timeout: pool.client_idle_timeout,

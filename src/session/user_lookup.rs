@@ -167,8 +167,8 @@ impl UserLookup {
     }
 
     /// How users are asked for their passwords, each way once.
-    pub fn kinds(&self) -> Vec<Kind> {
-        self.state.lock().cache.kinds()
+    pub fn kinds_for(&self, user: &str) -> Arc<Vec<Kind>> {
+        self.state.lock().cache.kinds_for(user)
     }
 
     /// How many users are remembered.

@@ -250,7 +250,7 @@ def test_many_logins_of_one_user_run_the_query_once(doorman, finder, role, pg):
     ("SELECT 'hunter2' WHERE $1 <> ''", "neither an MD5 hash nor a SCRAM verifier"),
     ("SELECT 1, 2, 3 WHERE $1 <> ''", "no column passwd or password"),
     ("SELECT '' FROM generate_series(1, 2) WHERE $1 <> ''", "more than one row"),
-    ("COPY (SELECT 1) TO STDOUT", ""),
+    ("COPY (SELECT 1 /* $1 */) TO STDOUT", ""),
 ])
 def test_a_wrong_query_is_told_in_the_log_alone(doorman, finder, role, query, why):
     joe = role("joe")
@@ -437,3 +437,80 @@ def test_a_login_during_an_upgrade(doorman, pg, finder, many):
         thread.join()
     assert not failures, failures
 
+
+
+# auth_file
+
+def test_users_of_a_file(doorman, pg, tmp_path):
+    """Stored and in plain text, beside those of the pool; read again at a reload, and by the successor."""
+    hashed, scram = pg.verifier("hashed"), pg.verifier("scram")
+    file = tmp_path / "userlist.txt"
+    file.write_text(f'; all of them\n"hashed" "{hashed}"\n"clear" "clear-secret"\n"scram" "{scram}" ""\n')
+    one = doorman(general={"pg_hba": MD5_RULES, "auth_file": str(file)})
+    for _ in range(2):
+        for user in ("app", "hashed", "clear", "scram"):
+            assert login(one, user) == (user, "shop")
+            assert f'password authentication failed for user "{user}"' in refused(one, user, password="wrong")
+        assert by_psql(one, "scram", "shop") == "scram|shop"
+        assert "password authentication failed" in refused(one, "stranger")
+        one.upgrade()
+    assert "1 passwords in clear text" in one.log() and "clear-secret" not in one.log()
+    file.write_text(f'"clear" "other"\n"scram" "{scram}"\n')
+    one.reload()
+    wait_until(lambda: "password authentication failed" in refused(one, "clear"), what="the file is read again")
+    assert "password authentication failed" in refused(one, "hashed")
+    assert login(one, "scram") == ("scram", "shop")
+    file.write_text('"scram" nonsense\n')
+    one.reload()
+    one.wait_log(re.escape(f"{file}:1: general.auth_file: the form of a line is"))
+    assert login(one, "scram") == ("scram", "shop")
+
+
+def test_users_of_a_file_in_any_database(doorman, pg, tmp_path):
+    file = tmp_path / "userlist.txt"
+    file.write_text(f'"scram" "{pg.verifier("scram")}"\n')
+    one = doorman(general={"pg_hba": SCRAM_RULES, "auth_file": str(file)},
+                  pools={"*": {"server_host": pg.host, "server_port": pg.port}})
+    assert login(one, "scram", "second") == ("scram", "second")
+    assert login(one, "scram", "shop") == ("scram", "shop")
+
+
+# What a stranger sees
+
+def test_a_name_that_nobody_has_is_always_asked_alike(doorman, finder, role):
+    """Also after the first user of another kind was found."""
+    role("old", "md5")
+    one = doorman(general={"pg_hba": MD5_RULES}, pool={"auth_query": finder})
+
+    def asked(user):
+        raw = one.raw(login=False)
+        raw.startup(user=user, database="shop")
+        demand = raw.read().body[:4]
+        raw.close()
+        return demand
+
+    names = [f"stranger{number}" for number in range(8)]
+    before = [asked(name) for name in names]
+    with pytest.raises(psycopg.OperationalError):
+        one.connect("old", password="wrong")
+    assert [asked(name) for name in names] == before
+
+
+def test_a_user_without_password_is_told(doorman, finder, pg):
+    pg.admin("create role mute login")
+    one = doorman(general={"pg_hba": SCRAM_RULES}, pool={"auth_query": finder})
+    refused(one, "mute")
+    refused(one, "stranger")
+    one.wait_log('failed for user "mute": the user has no password')
+    one.wait_log('failed for user "stranger": there is no such user')
+    one.stop()
+    pg.admin("drop role mute")
+
+
+def test_an_auth_query_that_cannot_work_is_refused(doorman, finder):
+    one = doorman()
+    for wrong, why in [({"query": "select 1"}, "has no $1"), ({"server_user": "scram"}, "needs server_password")]:
+        one.config["pools"]["shop"]["auth_query"] = {**finder, **wrong}
+        one.write()
+        done = subprocess.run([one.program, "-t", str(one.path)], capture_output=True, text=True)
+        assert done.returncode != 0 and why in done.stderr

@@ -1,6 +1,7 @@
 //! `[general]`: what holds for the whole program, and defaults for all pools.
 
 use super::super::hba::Hba;
+use super::super::userlist::FileUsers;
 use super::prelude::*;
 
 keys! {
@@ -51,6 +52,13 @@ keys! {
             /// The password of stats_username: plain text, a SCRAM verifier or an MD5 hash.
             stats_password: Option<Secret> = unset("none", "\"change-me\""),
                 Kind::Secret, NewClients, Works;
+        }
+        group "Users from a file" {
+            /// A file of users for all pools, in the form of PgBouncer's userlist.txt:
+            /// "name" "password" on each line. The password is what PostgreSQL stores, or in
+            /// plain text. Users of a pool come first. A reload reads the file again.
+            auth_file: Option<PathBuf> = unset("none", "\"/etc/pg_doorman/userlist.txt\""),
+                Kind::Path, NewClients, Works;
         }
         group "Time limits" {
             /// How long a new connection to PostgreSQL may take, from connecting to its
@@ -333,6 +341,8 @@ keys! {
     also {
         /// Who may log in, from `pg_hba` or `hba`.
         hba: Hba;
+        /// The users of `auth_file`.
+        file_users: Arc<FileUsers>;
         /// TLS for clients, from the keys `tls_*`; `None`: it is not offered.
         client_tls: Option<Arc<ClientTls>>;
         /// TLS to PostgreSQL, from the keys `server_tls_*`.

@@ -64,8 +64,8 @@ fn every_setting_of_the_reference_is_known_when_it_is_uncommented() {
         .filter(|l| l.contains(" = ") && !l.starts_with('#'))
         .count();
     // Not as keys: tls_certificates, users, auth_query (twice). Left commented below: hba, pg_hba,
-    // pg_ident, and files for TLS to PostgreSQL in two tables.
-    assert_eq!(written, keys - 4 - 3 - 2 * FILES.len());
+    // pg_ident, auth_file, and files for TLS to PostgreSQL in two tables.
+    assert_eq!(written, keys - 4 - 4 - 2 * FILES.len());
 }
 
 /// Settings that name a file which is read, and not there.
@@ -81,7 +81,7 @@ const FILES: [&str; 4] = [
 fn uncommented(line: &str) -> &str {
     match line.strip_prefix('#') {
         Some(rest)
-            if ["hba ", "pg_hba ", "pg_ident "]
+            if ["hba ", "pg_hba ", "pg_ident ", "auth_file "]
                 .iter()
                 .any(|key| rest.starts_with(key)) =>
         {

@@ -200,7 +200,7 @@ fn any_database_needs_to_know_where_its_query_runs() {
 fn pam_is_told_to_be_missing_and_web_to_be_local() {
     let text = SMALL.to_owned()
         + "auth_pam_service = 'x'\n\
-           [pools.shop.auth_query]\nquery = 'select 1'\nuser = 'x'\n\
+           [pools.shop.auth_query]\nquery = 'select $1'\nuser = 'x'\n\
            [prometheus]\nenabled = true\nport = 9000\n";
     let settings = read(&text).unwrap();
     let told = warnings(&settings).join("\n");
