@@ -290,8 +290,9 @@ impl MainLoop {
                 if settings == *self.shared.settings() {
                     log::info!("Config unchanged");
                 } else {
-                    log::info!("Config changed, reloading");
                     self.client_threads.change_settings(settings);
+                    // Who reads this finds the new settings in force.
+                    log::info!("Config changed, reloading");
                 }
                 Ok(())
             }
