@@ -7,8 +7,8 @@
 //! - A session is *busy* from when its request is on its way to a server, or waits for one, until the reply is there.
 //!   A session with a thread of its own that becomes busy while as many of those as the machine has processors are busy
 //!   already joins a shared set. So the busiest sessions keep threads of their own, one for each processor, and
-//!   one thread drives all others: it finds many sockets ready at a time, and a thread for each of them would cost two
-//!   context switches a transaction. With `client_threads = 0` no session joins a set for this.
+//!   the thread of a set drives the others: it finds many sockets ready at a time, and a thread for each of them would
+//!   cost two context switches a transaction. With `client_threads = 0` no session joins a set for this.
 //! - It goes back to a thread of its own, with the request that it has just sent, once it has been *calm* for [`CALM`]:
 //!   never in all that time were more sessions busy than there are processors, in sets and out of them. The time is the
 //!   hysteresis. To move a session there and back costs about as much as ten transactions save, and a load that comes

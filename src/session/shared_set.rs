@@ -50,7 +50,7 @@ pub(super) struct SharedSet {
     #[allow(clippy::vec_box, reason = "a session is moved often, and is large")]
     joining: Mutex<Vec<Box<Driven>>>,
     members: AtomicUsize,
-    /// It has given sessions away, or had to, and has not slept since.
+    /// It had sessions to give away, and no set took them. Counts only while its thread is awake.
     full: AtomicBool,
 }
 
